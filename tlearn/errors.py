@@ -1,0 +1,61 @@
+"""The errors a user can meet: each has one plain message (what, which file or key, what to do) and one exit status."""
+
+from pathlib import Path
+
+
+class TlearnError(Exception):
+    """Base of every error that is the input's or the machine's and not a bug in tlearn."""
+
+    exit_status = 1
+
+
+class ConfigError(TlearnError):
+    """A wrong key, value or combination of options."""
+
+    exit_status = 2
+
+
+class DataError(TlearnError):
+    """Pictures, labels or splits that cannot be used."""
+
+    exit_status = 3
+
+
+class BadImageError(DataError):
+    """One picture that cannot be decoded faithfully; `path` names it and `reason` says why."""
+
+    def __init__(self, path: str | Path, reason: str = "") -> None:
+        # One positional string must be enough: a DataLoader worker's error is rebuilt from its text alone.
+        super().__init__(f"{path}: {reason}" if reason else str(path))
+        self.path = str(path)
+        self.reason = reason
+
+
+class CheckpointError(TlearnError):
+    """A checkpoint, weights file or model folder that cannot be read or does not fit."""
+
+    exit_status = 4
+
+
+class OutputError(TlearnError):
+    """A place that cannot be written to, or that another run holds."""
+
+    exit_status = 4
+
+
+class DownloadError(TlearnError):
+    """A file that could not be fetched, or arrived damaged."""
+
+    exit_status = 5
+
+
+class NonFiniteError(TlearnError):
+    """Training that produced NaN or infinity."""
+
+    exit_status = 6
+
+
+class SweepError(TlearnError):
+    """A sweep in which some trials failed."""
+
+    exit_status = 7
