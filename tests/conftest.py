@@ -1,0 +1,73 @@
+"""Fixtures shared by all tests: no network, small drawn pictures, the optional folder of real pictures."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sockets reach this machine only, so that a test can never depend on the network."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else "localhost"
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"the tests have no network, and something asked for {host}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def own_caches(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep every cache of a test in its own folder."""
+    monkeypatch.setenv("TLEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Give the folder with real pictures and weights, or skip."""
+    folder = Path(os.environ.get("TLEARN_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "weights" / "mobilenet_v2.pth").is_file():
+        pytest.skip(f"no real pictures and weights in {folder} (set TLEARN_SHARED)")
+    return folder
+
+
+def draw(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (40, 32), seed: int = 0) -> Path:
+    """Write one noisy picture of a colour; the format follows the file's ending."""
+    noise = np.random.default_rng(seed).integers(-40, 41, (size[1], size[0], 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+COLOURS = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30)}
+
+
+@pytest.fixture
+def draw_split():
+    """Give a function that fills a folder with `count` pictures for each class."""
+
+    def fill(folder: Path, count: int = 4, classes: tuple[str, ...] = ("blue", "red"), first: int = 0) -> Path:
+        for name in classes:
+            for number in range(first, first + count):
+                draw(folder / name / f"{name}_{number}.jpg", COLOURS.get(name, (128, 128, 128)), seed=number)
+        return folder
+
+    return fill
+
+
+@pytest.fixture
+def folder_data(tmp_path: Path, draw_split) -> Path:
+    """Give a data set in the train/val/test layout: 3 classes, 8 + 4 + 4 pictures each."""
+    root = tmp_path / "pictures"
+    for split, count, first in (("train", 8, 0), ("val", 4, 100), ("test", 4, 200)):
+        draw_split(root / split, count, tuple(COLOURS), first)
+    return root

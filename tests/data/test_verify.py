@@ -1,0 +1,315 @@
+"""Bad files are all found at once, and a second look at unchanged files decodes nothing."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from tlearn.data.decode import Decoder
+from tlearn.data.verify import find_bad_images
+from tlearn.errors import BadImageError
+
+GOOD = ["cats/a.png", "cats/b.png", "dogs/c.png", "dogs/d.png"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Give a folder of four good pictures, with a name beyond ASCII."""
+    folder = tmp_path / "pictures é"
+    for number, name in enumerate(GOOD):
+        write(folder / name, number)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "caches" / "verified"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give the list of names that decoders were called with since it was last cleared."""
+    names: list[str] = []
+    original = Decoder.__call__
+
+    def counting(self: Decoder, path: str | Path) -> object:
+        names.append(Path(path).name)
+        return original(self, path)
+
+    monkeypatch.setattr(Decoder, "__call__", counting)
+    return names
+
+
+def write(file: Path, seed: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(file)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def only_file(folder: Path) -> Path:
+    (file,) = folder.iterdir()
+    return file
+
+
+def test_good_pictures_give_nothing(root, cache):
+    assert find_bad_images(root, GOOD, Decoder(), cache, threads=2) == {}
+
+
+def test_all_bad_files_are_found_with_reasons_in_the_order_given(root, cache):
+    truncate(root / "dogs/c.png")
+    (root / "cats/empty.jpg").write_bytes(b"")
+    (root / "cats/page.jpg").write_text("<!DOCTYPE html>", encoding="utf-8")
+    paths = ["missing.jpg", "dogs/c.png", *GOOD[:2], "cats/page.jpg", "dogs/d.png", "cats/empty.jpg"]
+    for _ in ("cold", "warm"):
+        bad = find_bad_images(root, paths, Decoder(), cache, threads=2)
+        assert list(bad) == ["missing.jpg", "dogs/c.png", "cats/page.jpg", "cats/empty.jpg"]
+        assert bad["missing.jpg"] == "no such file"
+        assert bad["dogs/c.png"].startswith("truncated or corrupt")
+        assert bad["cats/page.jpg"] == "not an image (starts with '<!DOCTYPE')"
+        assert bad["cats/empty.jpg"] == "empty file (0 bytes)"
+
+
+def test_many_files_keep_their_own_reasons(tmp_path, cache):
+    paths = [f"{number}.png" for number in range(150)]
+    for number, path in enumerate(paths):
+        write(tmp_path / path, number)
+    for path in paths[::7]:
+        (tmp_path / path).write_text(f"no_picture_{path}", encoding="utf-8")
+    bad = find_bad_images(tmp_path, paths, Decoder(), cache, threads=3)
+    assert bad == {path: f"not an image (starts with '{f'no_picture_{path}'[:16]}')" for path in paths[::7]}
+
+
+def test_unchanged_files_are_not_decoded_again(root, cache, decoded):
+    truncate(root / "dogs/c.png")
+    first = find_bad_images(root, GOOD, Decoder(), cache, threads=2)
+    assert sorted(decoded) == ["a.png", "b.png", "c.png", "d.png"]
+    decoded.clear()
+    assert find_bad_images(root, GOOD, Decoder(), cache, threads=2) == first
+    assert decoded == []
+
+
+def test_without_a_cache_folder_every_file_is_decoded_each_time(root, decoded):
+    for _ in range(2):
+        find_bad_images(root, GOOD, Decoder(), None, threads=1)
+    assert len(decoded) == 2 * len(GOOD)
+
+
+def test_a_touched_file_is_decoded_again(root, cache, decoded):
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    decoded.clear()
+    time = (root / "cats/b.png").stat().st_mtime_ns
+    os.utime(root / "cats/b.png", ns=(time, time + 1))
+    assert find_bad_images(root, GOOD, Decoder(), cache, threads=1) == {}
+    assert decoded == ["b.png"]
+
+
+def test_a_file_of_another_size_is_decoded_again_though_its_time_is_the_same(root, cache, decoded):
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    decoded.clear()
+    file = root / "cats/b.png"
+    time = file.stat().st_mtime_ns
+    truncate(file)
+    os.utime(file, ns=(time, time))
+    assert list(find_bad_images(root, GOOD, Decoder(), cache, threads=1)) == ["cats/b.png"]
+    assert decoded == ["b.png"]
+
+
+def test_a_repaired_file_is_good_again(root, cache):
+    truncate(root / "cats/b.png")
+    assert list(find_bad_images(root, GOOD, Decoder(), cache, threads=1)) == ["cats/b.png"]
+    write(root / "cats/b.png", seed=1)
+    assert find_bad_images(root, GOOD, Decoder(), cache, threads=1) == {}
+
+
+@pytest.mark.parametrize(
+    "changed", [Decoder(max_pixels=1000), Decoder(alpha_background=(0, 0, 0)), Decoder(high_bit_depth="scale")]
+)
+def test_another_option_decodes_all_again(root, cache, decoded, changed):
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    decoded.clear()
+    find_bad_images(root, GOOD, changed, cache, threads=1)
+    assert len(decoded) == len(GOOD)
+
+
+def test_another_pillow_decodes_all_again(root, cache, decoded, monkeypatch):
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    decoded.clear()
+    monkeypatch.setattr(PIL, "__version__", "0.1")
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    assert len(decoded) == len(GOOD)
+
+
+def test_an_option_that_accepts_more_is_heard(root, cache):
+    assert len(find_bad_images(root, GOOD, Decoder(max_pixels=63), cache, threads=1)) == len(GOOD)
+    assert find_bad_images(root, GOOD, Decoder(max_pixels=64), cache, threads=1) == {}
+
+
+def test_parts_of_a_folder_share_one_cache(root, cache, decoded):
+    find_bad_images(root, GOOD[:2], Decoder(), cache, threads=1)
+    find_bad_images(root, GOOD[2:], Decoder(), cache, threads=1)
+    decoded.clear()
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    assert decoded == []
+    assert only_file(cache)
+
+
+def test_folders_with_equal_names_inside_do_not_share_outcomes(root, tmp_path, cache):
+    other = tmp_path / "other"
+    other.mkdir()
+    (root / "x.jpg").write_bytes(b"bad")
+    write(other / "x.png", seed=0)
+    (other / "x.png").rename(other / "x.jpg")
+    assert list(find_bad_images(root, ["x.jpg"], Decoder(), cache, threads=1)) == ["x.jpg"]
+    assert find_bad_images(other, ["x.jpg"], Decoder(), cache, threads=1) == {}
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_one_folder_by_two_ways_is_one_folder(root, tmp_path, cache, decoded):
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    decoded.clear()
+    (tmp_path / "link").symlink_to(root)
+    find_bad_images(tmp_path / "link", GOOD, Decoder(), cache, threads=1)
+    assert decoded == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "\x00\xff" * 50,
+        lambda text: "[" * 100_000,
+        lambda text: "[]",
+        lambda text: "{}",
+        lambda text: json.dumps({**json.loads(text), "pictures": None}),
+        lambda text: json.dumps({**json.loads(text), "pictures": {"cats/a.png": 3}}),
+        lambda text: json.dumps({**json.loads(text), "pictures": {"cats/a.png": [1, 2]}}),
+    ],
+    ids=["empty", "cut", "binary", "deep", "list", "no key", "no pictures", "number", "short"],
+)
+def test_a_damaged_cache_is_ignored_and_made_anew(root, cache, decoded, damage: Callable[[str], str]):
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    file = only_file(cache)
+    file.write_text(damage(file.read_text(encoding="utf-8")), encoding="latin-1")
+    decoded.clear()
+    assert find_bad_images(root, GOOD, Decoder(), cache, threads=1) == {}
+    assert len(decoded) == len(GOOD)
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    assert len(decoded) == len(GOOD)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(root, tmp_path, decoded):
+    blocked = tmp_path / "a file"
+    blocked.write_text("in the way", encoding="utf-8")
+    for _ in range(2):
+        assert find_bad_images(root, GOOD, Decoder(), blocked / "cache", threads=1) == {}
+    assert len(decoded) == 2 * len(GOOD)
+    assert blocked.read_text(encoding="utf-8") == "in the way"
+
+
+def test_a_write_that_fails_leaves_the_old_cache_and_no_temporary_file(root, cache, decoded, monkeypatch):
+    find_bad_images(root, GOOD[:2], Decoder(), cache, threads=1)
+    before = only_file(cache).read_bytes()
+
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert find_bad_images(root, GOOD, Decoder(), cache, threads=1) == {}
+    assert only_file(cache).read_bytes() == before
+
+
+def test_what_the_machine_failed_at_is_tried_again(root, cache, monkeypatch):
+    original = Decoder.__call__
+    causes = {"a.png": PermissionError(13, "Permission denied"), "b.png": MemoryError()}
+
+    def failing(self: Decoder, path: str | Path) -> object:
+        if Path(path).name in causes:
+            raise BadImageError(path, "cannot be read") from causes[Path(path).name]
+        return original(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "__call__", failing)
+        assert list(find_bad_images(root, GOOD, Decoder(), cache, threads=1)) == GOOD[:2]
+    assert find_bad_images(root, GOOD, Decoder(), cache, threads=1) == {}
+
+
+def test_a_file_that_appears_after_its_state_was_asked_for_is_not_remembered(root, cache, decoded, monkeypatch):
+    original = Decoder.__call__
+
+    def appearing(self: Decoder, path: str | Path) -> object:
+        write(root / "late.png", seed=9)
+        return original(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "__call__", appearing)
+        assert find_bad_images(root, [*GOOD, "late.png"], Decoder(), cache, threads=1) == {}
+    decoded.clear()
+    assert find_bad_images(root, [*GOOD, "late.png"], Decoder(), cache, threads=1) == {}
+    assert decoded == ["late.png"]
+
+
+def test_a_fault_of_the_program_is_not_taken_for_a_bad_picture(root, cache, monkeypatch):
+    def broken(self: Decoder, path: str | Path) -> object:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Decoder, "__call__", broken)
+    with pytest.raises(ZeroDivisionError):
+        find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+
+
+def test_runs_side_by_side_never_leave_a_broken_cache(root, cache):
+    start = threading.Barrier(4)
+
+    def run(number: int) -> None:
+        start.wait(timeout=60)
+        for step in range(15):
+            assert find_bad_images(root, GOOD, Decoder(max_pixels=64 + (number + step) % 2), cache, threads=1) == {}
+            content = json.loads(only_json(cache).read_text(encoding="utf-8"))
+            assert set(content["pictures"]) == set(GOOD)
+
+    def only_json(folder: Path) -> Path:
+        (file,) = folder.glob("*.json")
+        return file
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+    assert only_file(cache).suffix == ".json"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are bytes on POSIX only")
+def test_names_that_are_no_text_are_remembered_too(root, cache, decoded):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (root / "cats/a.png").rename(root / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    for _ in range(2):
+        assert find_bad_images(root, [name], Decoder(), cache, threads=1) == {}
+    assert len(decoded) == 1
+
+
+def test_the_data_folder_is_left_as_it_was(root, cache):
+    truncate(root / "dogs/c.png")
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in root.rglob("*") if file.is_file()}
+    find_bad_images(root, GOOD, Decoder(), cache, threads=2)
+    assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in root.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.shared
+def test_real_photographs_are_all_good(shared, cache):
+    root = shared / "data" / "hymenoptera"
+    paths = sorted(str(file.relative_to(root)) for file in root.glob("val/*/*.jpg"))
+    assert len(paths) == 153
+    assert find_bad_images(root, paths, Decoder(), cache, threads=2) == {}

@@ -1,0 +1,285 @@
+"""Whole trainings: what a run leaves, what it may change, and what it must refuse."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tlearn.configs import compose
+from tlearn.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from tlearn.train import train
+
+from tests.runs import overrides, program, run, write_weights
+
+TIMES = ("time/fit_s", "time/total_s")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return write_weights(tmp_path / "weights.pth")
+
+
+def _body(run_folder: Path) -> dict[str, torch.Tensor]:
+    state = load_file(run_folder / "model" / "model.safetensors")
+    return {key.removeprefix("body."): value for key, value in state.items() if key.startswith("body.")}
+
+
+def _changed(run_folder: Path, weights: Path) -> set[str]:
+    """Name the tensors of the body that are not bit for bit those of the weights file."""
+    before, after = torch.load(weights, weights_only=True), _body(run_folder)
+    assert after
+    return {key for key in after if not torch.equal(after[key], before[key])}
+
+
+def test_a_run_folder_explains_itself(tmp_path, folder_data, weights, capsys):
+    figures = run(tmp_path / "run", folder_data, weights)
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {
+        "metrics.json",
+        "splits.csv",
+        "environment.json",
+        "metrics.csv",
+        "checkpoints",
+        "model",
+        "tensorboard",
+    } <= found
+    assert not any(name.startswith(".") for name in found)
+    assert {"val/top1", "val/loss", "test/top1", "test/loss", "train/loss"} - figures.keys() == {"train/loss"}
+    assert all(isinstance(value, int | float) for value in figures.values())
+    assert figures["params/trainable"] == 1024 * 3 + 3
+    assert figures["epoch/best"] == figures["epoch/last"] == 0
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    assert capsys.readouterr().out.strip().splitlines()[-1] == str(tmp_path / "run")
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["packages"]["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_no_top5_where_it_would_always_be_one(tmp_path, folder_data, weights, draw_split):
+    assert "val/top5" not in run(tmp_path / "three", folder_data, weights)
+    seven = draw_split(tmp_path / "seven", 8, tuple("abcdefg"))
+    figures = run(tmp_path / "run", seven, weights, "data.split.fractions=[0.5,0.25,0.25]")
+    assert figures["val/top1"] <= figures["val/top5"] <= 1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_frozen_body_stays_bit_for_bit(tmp_path, folder_data, weights, optimizer):
+    more = (f"optimizer={optimizer}", "optimizer.weight_decay=0.1", "transforms=light", "transforms.size=32")
+    run(tmp_path / "run", folder_data, weights, *more)
+    assert _changed(tmp_path / "run", weights) == set()
+
+
+def test_partial_changes_the_named_stage_only(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "finetune=partial", "finetune.stages=[conv5]")
+    changed = _changed(tmp_path / "run", weights)
+    assert {"conv5.0.weight", "conv5.1.weight", "conv5.1.running_mean"} <= changed
+    assert all(key.startswith("conv5.") for key in changed)
+
+
+def test_full_changes_weights_and_batch_statistics(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "finetune=full")
+    assert {"conv1.0.weight", "conv1.1.running_var"} <= _changed(tmp_path / "run", weights)
+
+
+def test_gradual_leaves_the_body_alone_until_its_epoch(tmp_path, folder_data, weights):
+    gradual = ("finetune=gradual", "finetune.unfreeze_epoch=1", "callbacks.early_stopping=null")
+    run(tmp_path / "before", folder_data, weights, *gradual)
+    assert _changed(tmp_path / "before", weights) == set()
+    # Chosen by the highest loss, so that the last epoch counts as best
+    later = (*gradual, "trainer.max_epochs=2", "monitor.metric=epoch", "monitor.mode=max")
+    run(tmp_path / "after", folder_data, weights, *later)
+    assert "conv1.0.weight" in _changed(tmp_path / "after", weights)
+
+
+def test_scratch_ignores_the_weights(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "finetune=scratch", "optimizer.lr=1e-9")
+    before = torch.load(weights, weights_only=True)
+    assert not torch.allclose(_body(tmp_path / "run")["conv1.0.weight"], before["conv1.0.weight"], atol=1e-3)
+
+
+def test_equal_seeds_give_equal_figures_and_others_another_split(tmp_path, draw_split, weights):
+    data = draw_split(tmp_path / "one folder per class", 12)
+    augmented = ("transforms=standard", "transforms.size=32", "head=mlp", "trainer.max_epochs=2")
+    runs = [
+        run(tmp_path / name, data, weights, *augmented, f"seed={seed}") for name, seed in (("a", 1), ("b", 1), ("c", 0))
+    ]
+    first, second, other = ({key: value for key, value in one.items() if key not in TIMES} for one in runs)
+    assert first == second
+    assert other["val/loss"] != first["val/loss"]
+    manifests = [(tmp_path / name / "splits.csv").read_bytes() for name in "abc"]
+    assert manifests[0] == manifests[1] != manifests[2]
+
+
+def test_figures_do_not_depend_on_the_number_of_workers(tmp_path, folder_data, weights):
+    augmented = ("transforms=standard", "transforms.size=32")
+    figures = [run(tmp_path / str(n), folder_data, weights, *augmented, f"data.num_workers={n}") for n in (0, 2)]
+    assert figures[0]["val/loss"] == figures[1]["val/loss"]
+
+
+def test_checkpoints_are_plain_data_without_frozen_weights(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights)
+    files = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert files == ["epoch000-step000003.ckpt", "last.ckpt"]
+    for name in files:
+        checkpoint = torch.load(tmp_path / "run" / "checkpoints" / name, weights_only=True)
+        assert set(checkpoint["state_dict"]) == {"network.head.weight", "network.head.bias"}
+
+
+def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, folder_data, weights):
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    long = ("transforms=light", "transforms.size=32", "optimizer.lr=0.01")
+    command = [*overrides(folder_data, weights, *long), f"hydra.run.dir='{stopped}'"]
+    assert program("train", *command, cwd=tmp_path).returncode == 0
+    resumed = program("train", f"resume={stopped}", "trainer.max_epochs=3", cwd=tmp_path.parent)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.strip().splitlines()[-1] == str(stopped)
+    after = json.loads((stopped / "metrics.json").read_text())
+    assert after["epoch/last"] == 2
+    expected = run(whole, folder_data, weights, *long, "trainer.max_epochs=3")
+    assert after["val/loss"] == pytest.approx(expected["val/loss"], abs=1e-6)
+    head = [load_file(folder / "model" / "model.safetensors")["head.weight"] for folder in (stopped, whole)]
+    assert torch.equal(*head)
+
+
+def test_a_resumed_run_keeps_its_configuration_and_its_pictures(tmp_path, folder_data, weights):
+    folder = tmp_path / "run"
+    command = [*overrides(folder_data, weights), f"hydra.run.dir='{folder}'"]
+    assert program("train", *command, cwd=tmp_path).returncode == 0
+    changed = program("train", f"resume={folder}", "optimizer.lr=0.5", cwd=tmp_path)
+    assert changed.returncode == ConfigError.exit_status
+    assert "optimizer.lr: 0.001 -> 0.5" in changed.stderr
+    write_weights(weights, seed=1)
+    other_body = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
+    assert other_body.returncode == CheckpointError.exit_status
+    assert "frozen weights" in other_body.stderr
+    next((folder_data / "train" / "red").iterdir()).unlink()
+    fewer = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
+    assert fewer.returncode == DataError.exit_status
+
+
+def test_a_folder_with_a_run_is_not_written_over(tmp_path, folder_data, weights):
+    folder = tmp_path / "run"
+    command = [*overrides(folder_data, weights, "trainer.fast_dev_run=true"), f"hydra.run.dir='{folder}'"]
+    assert program("train", *command, cwd=tmp_path).returncode == 0
+    before = (folder / "metrics.json").read_bytes()
+    again = program("train", *command, "seed=7", cwd=tmp_path)
+    assert again.returncode == 4
+    assert "already holds a run" in again.stderr
+    assert (folder / "metrics.json").read_bytes() == before
+
+
+def test_training_that_becomes_nan_stops_and_names_the_batch(tmp_path, folder_data, weights):
+    with pytest.raises(NonFiniteError, match="optimizer.lr"):
+        run(tmp_path / "run", folder_data, weights, "optimizer=sgd", "optimizer.lr=1e38", "trainer.max_epochs=3")
+    note = json.loads((tmp_path / "run" / "nan_batch.json").read_text())
+    assert note["files"]
+    assert all(Path(file).is_file() for file in note["files"])
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_without_a_test_split_no_test_figures_are_given(tmp_path, draw_split, weights, capsys):
+    for split in ("train", "val"):
+        draw_split(tmp_path / "data" / split, 6)
+    figures = run(tmp_path / "run", tmp_path / "data", weights)
+    assert not any(key.startswith("test/") for key in figures)
+    assert "no test split" in capsys.readouterr().out
+
+
+def test_unreadable_pictures_are_all_named_before_training(tmp_path, folder_data, weights):
+    for number in range(3):
+        (folder_data / "train" / "red" / f"bad_{number}.jpg").write_bytes(b"<!DOCTYPE html>")
+    done = program("train", *overrides(folder_data, weights), f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == DataError.exit_status
+    assert "Traceback" not in done.stderr
+    assert all(f"bad_{number}.jpg" in done.stderr for number in range(3))
+    assert len(json.loads((tmp_path / "run" / "data_report.json").read_text())["unreadable"]) == 3
+    figures = run(tmp_path / "skipped", folder_data, weights, "data.on_bad_image=skip")
+    assert figures["val/top1"] >= 0
+    assert len(json.loads((tmp_path / "skipped" / "data_report.json").read_text())["unreadable"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["loss.weight=[1,2]"], "loss.weight has 2 values for the 3 classes"),
+        (["finetune=partial", "finetune.stages=[conv9]"], "conv9"),
+        (["finetune=gradual", "finetune.later_stages=[conv9]"], "conv9"),
+        (["backbone.name=vit_b_16", "backbone.weights=null"], "transforms.size=32"),
+        (["+optimizer.nonsense=1"], "nonsense"),
+        (["optimizer=lbfgs", "finetune=full"], "optimizer"),
+        (["trainer=gpu"], "GPU|gpu|CUDA|cuda|accelerator"),
+        (["trainer=dp"], "needs at least 2 GPUs"),
+        (["scheduler=onecycle", "scheduler.warmup_steps=3"], "warm-up"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="some of these are right on a machine with a GPU")
+def test_wrong_combinations_end_with_a_plain_message(tmp_path, folder_data, weights, more, words):
+    from tlearn.explain import explain
+
+    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 - explain() tells which it must be
+        run(tmp_path / "run", folder_data, weights, *more)
+    status, message = explain(caught.value, list)
+    assert status == ConfigError.exit_status
+    assert any(word in message for word in words.split("|"))
+
+
+_GROUPS = {
+    "transforms": ["none", "light", "standard", "strong", "trivial", "randaug"],
+    "optimizer": ["adam", "adamw", "sgd", "lbfgs"],
+    "scheduler": ["none", "cosine", "onecycle", "plateau", "step"],
+    "head": ["linear", "mlp"],
+    "logger": ["default", "csv", "tensorboard", "none"],
+    "data.balance": ["sampler", "weights"],
+}
+
+
+@pytest.mark.parametrize("option", [f"{group}={name}" for group, names in _GROUPS.items() for name in names])
+def test_every_option_trains(tmp_path, folder_data, weights, option):
+    figures = run(tmp_path / "run", folder_data, weights, option, "transforms.size=32")
+    assert 0 <= figures["val/top1"] <= 1
+
+
+@pytest.mark.parametrize("mix", ["transforms.mixup_alpha=0.2", "transforms.cutmix_alpha=1.0"])
+def test_mixed_batches_train(tmp_path, folder_data, weights, mix):
+    assert run(tmp_path / "run", folder_data, weights, mix)["val/loss"] > 0
+
+
+def test_a_separable_task_is_learned(tmp_path, draw_split, weights):
+    for split, first in (("train", 0), ("val", 100), ("test", 200)):
+        draw_split(tmp_path / "data" / split, 12, first=first)
+    figures = run(
+        tmp_path / "run", tmp_path / "data", weights, "finetune=full", "optimizer.lr=0.003", "trainer.max_epochs=15"
+    )
+    assert figures["test/top1"] == 1.0
+
+
+def test_the_csv_log_has_a_row_for_each_epoch(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "trainer.max_epochs=3")
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        epochs = [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
+    assert epochs[:3] == ["0", "1", "2"]
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_all_trials_and_shows_a_table(tmp_path, folder_data, weights):
+    command = [
+        *overrides(folder_data, weights),
+        "head=linear,mlp",
+        "seed=1,2",
+        f"hydra.sweep.dir='{tmp_path / 'sweep'}'",
+    ]
+    done = program("train", "-m", *command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "sweep" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["done"] * 4
+    for row in rows:
+        figures = json.loads((Path(row["folder"]) / "metrics.json").read_text())
+        assert float(row["val/loss"]) == pytest.approx(figures["val/loss"], rel=1e-5)
+        assert row["overrides"].split()[-1] in done.stdout
+
+
+def test_the_same_configuration_from_a_notebook(tmp_path, folder_data, weights):
+    figures = train(compose(overrides(folder_data, weights), output_dir=tmp_path / "run"))
+    assert figures["val/top1"] == json.loads((tmp_path / "run" / "metrics.json").read_text())["val/top1"]

@@ -1,0 +1,89 @@
+"""Checkpoints that hold only what was trained, load without running code, and are whole or absent."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO as LightningCheckpointIO
+from torch import Tensor
+
+from tlearn.errors import CheckpointError, OutputError
+
+FORMAT = 1
+_KEY = "tlearn"
+
+
+def strip_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mark: str) -> None:
+    """Replace the frozen tensors of a checkpoint by their fingerprint `mark`."""
+    kept = {key: value for key, value in checkpoint["state_dict"].items() if key not in frozen}
+    checkpoint["state_dict"] = kept
+    checkpoint[_KEY] = {"format": FORMAT, "frozen": mark, "frozen_tensors": len(frozen)}
+
+
+def restore_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mark: str) -> None:
+    """Complete a checkpoint with the network's own frozen tensors, whose fingerprint is `mark`.
+
+    Raises:
+        CheckpointError: the checkpoint was made with other frozen weights, or by another program.
+    """
+    note = checkpoint.get(_KEY)
+    if note is None or note.get("format") != FORMAT:
+        raise CheckpointError("this checkpoint was not written by this version of tlearn")
+    if note["frozen"] != mark:
+        raise CheckpointError(
+            "the frozen weights are not those this checkpoint was trained with: give the same backbone, "
+            "backbone.weights, head.replace and finetune"
+        )
+    checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+
+
+class CheckpointIO(LightningCheckpointIO):
+    """Write to a temporary file in the same folder, then rename; read plain data only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save, or leave the old file as it was.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        path = Path(path)
+        # Lightning's own writer goes through a temporary file on another filesystem and swallows missing permission.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise OutputError(f"cannot save the checkpoint {path}: {error}") from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read a checkpoint as plain data, whatever `weights_only` says.
+
+        Raises:
+            CheckpointError: missing, damaged, or containing code.
+        """
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"no checkpoint {path}") from error
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path} contains more than plain data, refused: {str(error).splitlines()[0]}"
+            ) from error
+        except Exception as error:
+            # A damaged archive raises a dozen types.
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete a checkpoint that is there."""
+        Path(path).unlink(missing_ok=True)

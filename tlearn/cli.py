@@ -1,0 +1,153 @@
+"""What the programs share: a command line becomes a checked configuration, an error one message and a status."""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from tlearn import schema
+from tlearn.configs import CONF_DIR, compose, plain
+from tlearn.errors import OutputError
+from tlearn.explain import explain
+from tlearn.resume import restored_arguments
+from tlearn.sweep import Sweep
+
+Task = Callable[[DictConfig], dict[str, float]]
+
+
+class _Stopped(BaseException):
+    """Carries a task's error past Hydra, which would print and wrap any Exception."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+def program(config_name: str) -> Callable[[Task], Callable[[], None]]:
+    """Make a console program of a function that takes the configuration and returns figures."""
+
+    def decorate(task: Task) -> Callable[[], None]:
+        @functools.wraps(task)
+        def main() -> None:
+            sys.exit(_run(config_name, task))
+
+        return main
+
+    return decorate
+
+
+def is_main_process() -> bool:
+    """Tell whether this is the first of the processes of a run."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def _run(config_name: str, task: Task) -> int:
+    """Run a program and give its exit status."""
+    full_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        return _hydra_main(config_name, task)
+    except _Stopped as stopped:
+        return _report(stopped.error, config_name, full_trace)
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(error, config_name, full_trace)
+    except SystemExit as stop:
+        # Lightning turns Ctrl-C into exit status 1.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            return _report(stop.__context__, config_name, full_trace)
+        raise
+
+
+def _hydra_main(config_name: str, task: Task) -> int:
+    sys.argv[1:] = restored_arguments(sys.argv[1:])
+    arguments = get_args_parser().parse_args(sys.argv[1:])
+    shows_only = arguments.help or arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
+    if not shows_only and not arguments.multirun:
+        _check(config_name, arguments.overrides, arguments.config_dir)
+    sweep = Sweep()
+    asked = os.environ.get("HYDRA_FULL_ERROR")
+
+    @functools.wraps(task)
+    def job(config: DictConfig) -> float | None:
+        # Set for Hydra alone: processes that the task starts shall print errors as the user asked for.
+        _restore("HYDRA_FULL_ERROR", asked)
+        try:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                figures = sweep.trial(task, config, lambda: schema.check(_checkable(config), []))
+            else:
+                figures = task(config)
+        except BaseException as error:
+            raise _Stopped(error) from error
+        return figures.get(str(config.get("optimized_metric")))
+
+    if not shows_only:
+        # Makes Hydra raise its errors instead of printing a trace and leaving with status 1
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
+    finally:
+        _restore("HYDRA_FULL_ERROR", asked)
+    sweep.conclude()
+    return 0
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _check(config_name: str, overrides: list[str], config_dir: str | None) -> None:
+    """Refuse a wrong configuration or a taken run folder before anything is written."""
+    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
+        config = hydra.compose(config_name, [*overrides, *search], return_hydra_config=True)
+    run_dir = Path(str(config.hydra.run.dir))
+    if (run_dir / ".hydra").exists() and not config.get("resume") and is_main_process():
+        raise OutputError(
+            f"{run_dir} already holds a run: choose another hydra.run.dir, or go on with resume={run_dir}"
+        )
+    schema.check(_checkable(config), known_keys(config_name))
+
+
+def _checkable(config: DictConfig) -> dict[str, Any]:
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra", None)
+    # Refers to Hydra's run folder, which does not exist yet
+    config.paths.output_dir = "."
+    return plain(config)
+
+
+def known_keys(config_name: str) -> list[str]:
+    """Give every key of a program's default configuration, for suggestions."""
+    keys: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for name, value in node.items():
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    walk(OmegaConf.to_container(compose(config_name=config_name), resolve=False), "")
+    return keys
+
+
+def _report(error: BaseException, config_name: str, full_trace: bool) -> int:
+    """Print an error for the user and give the exit status; faults of tlearn itself keep their trace."""
+    status, message = explain(error, lambda: known_keys(config_name))
+    if message is None or full_trace:
+        traceback.print_exception(error)
+    if message is not None:
+        print(f"tlearn: error: {message}", file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,205 @@
+"""One image file -> uint8 RGB tensor, or an error that names the file."""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
+from torch import Tensor
+
+from tlearn.errors import BadImageError, ConfigError
+
+# Raster formats that a picture folder may hold. Pillow reads more, but some of those start other programs (EPS) and
+# some have no signature, so that any bytes pass for them (TGA). AVIF depends on how Pillow was built.
+Image.init()
+_OPENERS = [
+    Image.OPEN[name]
+    for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+    if name in Image.OPEN
+]
+
+_HIGH_BIT_DEPTH = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
+
+# What makes a picture with this EXIF orientation upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class _RefusedError(Exception):
+    """A reason to refuse a file, before it is joined with the file's name."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Decode one image file into the pixels a viewer shows, or raise an error that names the file.
+
+    Transparent pictures are laid on `alpha_background`; animations give their first frame. `high_bit_depth` says what
+    to do with greys of 16 bits, 32 bits or floats: "error", or "scale" by the range of their type. `max_pixels` is
+    compared with the header, before any memory is taken for pixels. Raises ConfigError for values it cannot use.
+    """
+
+    max_pixels: int = 89_478_485
+    alpha_background: tuple[int, int, int] = (255, 255, 255)
+    high_bit_depth: str = "error"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_pixels, int) or self.max_pixels < 1:
+            raise ConfigError(f"data.max_pixels is {self.max_pixels!r}: give a whole number of at least 1")
+        if self.high_bit_depth not in ("error", "scale"):
+            raise ConfigError(f"data.high_bit_depth is {self.high_bit_depth!r}: choose error or scale")
+        object.__setattr__(self, "alpha_background", _as_colour(self.alpha_background))
+
+    def __call__(self, path: str | Path) -> Tensor:
+        """Decode the file at `path`.
+
+        Returns uint8 [3, H, W] with H, W >= 1, in the memory order H, W, 3, which torchvision's resize reads fastest.
+        Raises BadImageError for every file that does not give the right pixels. Safe to call from many threads.
+        """
+        try:
+            with _open_regular(path) as stream:
+                return self._decode(stream)
+        except _RefusedError as refused:
+            raise BadImageError(path, str(refused)) from refused.__cause__
+        except MemoryError as error:
+            raise BadImageError(path, "not enough memory to decode it") from error
+        except Image.DecompressionBombError as error:
+            raise BadImageError(path, f"too many pixels ({error}); the limit is data.max_pixels") from error
+        # Damaged bytes make Pillow raise OSError, SyntaxError, ValueError, IndexError, TypeError, struct.error,
+        # RuntimeError and more, and the list changes with its releases.
+        except Exception as error:
+            raise BadImageError(path, f"truncated or corrupt ({type(error).__name__}: {error})") from error
+
+    def _decode(self, stream: BinaryIO) -> Tensor:
+        # Pillow's own limit is one number for the whole process. It is only ever raised, and only to what the user set,
+        # so that threads cannot race and other code keeps its guard.
+        if Image.MAX_IMAGE_PIXELS is not None and self.max_pixels > Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = self.max_pixels
+        image = _open_header(stream)
+        self._check_header(image)
+        _match_transparent_colour(image)
+        image.load()
+        upright = _turn_upright(image)
+        rgb = self._to_rgb(_to_8_bit(upright) if upright.mode in _HIGH_BIT_DEPTH else upright)
+        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
+
+    def _check_header(self, image: ImageFile.ImageFile) -> None:
+        """Refuse what can be refused before any pixel is decoded."""
+        width, height = image.size
+        if width * height > self.max_pixels:
+            raise _RefusedError(
+                f"too many pixels ({width}x{height}, more than {self.max_pixels:,}); raise data.max_pixels to accept it"
+            )
+        if image.mode in _HIGH_BIT_DEPTH and self.high_bit_depth == "error":
+            raise _RefusedError(f"deeper than 8 bits (mode {image.mode}); set data.high_bit_depth=scale to accept it")
+        if image.mode in _HIGH_BIT_DEPTH and isinstance(image, TiffImagePlugin.TiffImageFile):
+            _check_tiff_grey(image)
+
+    def _to_rgb(self, image: Image.Image) -> Image.Image:
+        if not image.has_transparency_data:
+            return image.convert("RGB")
+        # Pillow has no direct way from premultiplied grey to RGBA.
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        canvas = Image.new("RGB", rgba.size, self.alpha_background)
+        canvas.paste(rgba, mask=rgba)
+        return canvas
+
+
+def _as_colour(value: Sequence[int]) -> tuple[int, int, int]:
+    """Give three numbers of any sequence (a list in yaml) as a tuple, which is hashable."""
+    known = isinstance(value, Sequence) and len(value) == 3
+    if not known or not all(isinstance(level, int) and 0 <= level <= 255 for level in value):
+        raise ConfigError(f"data.alpha_background is {value!r}: give three whole numbers from 0 to 255")
+    red, green, blue = value
+    return red, green, blue
+
+
+def _open_regular(path: str | Path) -> BinaryIO:
+    try:
+        # Asked before opening: opening a FIFO waits for a writer that may never come.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise _RefusedError("not a regular file")
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise _RefusedError("no such file") from error
+    except (OSError, ValueError) as error:
+        raise _RefusedError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _open_header(stream: BinaryIO) -> ImageFile.ImageFile:
+    """Read the header with the reader that the first bytes ask for, whatever the file is called.
+
+    Not `Image.open`: it warns about large pictures, and only `catch_warnings`, which is not thread-safe, could hide it.
+    """
+    prefix = stream.read(16)
+    if not prefix:
+        raise _RefusedError("empty file (0 bytes)")
+    for read_header, accepts in _OPENERS:
+        verdict = accepts is None or accepts(prefix)
+        if isinstance(verdict, str):
+            raise _RefusedError(verdict)
+        if verdict:
+            stream.seek(0)
+            # No file name: Pillow would map the file into memory, and a mapped file that is cut short ends the process.
+            return read_header(stream, "")
+    words = prefix.split() if prefix.isascii() and prefix.strip() else []
+    shown = words[0] if words and words[0].decode().isprintable() else prefix
+    raise _RefusedError(f"not an image (starts with {repr(shown)[1:]})")
+
+
+def _check_tiff_grey(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Refuse deep greys with another scale than `_to_8_bit` takes: Pillow neither inverts nor stretches them."""
+    if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        raise _RefusedError(f"a TIFF with 0 for white (mode {image.mode}) cannot be scaled; save it with 0 for black")
+    if image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
+        raise _RefusedError(f"a 12-bit TIFF (mode {image.mode}) cannot be scaled; save it with 16 bits")
+
+
+def _match_transparent_colour(image: ImageFile.ImageFile) -> None:
+    """Bring a PNG's transparent colour to 8 bits: Pillow leaves it in the file's depth, but not the pixels."""
+    if image.format != "PNG" or "transparency" not in image.info or not image.tile:
+        return
+    depth, colour = image.tile[0][3], image.info["transparency"]
+    if depth in ("L;2", "L;4"):
+        image.info["transparency"] = colour * (85 if depth == "L;2" else 17)
+    elif depth == "RGB;16B":
+        image.info["transparency"] = tuple(level >> 8 for level in colour)
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and odd tags that no pixel depends on make that fail.
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # An EXIF block that cannot be read states no orientation, and viewers show such a picture as it is stored.
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale a grey picture of 16 bits ([0, 65535]) or floats ([0, 1]) to L, or LA if it has a transparent level."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    limit = 1 if image.mode == "F" else 65535
+    # Written so that NaN is refused too.
+    if not (low >= 0 and high <= limit):
+        raise _RefusedError(
+            f"values from {low} to {high} (mode {image.mode}) are not in 0 to {limit}; save it with 8 bits"
+        )
+    scaled = np.rint(values * np.float32(255)) if image.mode == "F" else (values.astype(np.uint32) + 128) // 257
+    grey = Image.fromarray(scaled.astype(np.uint8))
+    if "transparency" in image.info:
+        opaque = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
+        grey.putalpha(Image.fromarray(opaque))
+    return grey

@@ -1,0 +1,93 @@
+"""From a source of pictures to checked splits: list, check every picture, split, and only then anything else."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tlearn.data.decode import Decoder
+from tlearn.data.samples import Listing, Sample
+from tlearn.data.splits import class_list, make_splits
+from tlearn.data.verify import find_bad_images
+from tlearn.errors import DataError
+
+
+class Source(Protocol):
+    """Where pictures come from."""
+
+    def prepare(self) -> None:
+        """Download what is missing."""
+
+    def listing(self) -> Listing:
+        """List all pictures with their labels."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a run, split and checked."""
+
+    root: Path
+    splits: dict[str, list[Sample]]
+    classes: list[str]
+    notes: list[str] = field(default_factory=list)
+    # path -> reason, of the pictures that were left out
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def available_cpus() -> int:
+    """Count the CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(
+    source: Source,
+    decoder: Decoder,
+    fractions: Sequence[float],
+    val_fraction: float,
+    seed: int,
+    on_bad_image: str = "error",
+    cache: Path | None = None,
+) -> Pictures:
+    """List, check and split the pictures of a source.
+
+    Args:
+        source: where the pictures come from.
+        decoder: what must be able to read each of them.
+        fractions: train, val and test, for pictures whose folders do not say.
+        val_fraction: the part of train that becomes val where there is a test split and none for val.
+        seed: decides the split.
+        on_bad_image: "error" stops; "skip" leaves them out before splitting.
+        cache: folder that remembers which files were found good, or None.
+
+    Raises:
+        DataError: pictures that cannot be read, with every one of them named in its `files`.
+    """
+    source.prepare()
+    listing = source.listing()
+    bad = find_bad_images(listing.root, [sample.path for sample in listing.samples], decoder, cache, available_cpus())
+    if bad and on_bad_image == "error":
+        raise BadImagesError(listing.root, bad)
+    samples = [sample for sample in listing.samples if sample.path not in bad]
+    splits, notes = make_splits(samples, fractions, val_fraction, seed)
+    classes, more = class_list(splits, listing.empty_classes)
+    skipped = [f"left out {len(bad)} unreadable pictures{_per_class(listing.samples, bad)}"] if bad else []
+    return Pictures(listing.root, splits, classes, [*listing.notes, *skipped, *notes, *more], bad)
+
+
+def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:
+    labels = [sample.label for sample in samples if sample.path in bad]
+    return ": " + ", ".join(f"{label} {labels.count(label)}" for label in sorted(set(labels)))
+
+
+class BadImagesError(DataError):
+    """Pictures that cannot be read; `files` maps each path to its reason."""
+
+    def __init__(self, root: Path, files: dict[str, str]) -> None:
+        shown = "\n".join(f"  {root / path}: {reason}" for path, reason in list(files.items())[:20])
+        more = f"\n  ... and {len(files) - 20} more" if len(files) > 20 else ""
+        super().__init__(
+            f"{len(files)} pictures cannot be read:\n{shown}{more}\n"
+            "mend or remove them, or leave them out with data.on_bad_image=skip"
+        )
+        self.files = files

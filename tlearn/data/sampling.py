@@ -1,0 +1,84 @@
+"""Which pictures come in which batch: a pure function of seed and epoch, for any number of workers or processes."""
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+
+import torch
+from torch.utils.data import Sampler
+
+# (index of the picture, seed of its augmentation)
+Draw = tuple[int, int]
+
+
+def draw_seed(seed: int, epoch: int, index: int) -> int:
+    """Give the seed of one picture's augmentation in one epoch."""
+    return int.from_bytes(blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+class TrainSampler(Sampler[Draw]):
+    """Shuffle anew in each epoch; every process gets its own, equally long part.
+
+    Args:
+        count: number of training pictures.
+        seed: decides order and augmentation together with the epoch.
+        weights: relative frequency of each picture (drawn with replacement), or None for each once.
+    """
+
+    def __init__(
+        self, count: int, seed: int, weights: Sequence[float] | None = None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.count, self.seed, self.rank, self.world_size = count, seed, rank, world_size
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.count // self.world_size)
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(draw_seed(self.seed, self.epoch, -1))
+        if self.weights is None:
+            order = torch.randperm(self.count, generator=generator)
+        else:
+            order = torch.multinomial(self.weights, self.count, replacement=True, generator=generator)
+        # Training needs equal numbers of steps: the first pictures fill up the last round.
+        padded = torch.cat([order, order[: len(self) * self.world_size - self.count]])
+        for index in padded[self.rank :: self.world_size].tolist():
+            yield index, draw_seed(self.seed, self.epoch, index)
+
+
+class TrainBatches(Sampler[list[Draw]]):
+    """Cut a sampler's pictures into batches; a last batch of one joins the one before it.
+
+    BatchNorm cannot train on a single picture, and dropping it would lose data.
+    """
+
+    def __init__(self, sampler: TrainSampler, batch_size: int) -> None:
+        # Lightning looks for `sampler` to call its set_epoch.
+        self.sampler, self.batch_size = sampler, batch_size
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.sampler), self.batch_size)
+        return full + (rest > 1 or (rest == 1 and full == 0))
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        draws = list(self.sampler)
+        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        for start in starts:
+            yield draws[start:] if start == starts[-1] else draws[start : start + self.batch_size]
+
+
+class EvaluationSampler(Sampler[int]):
+    """Give every process its part of the pictures, none twice: padding would count some pictures double."""
+
+    def __init__(self, count: int, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, count, world_size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)

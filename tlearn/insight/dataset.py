@@ -1,0 +1,95 @@
+"""What a data set looks like before training: tables and figures from lists of pictures."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tlearn.data.samples import Sample
+
+Splits = Mapping[str, Sequence[Sample]]
+
+
+def class_table(splits: Splits, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Count the pictures of each class in each split."""
+    counts = {name: Counter(sample.label for sample in samples) for name, samples in splits.items()}
+    return [{"class": label, **{name: counts[name][label] for name in splits}} for label in classes]
+
+
+def image_sizes(root: Path, splits: Splits) -> dict[str, tuple[int, int]]:
+    """Read width and height in pixels of every picture from its header; an unreadable one is left out."""
+    sizes = {}
+    for sample in (sample for samples in splits.values() for sample in samples):
+        try:
+            with Image.open(root / sample.path) as image:
+                sizes[sample.path] = image.size
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue
+    return sizes
+
+
+def size_summary(sizes: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+    """Give smallest, median and largest width and height, and how many have a side under 10 pixels."""
+    widths, heights = sorted(w for w, _ in sizes.values()), sorted(h for _, h in sizes.values())
+    if not sizes:
+        return {}
+    middle = len(sizes) // 2
+    return {
+        **{f"width/{name}": widths[at] for name, at in (("min", 0), ("median", middle), ("max", -1))},
+        **{f"height/{name}": heights[at] for name, at in (("min", 0), ("median", middle), ("max", -1))},
+        "tiny": sum(min(size) < 10 for size in sizes.values()),
+    }
+
+
+def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
+    """Group files with the same bytes, as (split, path); only files of equal size are read."""
+    by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for name, samples in splits.items():
+        for sample in samples:
+            by_size[(root / sample.path).stat().st_size].append((name, sample.path))
+    by_content: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for group in by_size.values():
+        if len(group) > 1:
+            for name, path in group:
+                by_content[hashlib.sha256((root / path).read_bytes()).hexdigest()].append((name, path))
+    return [group for group in by_content.values() if len(group) > 1]
+
+
+def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> Figure:
+    """Draw the pictures per class as stacked bars, largest class first; readable to some hundred classes."""
+    rows = sorted(table, key=lambda row: -sum(row[name] for name in splits))
+    height = max(2.0, 0.22 * len(rows) + 1.2)
+    figure = Figure(figsize=(8, height), layout="constrained")
+    axes = figure.subplots()
+    left = [0] * len(rows)
+    for name in splits:
+        values = [row[name] for row in rows]
+        axes.barh(range(len(rows)), values, left=left, label=name)
+        left = [total + value for total, value in zip(left, values, strict=True)]
+    axes.set_yticks(range(len(rows)), [_shown(row["class"]) for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("pictures")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
+    """Draw the distribution of the pictures' shorter sides and their shapes."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist([min(size) for size in sizes.values()], bins=40)
+    left.set_xlabel("shorter side (pixels)")
+    left.set_ylabel("pictures")
+    right.scatter([w for w, _ in sizes.values()], [h for _, h in sizes.values()], s=6, alpha=0.4)
+    right.set_xlabel("width (pixels)")
+    right.set_ylabel("height (pixels)")
+    return figure
+
+
+def _shown(name: str) -> str:
+    """Give a class name that matplotlib draws as it is: a dollar sign would start a formula."""
+    return name.replace("$", r"\$")

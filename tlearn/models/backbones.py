@@ -1,0 +1,6 @@
+"""The backbones of all libraries under one name, for configs and notebooks."""
+
+from tlearn.models.timm_backbone import TimmBackbone
+from tlearn.models.torchvision_backbone import TorchvisionBackbone
+
+__all__ = ["TimmBackbone", "TorchvisionBackbone"]

@@ -1,0 +1,45 @@
+"""New layers from features to logits."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from tlearn.errors import ConfigError
+
+
+def linear(in_features: int, num_classes: int) -> nn.Linear:
+    """Make one linear layer from features [N, in_features] to logits [N, num_classes]."""
+    return nn.Linear(in_features, num_classes)
+
+
+def mlp(
+    in_features: int,
+    num_classes: int,
+    hidden: Sequence[int] = (256,),
+    dropout: float = 0.0,
+    activation: str = "ReLU",
+) -> nn.Sequential:
+    """Make hidden layers, each Linear, activation and Dropout, and a last Linear to logits [N, num_classes].
+
+    `activation` is the name of a class in torch.nn that needs no arguments. Raises ConfigError.
+    """
+    if any(width < 1 for width in hidden):
+        raise ConfigError(f"head.hidden={list(hidden)} must be widths of at least 1")
+    if not 0 <= dropout <= 1:
+        raise ConfigError(f"head.dropout={dropout} must be between 0 and 1")
+    widths = [in_features, *hidden]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), _activation(activation), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
+
+
+def _activation(name: str) -> nn.Module:
+    kind = getattr(nn, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ConfigError(f"head.activation={name} is no class of torch.nn; try ReLU, GELU, SiLU or Tanh")
+    try:
+        return kind()
+    except TypeError as error:
+        raise ConfigError(f"head.activation={name} is no activation ({error}); try ReLU, GELU, SiLU or Tanh") from error

@@ -1,0 +1,120 @@
+"""Body and head as one network, of which the frozen parts stay exactly as they are."""
+
+import difflib
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from tlearn.errors import ConfigError
+
+Stages = Sequence[str] | str
+
+
+class TransferNetwork(nn.Module):
+    """A body (images -> features) and a head (features -> logits).
+
+    `stages` are the parts of the body that train: dotted names of its modules or parameters, with all below them, or
+    "all". Every other part is frozen: it takes no gradient and stays in evaluation mode, so that neither an optimizer
+    nor BatchNorm nor Dropout changes what it computes.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module, stages: Stages = ()) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+        # Names and no modules: copies of the network keep them, and a replica's parameters say nothing about gradients.
+        self.stages: tuple[str, ...] = ()
+        self.body.requires_grad_(False)
+        self.unfreeze(stages)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn images [N, 3, S, S] into logits [N, C]."""
+        return self.head(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Turn images [N, 3, S, S] into features [N, F], without a graph while the whole body is frozen."""
+        # Not inference mode: the head's backward pass needs ordinary tensors.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.stages)):
+            return self.body(images)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything that is not frozen."""
+        super().train(mode)
+        for name, module in self.body.named_modules():
+            if not _covers(self.stages, name):
+                module.training = False
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load as torch does; a state dict without layer versions, as safetensors keep none, is of the present ones."""
+        if not hasattr(state_dict, "_metadata"):
+            state_dict = OrderedDict(state_dict)
+            # MNASNet refuses to load what has no version.
+            state_dict._metadata = self.state_dict()._metadata  # type: ignore[attr-defined]
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def unfreeze(self, stages: Stages) -> None:
+        """Let more parts of the body train; ConfigError for a name that is no part with parameters."""
+        self.stages = tuple(dict.fromkeys((*self.stages, *self._checked(stages))))
+        for name, parameter in self.body.named_parameters():
+            if _covers(self.stages, name):
+                parameter.requires_grad_(True)
+        self.train(self.training)
+
+    def parameter_groups(self, lr: float, body_lr_scale: float, later: Stages = ()) -> list[dict[str, Any]]:
+        """Group the parameters for an optimizer: the head's, then the body's that train now or in a `later` stage.
+
+        Those of later stages are in from the start, so that unfreezing changes no optimizer; without gradients,
+        optimizers leave them alone.
+        """
+        stages = (*self.stages, *self._checked(later))
+        body = [parameter for name, parameter in self.body.named_parameters() if _covers(stages, name)]
+        groups = [{"name": "head", "params": list(self.head.parameters()), "lr": lr}]
+        if body:
+            groups.append({"name": "body", "params": body, "lr": lr * body_lr_scale})
+        return groups
+
+    def frozen_keys(self, later: Stages = ()) -> list[str]:
+        """List the keys of `state_dict()`, parameters and buffers, that cannot change now or in a `later` stage."""
+        stages = (*self.stages, *self._checked(later))
+        return [f"body.{key}" for key in self.body.state_dict() if not _covers(stages, key)]
+
+    def count_parameters(self) -> tuple[int, int]:
+        """Count all parameters, and those that train now."""
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
+        return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+
+    def _checked(self, stages: Stages) -> tuple[str, ...]:
+        names = (stages,) if isinstance(stages, str) else tuple(stages)
+        parameters = [name for name, _ in self.body.named_parameters()]
+        for name in names:
+            if not any(_covers((name,), parameter) for parameter in parameters):
+                raise ConfigError(_unknown_stage(name, parameters))
+        return names
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Hash named tensors by name, dtype, shape and bytes, whatever their order and device."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # numpy has no bfloat16, and a scalar cannot be viewed as bytes.
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _covers(stages: Sequence[str], name: str) -> bool:
+    return any(stage == "all" or name == stage or name.startswith(f"{stage}.") for stage in stages)
+
+
+def _unknown_stage(stage: str, parameters: list[str]) -> str:
+    parts = list(dict.fromkeys(name.split(".")[0] for name in parameters))
+    below = {name.rsplit(".", depth)[0] for name in parameters for depth in range(1, name.count(".") + 1)}
+    close = difflib.get_close_matches(stage, sorted(below | set(parts)), n=3)
+    hint = f"did you mean {', '.join(close)}? " if close else ""
+    return f"stage {stage!r} is no part of the body with parameters; {hint}Its top-level parts are {', '.join(parts)}"

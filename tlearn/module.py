@@ -1,0 +1,179 @@
+"""The Lightning module around a network: one shared step, metrics cloned per split, optimizer and schedule."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from tlearn.checkpoints import restore_frozen, strip_frozen
+from tlearn.errors import ConfigError, NonFiniteError
+from tlearn.models.network import TransferNetwork, fingerprint
+from tlearn.parallel import share_buffers
+from tlearn.schedule import Schedule
+
+# pictures [N, 3, S, S], targets [N], indices into the split [N]
+Batch = tuple[Tensor, Tensor, Tensor]
+SPLITS = ("train", "val", "test")
+
+
+def accuracies(num_classes: int) -> MetricCollection:
+    """Give top-1, and top-5 where there are more than five classes (with five or fewer it would always be 1)."""
+    metrics: dict[str, Metric | MetricCollection] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
+    if num_classes > 5:
+        metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+    return MetricCollection(metrics)
+
+
+class TransferModule(LightningModule):
+    """Train a network and measure it.
+
+    `train/loss` is the objective (with label smoothing, class weights and mixed labels); `val/loss` and `test/loss`
+    are plain cross-entropy over all pictures, so that runs with different objectives can be compared.
+
+    Args:
+        network: images [N, 3, S, S] -> logits [N, num_classes].
+        loss: logits and targets (indices [N] or probabilities [N, num_classes]) -> mean loss.
+        optimizer: parameter groups -> optimizer, a partial whose keyword `lr` is the head's learning rate.
+        later_stages: parts of the body that a callback will unfreeze.
+        mix: mixes the pictures and labels of a training batch.
+        monitor: the figure that a plateau schedule watches.
+    """
+
+    def __init__(
+        self,
+        network: TransferNetwork,
+        num_classes: int,
+        loss: nn.Module | None = None,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Schedule | None = None,
+        body_lr_scale: float = 1.0,
+        later_stages: Sequence[str] | str = (),
+        mix: Callable[[Tensor, Tensor], Any] | None = None,
+        monitor: str = "val/loss",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss or nn.CrossEntropyLoss()
+        self.optimizer, self.schedule, self.monitor = optimizer, schedule, monitor
+        self.body_lr_scale, self.later_stages, self.mix = body_lr_scale, later_stages, mix
+        metrics, mean = accuracies(num_classes), MeanMetric()
+        # The keys end in a slash: every module has a method `train`, which a key of a ModuleDict may not hide.
+        self.metrics = nn.ModuleDict({f"{split}/": metrics.clone(prefix=f"{split}/") for split in SPLITS})
+        self.losses = nn.ModuleDict({f"{split}/": mean.clone() for split in SPLITS})
+        self._frozen_fingerprint: str | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give logits [N, num_classes]."""
+        return self.network(images)
+
+    def _step(self, batch: Batch, split: str) -> Tensor:
+        images, targets, indices = batch
+        if split == "train" and self.mix is not None:
+            images, objective_targets = self.mix(images, targets)
+        else:
+            objective_targets = targets
+        logits = self(images)
+        loss = self.loss(logits, objective_targets) if split == "train" else F.cross_entropy(logits, targets)
+        if split == "train" and not torch.isfinite(loss):
+            self._stop_on_non_finite(loss, indices)
+        self._measure(split, logits, targets, loss)
+        return loss
+
+    def _measure(self, split: str, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
+        metrics, mean = self.metrics[f"{split}/"], self.losses[f"{split}/"]
+        assert isinstance(metrics, MetricCollection)
+        assert isinstance(mean, MeanMetric)
+        metrics.update(logits.detach(), targets)
+        mean.update(loss.detach(), weight=len(targets))
+        # The metric objects add up over batches and processes, so every picture counts once.
+        self.log_dict(dict(metrics.items(keep_base=False)), on_step=False, on_epoch=True)
+        self.log(f"{split}/loss", mean, on_step=False, on_epoch=True, prog_bar=split != "test")
+
+    def on_train_epoch_start(self) -> None:
+        """Put what trains in train mode: Lightning keeps the modes it finds, whatever built the network left."""
+        self.network.train()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Give the objective of one batch."""
+        loss = self._step(batch, "train")
+        self.log("train/step_loss", loss.detach(), on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._step(batch, "test")
+
+    def on_validation_start(self) -> None:
+        """Measure one network, not one per process."""
+        share_buffers(self.network)
+
+    def on_validation_epoch_end(self) -> None:
+        """Refuse to choose a checkpoint by a figure that is not a number."""
+        loss = float(self.losses["val/"].compute())  # type: ignore[operator]
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"val/loss is {loss} after epoch {self.current_epoch}: lower optimizer.lr")
+
+    def _stop_on_non_finite(self, loss: Tensor, indices: Tensor) -> None:
+        files = self.trainer.datamodule.files("train", indices.tolist())  # type: ignore[attr-defined]
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        note = {
+            "step": self.global_step,
+            "epoch": self.current_epoch,
+            "lr": rate,
+            "loss": str(loss.item()),
+            "files": files,
+        }
+        path = Path(self.trainer.default_root_dir) / "nan_batch.json"
+        path.write_text(json.dumps(note, indent=2, ensure_ascii=False), encoding="utf-8")
+        last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        kept = f"; the last good checkpoint is {last}" if last.exists() else ""
+        raise NonFiniteError(
+            f"train/loss became {loss.item()} at step {self.global_step} with optimizer.lr={rate:g}: lower it "
+            f"(the pictures of that batch are in {path}){kept}"
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer over head and body groups, and its schedule."""
+        assert self.optimizer is not None
+        rate = self.optimizer.keywords.get("lr")  # type: ignore[attr-defined]
+        if rate is None:
+            raise ConfigError("optimizer.lr must be given: the body's learning rate is relative to it")
+        groups = self.network.parameter_groups(rate, self.body_lr_scale, self.later_stages)
+        try:
+            optimizer = self.optimizer(groups)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"optimizer: {error}") from error
+        if self.schedule is None:
+            return optimizer
+        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        return [optimizer], self.schedule.configure(optimizer, int(steps), epochs or -1, self.monitor)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what cannot change in this run."""
+        strip_frozen(checkpoint, *self._frozen())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put back what was left out, if it is the same."""
+        restore_frozen(checkpoint, *self._frozen())
+
+    def _frozen(self) -> tuple[Mapping[str, Tensor], str]:
+        """Give what cannot change in this run, and its fingerprint."""
+        state = self.network.state_dict()
+        frozen = {f"network.{key}": state[key] for key in self.network.frozen_keys(self.later_stages)}
+        if self._frozen_fingerprint is None:
+            # Once a run: hashing a large body takes a second.
+            self._frozen_fingerprint = fingerprint(frozen)
+        return frozen, self._frozen_fingerprint

@@ -1,0 +1,124 @@
+"""More than one device: exact figures under DistributedDataParallel, and DataParallel, which Lightning 2 removed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import strategies
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch import Tensor
+from torch.nn.parallel import data_parallel
+
+from tlearn.errors import ConfigError
+
+_RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class DDPStrategy(strategies.DDPStrategy):
+    """DistributedDataParallel whose processes run one command, and whose evaluation needs no equal parts.
+
+    Args:
+        command: what the further processes run; set by `relaunch_with` before fitting.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.command: list[str] | None = None
+
+    def relaunch_with(self, command: list[str]) -> None:
+        """Choose the command of the further processes."""
+        self.command = command
+
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
+        if self.command is not None and isinstance(self._launcher, _SubprocessScriptLauncher):
+            environment = self.cluster_environment
+            assert environment is not None
+            self._launcher = _Launcher(self.command, environment, self.num_processes, self.num_nodes)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate without DDP's wrapper, which would wait for other processes at every batch."""
+        with self.precision_plugin.val_step_context():
+            assert self.lightning_module is not None
+            return self.lightning_module.validation_step(*args, **kwargs)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate without DDP's wrapper, which would wait for other processes at every batch."""
+        with self.precision_plugin.test_step_context():
+            assert self.lightning_module is not None
+            return self.lightning_module.test_step(*args, **kwargs)
+
+
+class _Launcher(_SubprocessScriptLauncher):
+    """Start the further processes with one given command.
+
+    Lightning's own repeats sys.argv, which starts a whole sweep in each process where the command line is a sweep's.
+    """
+
+    def __init__(self, command: list[str], *args: Any) -> None:
+        super().__init__(*args)
+        self._command = command
+
+    def _call_children_scripts(self) -> None:
+        self._check_can_spawn_children()
+        os.environ["MASTER_ADDR"] = self.cluster_environment.main_address
+        os.environ["MASTER_PORT"] = str(self.cluster_environment.main_port)
+        os.environ["NODE_RANK"] = str(self.cluster_environment.node_rank())
+        os.environ["LOCAL_RANK"] = str(self.cluster_environment.local_rank())
+        os.environ["WORLD_SIZE"] = str(self.num_processes * self.num_nodes)
+        for rank in range(1, self.num_processes):
+            environment = {**os.environ, "LOCAL_RANK": str(rank)}
+            self.procs.append(subprocess.Popen([sys.executable, *self._command], env=environment))
+
+
+def share_buffers(module: torch.nn.Module) -> None:
+    """Give every process the first one's buffers: BatchNorm statistics drift apart with each training step."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def forget_processes() -> None:
+    """End this process's group, so that the next trial of a sweep can start its own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        for name in _RANK_VARIABLES:
+            os.environ.pop(name, None)
+
+
+class DataParallelStrategy(strategies.SingleDeviceStrategy):
+    """Split each batch over all GPUs of one process.
+
+    `torch.nn.parallel.data_parallel` copies the network anew for each batch, so parameters, checkpoint keys, optimizer
+    and metrics are those of one device. The batch size is the whole batch's.
+    """
+
+    strategy_name = "dp"
+
+    def __init__(self, devices: list[int] | None = None) -> None:
+        count = torch.cuda.device_count()
+        if devices is None and count < 2:
+            raise ConfigError(f"trainer=dp needs at least 2 GPUs, and this machine has {count}: use trainer=auto")
+        self.devices = list(range(count)) if devices is None else devices
+        super().__init__(torch.device("cuda", self.devices[0]))
+
+    def setup(self, trainer: Any) -> None:
+        """Send the module's forward pass through all devices."""
+        super().setup(trainer)
+        assert self.lightning_module is not None
+        self.lightning_module.forward = split_over(self.lightning_module.network, self.devices)  # type: ignore[method-assign, arg-type]
+
+    def teardown(self) -> None:
+        """Give the module its own forward pass back."""
+        if self.lightning_module is not None:
+            self.lightning_module.__dict__.pop("forward", None)
+        super().teardown()
+
+
+def split_over(network: torch.nn.Module, devices: list[int]) -> Callable[[Tensor], Tensor]:
+    """Give a function that runs the network on parts of a batch, one part per device."""
+    return partial(data_parallel, network, device_ids=devices)

@@ -1,0 +1,115 @@
+"""Name pictures with a finished run's model: python -m tlearn.predict run=RUN_FOLDER images=FOLDER."""
+
+import csv
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from tlearn.cli import program
+from tlearn.errors import BadImageError, ConfigError, DataError, OutputError
+
+if TYPE_CHECKING:
+    from tlearn.bundle import Model
+
+
+def predict(config: DictConfig) -> dict[str, float]:
+    """Write one row per readable picture: path, and the `topk` most probable classes with their probabilities."""
+    # Imported here: torch takes seconds, which help and configuration errors shall not.
+    from tlearn.bundle import load_model
+
+    paths = find_pictures(str(config.images))
+    model = load_model(config.run)
+    if config.topk > len(model.classes):
+        raise ConfigError(f"topk={config.topk}: the model knows {len(model.classes)} classes")
+    output = Path(config.output).expanduser()
+    header = ["path", "class", "probability"]
+    header += [f"{name}_{rank}" for rank in range(2, config.topk + 1) for name in ("class", "probability")]
+    bad: list[BadImageError] = []
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows(_rows(config, model, paths, bad))
+        temporary.replace(output)
+    except OSError as error:
+        raise OutputError(f"cannot write {output}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    print(f"{len(paths) - len(bad)} of {len(paths)} pictures named", output.absolute(), sep="\n", flush=True)
+    if bad:
+        reasons = "\n".join(f"  {error}" for error in bad)
+        raise DataError(f"{len(bad)} pictures cannot be read and have no row in {output}:\n{reasons}")
+    return {"pictures": len(paths)}
+
+
+def find_pictures(images: str) -> list[Path]:
+    """List pictures in stable order: one file, all below a folder, or what a glob matches.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    from tlearn.data.scan import ENDINGS
+
+    given = Path(images).expanduser()
+    if given.is_dir():
+        found = (path for path in given.rglob("*") if path.suffix.lower() in ENDINGS)
+        visible = [path for path in found if not any(part.startswith(".") for part in path.relative_to(given).parts)]
+        paths = [path for path in visible if path.is_file()]
+    elif given.exists():
+        paths = [given]
+    else:
+        paths = [Path(name) for name in glob.glob(str(given), recursive=True) if Path(name).is_file()]
+    if not paths:
+        raise DataError(f"images={images}: no pictures there (a folder, a file, or a quoted glob such as 'new/*.jpg')")
+    return sorted(paths)
+
+
+def _rows(config: DictConfig, model: "Model", paths: list[Path], bad: list[BadImageError]) -> Iterator[list[str]]:
+    """Yield a row for each readable picture, and collect the others."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from tlearn.data.datamodule import default_workers
+    from tlearn.data.dataset import PictureDataset
+    from tlearn.data.decode import Decoder
+    from tlearn.data.transforms import Transform
+
+    decoder = Decoder(**model.description["decoding"])
+    dataset = PictureDataset(paths, decoder, Transform(model.description["preprocessing"]))
+    workers = default_workers() if config.num_workers is None else config.num_workers
+    # A single picture is done before a worker has started.
+    workers = min(workers, len(paths) // config.batch_size)
+    loader = DataLoader(dataset, config.batch_size, num_workers=workers, collate_fn=list)
+    device = torch.device(
+        "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
+    )
+    network = model.network.to(device)
+    remaining = iter(paths)
+    for batch in loader:
+        images = [image for image, _ in batch if image is not None]
+        if images:
+            with torch.inference_mode():
+                top = network(torch.stack(images).to(device)).softmax(1).topk(config.topk)
+            answers = iter(zip(top.values.tolist(), top.indices.tolist(), strict=True))
+        for image, reason in batch:
+            path = next(remaining)
+            if image is None:
+                bad.append(BadImageError(path, reason))
+                continue
+            probabilities, indices = next(answers)
+            row = [str(path)]
+            for probability, index in zip(probabilities, indices, strict=True):
+                row += [model.classes[index], f"{probability:.6f}"]
+            yield row
+
+
+main = program("predict")(predict)
+
+if __name__ == "__main__":
+    main()

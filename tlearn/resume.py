@@ -1,0 +1,59 @@
+"""Give a stopped run's command line back, so that `resume=RUN_FOLDER` needs no other argument."""
+
+import os
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from tlearn.errors import CheckpointError, ConfigError
+
+
+def restored_arguments(arguments: list[str]) -> list[str]:
+    """Replace `resume=RUN_FOLDER` by the run's own arguments, in its folder and from where it was started.
+
+    Arguments given beside `resume` win over the stored ones. The stored ones are data, not code: one that names a
+    `_target_` counts only if it is given again.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+        ConfigError: a stored argument must be given again.
+    """
+    given = [argument for argument in arguments if argument.startswith("resume=")]
+    if not given or given[-1] in ("resume=", "resume=null"):
+        return arguments
+    run = Path(given[-1].partition("=")[2].strip("'\"")).absolute()
+    stored, config_dir, cwd = _read(run)
+    others = [argument for argument in arguments if argument not in given]
+    keys = {_key(argument) for argument in others}
+    missing = [argument for argument in stored if "_target_" in argument and argument not in others]
+    if missing:
+        raise ConfigError(f"this run names code of its own: give it again beside resume: {' '.join(missing)}")
+    kept = [argument for argument in stored if _key(argument) not in keys]
+    if cwd.is_dir():
+        # Relative paths such as data.root meant this folder.
+        os.chdir(cwd)
+    search = ["--config-dir", config_dir] if config_dir and "--config-dir" not in others else []
+    quoted = str(run).replace("\\", "\\\\").replace("'", "\\'")
+    return [*search, *kept, *others, f"resume='{quoted}'", f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"]
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+~")
+
+
+def _read(run: Path) -> tuple[list[str], str | None, Path]:
+    """Give a run's arguments, its folder of own options and the folder it was started from."""
+    try:
+        overrides = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "overrides.yaml"), resolve=False)
+        stored = OmegaConf.load(run / ".hydra" / "hydra.yaml")
+        runtime = OmegaConf.to_container(stored.hydra.runtime, resolve=False)
+        assert isinstance(overrides, list)
+        assert isinstance(runtime, dict)
+        directories = [source["path"] for source in runtime["config_sources"] if source["provider"] == "command-line"]
+        arguments = [str(argument) for argument in overrides if _key(str(argument)) != "resume"]
+        return arguments, directories[0] if directories else None, Path(str(runtime["cwd"]))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{run} holds no run to go on with: {error.filename} is missing") from error
+    except Exception as error:
+        # Damaged YAML raises a dozen types.
+        raise CheckpointError(f"{run}/.hydra cannot be read: {error}") from error

@@ -1,0 +1,64 @@
+"""The learning rate over a run: any scheduler of torch, told what only the run knows, after a linear warm-up."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR, OneCycleLR
+
+from tlearn.errors import ConfigError
+
+
+class Schedule:
+    """Build the schedulers of a run.
+
+    Args:
+        build: makes a scheduler of an optimizer; None leaves the learning rate as it is.
+        interval: "step" or "epoch", when the scheduler moves.
+        warmup_steps: optimizer steps over which the learning rate first rises linearly.
+        from_run: scheduler argument -> "steps" (of the whole run), "epochs" or "learning_rates" (per parameter group).
+    """
+
+    def __init__(
+        self,
+        build: Callable[..., Any] | None,
+        interval: str = "epoch",
+        warmup_steps: int = 0,
+        from_run: Mapping[str, str] | None = None,
+    ) -> None:
+        self.build, self.interval, self.warmup_steps = build, interval, warmup_steps
+        self.from_run = dict(from_run or {})
+
+    def configure(self, optimizer: Optimizer, steps: int, epochs: int, monitor: str) -> list[dict[str, Any]]:
+        """Give Lightning's scheduler descriptions.
+
+        Args:
+            optimizer: with its final parameter groups.
+            steps: optimizer steps of the whole run.
+            epochs: epochs of the whole run.
+            monitor: the figure that a plateau scheduler watches.
+
+        Raises:
+            ConfigError: the scheduler refuses its arguments, or the run has no known end.
+        """
+        rates = [group["lr"] for group in optimizer.param_groups]
+        known = {"steps": steps, "epochs": epochs, "learning_rates": rates}
+        arguments = {name: known[quantity] for name, quantity in self.from_run.items()}
+        if any(value in (-1, float("inf")) for value in (arguments[name] for name in arguments) if value is not rates):
+            raise ConfigError("this scheduler needs the length of the run: set trainer.max_epochs")
+        schedulers = []
+        if self.build is not None:
+            try:
+                main = self.build(optimizer, **arguments)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"scheduler: {error}") from error
+            if self.warmup_steps and isinstance(main, OneCycleLR):
+                raise ConfigError(
+                    "scheduler.warmup_steps: a one-cycle schedule has its own warm-up (scheduler.build.pct_start)"
+                )
+            schedulers.append({"scheduler": main, "interval": self.interval, "monitor": monitor})
+        if self.warmup_steps:
+            # LinearLR multiplies the present rate and then leaves it alone, so it goes together with any other.
+            rise = LinearLR(optimizer, start_factor=1e-3, total_iters=self.warmup_steps)
+            schedulers.append({"scheduler": rise, "interval": "step"})
+        return schedulers

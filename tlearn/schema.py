@@ -1,0 +1,273 @@
+"""What every key of the shipped configuration may hold, checked before anything is imported, read or written.
+
+A rule is a dotted key pattern and a check. Keys of a node that has a `_target_` may also be arguments that no rule
+names (`+trainer.limit_train_batches=3`): the constructor checks those. Everything else without a rule is a mistake.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from tlearn.errors import ConfigError
+
+# A check gives None for a good value, or what a good value is.
+Check = Callable[[Any], str | None]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Check:
+    """Accept finite numbers from `low` to `high` that are greater than `above`."""
+    bounds = (
+        [f">= {low}"] * (low > -math.inf) + [f"> {above}"] * (above > -math.inf) + [f"<= {high}"] * (high < math.inf)
+    )
+    expected = " ".join(["a number", " and ".join(bounds)]).strip()
+    return lambda value: None if _number(value) and low <= value <= high and value > above else expected
+
+
+def integer(low: float = -math.inf, high: float = math.inf) -> Check:
+    """Accept whole numbers from `low` to `high`."""
+    inside = number(low, high)
+    expected = "a whole number" + (f" >= {low}" if low > -math.inf else "") + (f" <= {high}" if high < math.inf else "")
+    return lambda value: None if isinstance(value, int) and inside(value) is None else expected
+
+
+def text(value: Any) -> str | None:
+    """Accept strings that are not empty."""
+    return None if isinstance(value, str) and value else "a text"
+
+
+def path(value: Any) -> str | None:
+    """Accept file names; YAML reads a folder called 2024 as a number."""
+    return None if (isinstance(value, str) and value) or _number(value) else "a path"
+
+
+def boolean(value: Any) -> str | None:
+    """Accept true and false."""
+    return None if isinstance(value, bool) else "true or false"
+
+
+def anything(value: Any) -> str | None:
+    """Accept what the constructor that receives it will check."""
+    return None
+
+
+def one_of(*choices: Any) -> Check:
+    """Accept the given values only."""
+    expected = "one of " + ", ".join(map(str, choices))
+    return lambda value: None if value in choices and not isinstance(value, bool) else expected
+
+
+def optional(check: Check) -> Check:
+    """Accept null too."""
+    return lambda value: None if value is None else _suffixed(check(value), " or null")
+
+
+def either(*checks: Check) -> Check:
+    """Accept what one of the checks accepts."""
+
+    def check(value: Any) -> str | None:
+        answers = [one(value) for one in checks]
+        return None if None in answers else " or ".join(str(answer) for answer in answers)
+
+    return check
+
+
+def list_of(check: Check, length: int | None = None) -> Check:
+    """Accept lists of `length` values that the check accepts."""
+
+    def checked(value: Any) -> str | None:
+        if isinstance(value, list) and length in (None, len(value)) and all(check(item) is None for item in value):
+            return None
+        item = next((check(item) for item in value if check(item)), "") if isinstance(value, list) else ""
+        return f"a list of {length or 'any number of'} values" + (f", each {item}" if item else "")
+
+    return checked
+
+
+def _suffixed(answer: str | None, suffix: str) -> str | None:
+    return None if answer is None else answer + suffix
+
+
+_FRACTION = number(0, 1)
+_STAGES = either(one_of("all"), list_of(text))
+
+RULES: dict[str, Check] = {
+    "seed": integer(0, 2**32 - 1),
+    "monitor.metric": text,
+    "monitor.mode": one_of("min", "max"),
+    "optimized_metric": text,
+    "resume": optional(path),
+    "run": path,
+    "split": one_of("train", "val", "test"),
+    "images": path,
+    "output": path,
+    "topk": integer(1),
+    "batch_size": integer(1),
+    "num_workers": optional(integer(0)),
+    "device": one_of("auto", "cpu", "cuda"),
+    "extra": anything,
+    "extra.*": anything,
+    "paths.*": path,
+    "data.name": text,
+    "data.root": optional(path),
+    "data.csv": path,
+    "data.download_root": path,
+    "data.url": either(text, list_of(text)),
+    "data.sha256": optional(text),
+    "data.split.fractions": list_of(_FRACTION, 3),
+    "data.split.val_fraction": number(0, 1, above=0),
+    "data.batch_size": integer(1),
+    "data.num_workers": optional(integer(0)),
+    "data.balance": one_of("none", "sampler", "weights"),
+    "data.on_bad_image": one_of("error", "skip"),
+    "data.allow_empty": boolean,
+    "data.max_pixels": integer(1),
+    "data.alpha_background": list_of(integer(0, 255), 3),
+    "data.high_bit_depth": one_of("error", "scale"),
+    "transforms.resize": optional(integer(1)),
+    "transforms.size": optional(integer(1)),
+    "transforms.interpolation": optional(one_of("nearest", "nearest-exact", "bilinear", "bicubic")),
+    "transforms.mean": optional(list_of(number(), 3)),
+    "transforms.std": optional(list_of(number(above=0), 3)),
+    "transforms.train": anything,
+    "transforms.mixup_alpha": number(0),
+    "transforms.cutmix_alpha": number(0),
+    "backbone.name": text,
+    "backbone.weights": optional(path),
+    "head.replace": one_of("classifier", "last"),
+    "head.hidden": list_of(integer(1)),
+    "head.dropout": number(0, 1),
+    "head.activation": text,
+    "finetune.pretrained": boolean,
+    "finetune.stages": _STAGES,
+    "finetune.later_stages": _STAGES,
+    "finetune.unfreeze_epoch": optional(integer(0)),
+    "finetune.body_lr_scale": number(above=0),
+    "loss.label_smoothing": _FRACTION,
+    "loss.weight": optional(list_of(number(0))),
+    "optimizer.lr": number(above=0),
+    "optimizer.weight_decay": number(0),
+    "optimizer.momentum": number(0),
+    "optimizer.nesterov": boolean,
+    "optimizer.max_iter": integer(1),
+    "optimizer.history_size": integer(1),
+    "scheduler.interval": one_of("step", "epoch"),
+    "scheduler.warmup_steps": integer(0),
+    "scheduler.from_run": anything,
+    "scheduler.from_run.*": one_of("steps", "epochs", "learning_rates"),
+    "scheduler.build.eta_min": number(0),
+    "scheduler.build.pct_start": _FRACTION,
+    "scheduler.build.factor": number(0, 1, above=0),
+    "scheduler.build.patience": integer(0),
+    "scheduler.build.step_size": integer(1),
+    "scheduler.build.gamma": number(above=0),
+    "scheduler.build": anything,
+    "trainer.max_epochs": either(integer(1), one_of(-1)),
+    "trainer.devices": either(integer(1), one_of("auto", -1), text, list_of(integer(0))),
+    "trainer.num_nodes": integer(1),
+    "trainer.accelerator": text,
+    "trainer.precision": either(text, one_of(16, 32, 64)),
+    "trainer.check_val_every_n_epoch": optional(integer(1)),
+    "trainer.val_check_interval": either(number(0, 1, above=0), integer(1)),
+    "trainer.accumulate_grad_batches": integer(1),
+    "trainer.gradient_clip_val": optional(number(above=0)),
+    "trainer.log_every_n_steps": integer(1),
+    "trainer.num_sanity_val_steps": integer(-1),
+    "trainer.fast_dev_run": either(boolean, integer(1)),
+    "trainer.use_distributed_sampler": boolean,
+    "trainer.enable_model_summary": boolean,
+    "callbacks": anything,
+    "callbacks.*": anything,
+    "logger": anything,
+    "logger.*": anything,
+}
+
+# What people call things elsewhere
+SYNONYMS = {
+    "lr": "optimizer.lr",
+    "learning_rate": "optimizer.lr",
+    "weight_decay": "optimizer.weight_decay",
+    "epochs": "trainer.max_epochs",
+    "max_epochs": "trainer.max_epochs",
+    "gpus": "trainer.devices",
+    "devices": "trainer.devices",
+    "precision": "trainer.precision",
+    "batch": "data.batch_size",
+    "batch_size": "data.batch_size",
+    "bs": "data.batch_size",
+    "workers": "data.num_workers",
+    "num_workers": "data.num_workers",
+    "data_dir": "data.root",
+    "root": "data.root",
+    "dataset": "data",
+    "model": "backbone",
+    "arch": "backbone",
+    "pretrained": "backbone.weights",
+    "weights": "backbone.weights",
+    "dropout": "head.dropout",
+    "hidden": "head.hidden",
+    "augmentation": "transforms",
+    "checkpoint": "resume",
+    "ckpt_path": "resume",
+}
+
+
+def suggestion(key: str, known: list[str]) -> str:
+    """Give "; did you mean ...?" for a mistyped key, or nothing."""
+    last = key.rsplit(".", 1)[-1]
+    if SYNONYMS.get(last) in known and SYNONYMS[last] != key:
+        return f"; did you mean {SYNONYMS[last]}?"
+    close = difflib.get_close_matches(key, known, n=3)
+    close += [
+        name for name in known if name.rsplit(".", 1)[-1] in difflib.get_close_matches(last, [name.rsplit(".", 1)[-1]])
+    ]
+    return f"; did you mean {', '.join(dict.fromkeys(close[:3]))}?" if close else ""
+
+
+def _leaves(node: dict[str, Any], prefix: str = "", free: bool = False) -> Iterator[tuple[str, Any, bool]]:
+    """Yield (dotted key, value, is an argument of some `_target_`) for all values that are no dictionaries."""
+    free = free or "_target_" in node
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{key}.", free)
+        else:
+            yield key, value, free
+
+
+def _rule(key: str) -> Check | None:
+    if key in RULES:
+        return RULES[key]
+    return next((check for pattern, check in RULES.items() if "*" in pattern and fnmatchcase(key, pattern)), None)
+
+
+def check(config: dict[str, Any], known: list[str]) -> None:
+    """Refuse unknown keys and values of a wrong type or range.
+
+    Args:
+        config: the composed configuration as plain data.
+        known: the keys to choose suggestions from.
+
+    Raises:
+        ConfigError: names the key, the value and what was expected.
+    """
+    for key, value, free in _leaves(config):
+        rule = _rule(key)
+        if rule is None and not free:
+            raise ConfigError(f"unknown key {key}{suggestion(key, known)} (notes of your own go under extra.)")
+        expected = rule(value) if rule else None
+        if expected:
+            raise ConfigError(f"{key}={value}: expected {expected}")
+    if "transforms" in config:
+        _check_transforms(config["transforms"])
+
+
+def _check_transforms(transforms: dict[str, Any]) -> None:
+    steps = transforms.get("train")
+    if not isinstance(steps, list) or not all(isinstance(step, dict) and "_target_" in step for step in steps):
+        raise ConfigError("transforms.train: expected a list of steps, each with a _target_")

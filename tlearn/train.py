@@ -1,0 +1,63 @@
+"""Train a classifier on pictures: python -m tlearn.train backbone=resnet18 data=folder data.root=FOLDER."""
+
+import time
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from tlearn.cli import is_main_process, program
+
+if TYPE_CHECKING:
+    from tlearn.run import RunFolder
+
+
+def train(config: DictConfig) -> dict[str, float]:
+    """Run one training and give its figures; everything it leaves lies in the run folder `config.paths.output_dir`."""
+    from tlearn.run import RunFolder
+
+    run = RunFolder(config.paths.output_dir)
+    if not is_main_process():
+        return _train(config, run)
+    run.claim()
+    try:
+        return _train(config, run)
+    finally:
+        run.release()
+
+
+def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
+    # Imported here: torch and lightning take seconds, which help and configuration errors shall not.
+    from lightning import seed_everything
+
+    from tlearn import assemble, parallel
+
+    started = time.monotonic()
+    seed_everything(config.seed, workers=True, verbose=False)
+    assemble.check_resume(config, run.path)
+    backbone = assemble.backbone(config)
+    preprocessing = assemble.complete_transforms(config, backbone)
+    pictures = assemble.pictures(config, run)
+    assemble.describe(config, run, pictures)
+    data = assemble.datamodule(config, pictures, preprocessing)
+    network = assemble.network(config, backbone, len(pictures.classes), preprocessing["size"])
+    module = assemble.module(config, network, data)
+    trainer = assemble.trainer(config, run.path)
+    try:
+        fit_started = time.monotonic()
+        trainer.fit(module, datamodule=data, ckpt_path=assemble.resume_from(config))
+        fit_seconds = time.monotonic() - fit_started
+        figures = assemble.evaluate_best(trainer, module, data)
+    finally:
+        parallel.forget_processes()
+    total, trainable = network.count_parameters()
+    figures |= {"params/total": total, "params/trainable": trainable}
+    figures |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
+    if trainer.is_global_zero:
+        assemble.finish(config, run, backbone, data, network, preprocessing, figures)
+    return figures
+
+
+main = program("train")(train)
+
+if __name__ == "__main__":
+    main()
