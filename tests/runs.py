@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torchvision
+
 from tlearn.configs import compose
 from tlearn.train import train
 
@@ -33,7 +34,7 @@ def overrides(data: Path, weights: Path | str, *more: str) -> list[str]:
         "data.num_workers=0",
         "backbone=torchvision",
         f"backbone.name={BACKBONE}",
-        f"backbone.weights='{weights}'",
+        f"backbone.weights={weights}",
         "transforms.size=32",
         "trainer=cpu",
         "trainer.max_epochs=1",

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.runs import overrides, program, run, write_weights
 from tlearn.configs import compose
 from tlearn.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from tlearn.train import train
-
-from tests.runs import overrides, program, run, write_weights
 
 TIMES = ("time/fit_s", "time/total_s")
 
@@ -148,7 +148,7 @@ def test_a_resumed_run_keeps_its_configuration_and_its_pictures(tmp_path, folder
     assert program("train", *command, cwd=tmp_path).returncode == 0
     changed = program("train", f"resume={folder}", "optimizer.lr=0.5", cwd=tmp_path)
     assert changed.returncode == ConfigError.exit_status
-    assert "optimizer.lr: 0.001 -> 0.5" in changed.stderr
+    assert "optimizer.lr: 0.003 -> 0.5" in changed.stderr
     write_weights(weights, seed=1)
     other_body = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
     assert other_body.returncode == CheckpointError.exit_status
@@ -170,7 +170,7 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path, folder_data, weights)
 
 
 def test_training_that_becomes_nan_stops_and_names_the_batch(tmp_path, folder_data, weights):
-    with pytest.raises(NonFiniteError, match="optimizer.lr"):
+    with pytest.raises(NonFiniteError, match=r"optimizer\.lr"):
         run(tmp_path / "run", folder_data, weights, "optimizer=sgd", "optimizer.lr=1e38", "trainer.max_epochs=3")
     note = json.loads((tmp_path / "run" / "nan_batch.json").read_text())
     assert note["files"]
@@ -217,7 +217,7 @@ def test_unreadable_pictures_are_all_named_before_training(tmp_path, folder_data
 def test_wrong_combinations_end_with_a_plain_message(tmp_path, folder_data, weights, more, words):
     from tlearn.explain import explain
 
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 - explain() tells which it must be
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - explain() tells which it must be
         run(tmp_path / "run", folder_data, weights, *more)
     status, message = explain(caught.value, list)
     assert status == ConfigError.exit_status
@@ -245,12 +245,12 @@ def test_mixed_batches_train(tmp_path, folder_data, weights, mix):
     assert run(tmp_path / "run", folder_data, weights, mix)["val/loss"] > 0
 
 
-def test_a_separable_task_is_learned(tmp_path, draw_split, weights):
+def test_a_separable_task_is_learned(tmp_path, draw_split):
     for split, first in (("train", 0), ("val", 100), ("test", 200)):
         draw_split(tmp_path / "data" / split, 12, first=first)
-    figures = run(
-        tmp_path / "run", tmp_path / "data", weights, "finetune=full", "optimizer.lr=0.003", "trainer.max_epochs=15"
-    )
+    # Without BatchNorm, so that random frozen layers give usable features
+    easy = ("backbone.name=squeezenet1_1", "transforms.size=64", "trainer.max_epochs=15")
+    figures = run(tmp_path / "run", tmp_path / "data", "null", *easy)
     assert figures["test/top1"] == 1.0
 
 

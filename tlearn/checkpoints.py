@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class CheckpointIO(LightningCheckpointIO):
             temporary.replace(path)
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as RuntimeError
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise OutputError(f"cannot save the checkpoint {path}: {error}") from error
 
     def load_checkpoint(

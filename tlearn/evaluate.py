@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def evaluate(config: DictConfig) -> dict[str, float]:
     """Measure the model of `config.run` on one split and give its figures."""
     # Imported here: torch and lightning take seconds, which help and configuration errors shall not.
-    from tlearn import assemble
+    from tlearn import assemble, parallel
     from tlearn.bundle import load_model
     from tlearn.data.datamodule import ImageDataModule
     from tlearn.data.prepare import Pictures
@@ -33,7 +33,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     data = ImageDataModule(Pictures(root, {"test": samples}, model.classes), decoder, transform, transform, **loading)
     run = RunFolder(config.paths.output_dir)
     trainer = assemble.evaluator(config, run.path)
-    [measured] = trainer.test(TransferModule(model.network, len(model.classes)), datamodule=data, verbose=False)
+    with parallel.further_processes(trainer):
+        [measured] = trainer.test(TransferModule(model.network, len(model.classes)), datamodule=data, verbose=False)
     figures = {f"{config.split}/{name.removeprefix('test/')}": value for name, value in measured.items()}
     if is_main_process():
         run.write_json("metrics.json", figures)

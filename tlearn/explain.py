@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tlearn.errors import ConfigError, OutputError, TlearnError
@@ -18,6 +18,7 @@ _STORAGE = {
     errno.EROFS,
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EEXIST,
     errno.ENOTDIR,
     errno.EISDIR,
     errno.ENAMETOOLONG,
@@ -26,8 +27,10 @@ _STORAGE = {
 
 def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[int, str | None]:
     """Give the exit status and the message for the user; no message means a fault of tlearn."""
-    if isinstance(error, KeyboardInterrupt):
+    if _is_interruption(error):
         return 130, "interrupted"
+    if type(error).__name__ == "SIGTERMException":
+        return 143, "terminated"
     for one in _chain(error):
         if isinstance(one, TlearnError):
             return one.exit_status, _last_words(str(one))
@@ -35,13 +38,19 @@ def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[
         return ConfigError.exit_status, _unknown_option(error)
     if isinstance(error, InstantiationException):
         return _constructor(error)
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    if isinstance(error, HydraException | OmegaConfBaseException) or _is_no_option(error):
         return ConfigError.exit_status, _configuration(error, known_keys)
     if isinstance(error, OSError) and error.errno in _STORAGE:
         return OutputError.exit_status, f"cannot write {error.filename or 'the output'}: {error.strerror}"
     if _is_misconfiguration(error):
         return ConfigError.exit_status, str(error)
     return TlearnError.exit_status, None
+
+
+def _is_interruption(error: BaseException) -> bool:
+    # Lightning turns Ctrl-C into SystemExit with status 1.
+    asked = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(asked, KeyboardInterrupt)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -57,6 +66,11 @@ def _last_words(message: str) -> str:
     return re.split(r"\n\S*tlearn\.errors\.\w+: ", message)[-1].strip()
 
 
+def _is_no_option(error: BaseException) -> bool:
+    # backbone=3: Hydra answers with a bare ValueError.
+    return isinstance(error, ValueError) and str(error).startswith("Config group override")
+
+
 def _is_misconfiguration(error: BaseException) -> bool:
     # Only where lightning was imported can its error have been raised; importing it here would cost seconds.
     module = sys.modules.get("lightning.fabric.utilities.exceptions")
@@ -68,7 +82,7 @@ def _constructor(error: InstantiationException) -> tuple[int, str | None]:
     where = re.search(r"full_key: (\S+)", str(error))
     expected = isinstance(cause, TypeError | ValueError | ImportError | InstantiationException)
     if expected or _is_misconfiguration(cause):
-        text = str(cause).splitlines()[0]
+        text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         return ConfigError.exit_status, f"{where.group(1)}: {text}" if where else text
     return TlearnError.exit_status, None
 
@@ -79,15 +93,23 @@ def _unknown_option(error: MissingConfigException) -> str:
     return f"unknown option {group}={option}{suggestion(option, options)}\noptions of {group}: {', '.join(options)}"
 
 
-def _configuration(error: Exception, known_keys: Callable[[], list[str]]) -> str:
-    for one in _chain(error):
-        if isinstance(one, MissingMandatoryValue):
-            key = getattr(one, "full_key", None) or str(one).split(": ")[-1].split()[0]
-            return f"{key} is required: {key}=..."
-    message = "\n".join(str(one) for one in _chain(error))
-    unknown = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", message)
+def _configuration(error: BaseException, known_keys: Callable[[], list[str]]) -> str:
+    if isinstance(error, OverrideParseException):
+        form = "KEY=VALUE, or \"KEY='VALUE'\" where VALUE holds any of =,[]{}"
+        return f"cannot read the argument {error.override}: write {form}"
+    message = str(error).strip()
+    # The innermost error knows the key best.
+    keys = [key for one in _chain(error) if (key := getattr(one, "full_key", None))]
+    if any(isinstance(one, MissingMandatoryValue) for one in _chain(error)):
+        key = keys[-1] if keys else message.split(": ")[-1].split()[0]
+        return f"{key} is required: {key}=..."
+    unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown:
-        full = re.search(r"Could not override '([^']+)'", message)
-        key = (full or unknown).group(1) or unknown.group(2)
+        key = max([unknown.group(1), *keys], key=len)
         return f"unknown key {key}{suggestion(key, known_keys())}"
-    return message.strip().splitlines()[0] if message.strip() else type(error).__name__
+    if "is not in struct" in message and keys:
+        return f"{keys[-1]} is missing: it can be changed, not removed"
+    # What follows an empty line is Hydra's search path.
+    lines = [line for line in message.partition("\n\n")[0].splitlines() if not line.startswith("    ")]
+    where = f"{keys[-1]}: " if keys else "GROUP=OPTION takes a name: " if _is_no_option(error) else ""
+    return where + ("\n".join(lines) or type(error).__name__)

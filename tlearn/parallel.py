@@ -3,42 +3,34 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import strategies
+from lightning.pytorch import Trainer, strategies
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor
 from torch.nn.parallel import data_parallel
 
 from tlearn.errors import ConfigError
 
+# All processes end about together.
+_PATIENCE_SECONDS = 30
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class DDPStrategy(strategies.DDPStrategy):
-    """DistributedDataParallel whose processes run one command, and whose evaluation needs no equal parts.
-
-    Args:
-        command: what the further processes run; set by `relaunch_with` before fitting.
-    """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.command: list[str] | None = None
+    """DistributedDataParallel whose processes run one command, and whose evaluation needs no equal parts."""
 
     def relaunch_with(self, command: list[str]) -> None:
-        """Choose the command of the further processes."""
-        self.command = command
-
-    def _configure_launcher(self) -> None:
-        super()._configure_launcher()
-        if self.command is not None and isinstance(self._launcher, _SubprocessScriptLauncher):
+        """Choose the command of the further processes; the Trainer has been made by then, and nothing was started."""
+        # Processes that torchrun or SLURM started launch no others.
+        if isinstance(self._launcher, _SubprocessScriptLauncher):
             environment = self.cluster_environment
             assert environment is not None
-            self._launcher = _Launcher(self.command, environment, self.num_processes, self.num_nodes)
+            self._launcher = _Launcher(command, environment, self.num_processes, self.num_nodes)
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate without DDP's wrapper, which would wait for other processes at every batch."""
@@ -82,12 +74,33 @@ def share_buffers(module: torch.nn.Module) -> None:
             torch.distributed.broadcast(buffer, 0)
 
 
-def forget_processes() -> None:
-    """End this process's group, so that the next trial of a sweep can start its own."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+@contextmanager
+def further_processes(trainer: Trainer) -> Iterator[None]:
+    """End the processes that the block started, at once if it fails: a sweep's next trial starts its own."""
+    try:
+        yield
+    except BaseException:
+        _end_processes(trainer, patience=0)
+        raise
+    _end_processes(trainer, _PATIENCE_SECONDS)
+
+
+def _end_processes(trainer: Trainer, patience: float) -> None:
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _Launcher):
+        return
+    # Lightning's watcher looks at this list, and kills this process too if one in it was killed.
+    processes, launcher.procs[:] = list(launcher.procs), []
+    for process in processes:
+        try:
+            process.wait(patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        for name in _RANK_VARIABLES:
-            os.environ.pop(name, None)
+    for name in _RANK_VARIABLES:
+        os.environ.pop(name, None)
 
 
 class DataParallelStrategy(strategies.SingleDeviceStrategy):

@@ -1,6 +1,7 @@
 """Give a stopped run's command line back, so that `resume=RUN_FOLDER` needs no other argument."""
 
 import os
+import re
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -21,11 +22,11 @@ def restored_arguments(arguments: list[str]) -> list[str]:
     given = [argument for argument in arguments if argument.startswith("resume=")]
     if not given or given[-1] in ("resume=", "resume=null"):
         return arguments
-    run = Path(given[-1].partition("=")[2].strip("'\"")).absolute()
+    run = Path(re.sub(r"^(['\"])(.*)\1$", r"\2", given[-1].partition("=")[2])).absolute()
     stored, config_dir, cwd = _read(run)
     others = [argument for argument in arguments if argument not in given]
     keys = {_key(argument) for argument in others}
-    missing = [argument for argument in stored if "_target_" in argument and argument not in others]
+    missing = [argument for argument in stored if _names_code(argument) and argument not in others]
     if missing:
         raise ConfigError(f"this run names code of its own: give it again beside resume: {' '.join(missing)}")
     kept = [argument for argument in stored if _key(argument) not in keys]
@@ -33,8 +34,21 @@ def restored_arguments(arguments: list[str]) -> list[str]:
         # Relative paths such as data.root meant this folder.
         os.chdir(cwd)
     search = ["--config-dir", config_dir] if config_dir and "--config-dir" not in others else []
-    quoted = str(run).replace("\\", "\\\\").replace("'", "\\'")
-    return [*search, *kept, *others, f"resume='{quoted}'", f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"]
+    folder = quoted(run)
+    return [*search, *kept, *others, f"resume={folder}", f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+
+
+def quoted(path: Path) -> str:
+    """Write a path so that Hydra reads its quotes, spaces, equals signs, braces and backslashes as they are."""
+    # A backslash means itself there, but before a quote, which the closing one is too.
+    protected = re.sub(r"(\\+)(?='|\Z)", r"\1\1", str(path))
+    return "'" + protected.replace("'", "\\'").replace("${", "\\${") + "'"
+
+
+def _names_code(argument: str) -> bool:
+    """Tell whether an argument could choose code: a target, data made into one, or a file outside of the options."""
+    group = "." not in _key(argument).partition("@")[0]
+    return any(word in argument for word in ("_target_", "oc.create", "oc.decode")) or (group and ".." in argument)
 
 
 def _key(argument: str) -> str:
@@ -51,6 +65,10 @@ def _read(run: Path) -> tuple[list[str], str | None, Path]:
         assert isinstance(runtime, dict)
         directories = [source["path"] for source in runtime["config_sources"] if source["provider"] == "command-line"]
         arguments = [str(argument) for argument in overrides if _key(str(argument)) != "resume"]
+        # Such arguments can load pickles and plugins; Hydra itself never stores any.
+        foreign = [argument for argument in arguments if argument.startswith("-") or _key(argument).startswith("hydra")]
+        if foreign:
+            raise ValueError(f"{foreign[0]} is no argument of a run")
         return arguments, directories[0] if directories else None, Path(str(runtime["cwd"]))
     except FileNotFoundError as error:
         raise CheckpointError(f"{run} holds no run to go on with: {error.filename} is missing") from error

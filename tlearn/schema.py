@@ -17,7 +17,8 @@ Check = Callable[[Any], str | None]
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # isfinite cannot take whole numbers beyond the range of floats.
+    return math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and not isinstance(value, bool)
 
 
 def number(low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Check:
@@ -32,7 +33,8 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: float = -ma
 def integer(low: float = -math.inf, high: float = math.inf) -> Check:
     """Accept whole numbers from `low` to `high`."""
     inside = number(low, high)
-    expected = "a whole number" + (f" >= {low}" if low > -math.inf else "") + (f" <= {high}" if high < math.inf else "")
+    bounds = [f">= {low}"] * (low > -math.inf) + [f"<= {high}"] * (high < math.inf)
+    expected = " ".join(["a whole number", " and ".join(bounds)]).strip()
     return lambda value: None if isinstance(value, int) and inside(value) is None else expected
 
 
@@ -97,6 +99,8 @@ _FRACTION = number(0, 1)
 _STAGES = either(one_of("all"), list_of(text))
 
 RULES: dict[str, Check] = {
+    "*._target_": text,
+    "*._partial_": boolean,
     "seed": integer(0, 2**32 - 1),
     "monitor.metric": text,
     "monitor.mode": one_of("min", "max"),
@@ -156,6 +160,7 @@ RULES: dict[str, Check] = {
     "optimizer.nesterov": boolean,
     "optimizer.max_iter": integer(1),
     "optimizer.history_size": integer(1),
+    "optimizer.line_search_fn": optional(one_of("strong_wolfe")),
     "scheduler.interval": one_of("step", "epoch"),
     "scheduler.warmup_steps": integer(0),
     "scheduler.from_run": anything,
@@ -168,9 +173,12 @@ RULES: dict[str, Check] = {
     "scheduler.build.gamma": number(above=0),
     "scheduler.build": anything,
     "trainer.max_epochs": either(integer(1), one_of(-1)),
-    "trainer.devices": either(integer(1), one_of("auto", -1), text, list_of(integer(0))),
+    "trainer.devices": either(integer(1), one_of("auto", -1), list_of(integer(0))),
     "trainer.num_nodes": integer(1),
     "trainer.accelerator": text,
+    "trainer.strategy": text,
+    "trainer.strategy.process_group_backend": text,
+    "trainer.default_root_dir": path,
     "trainer.precision": either(text, one_of(16, 32, 64)),
     "trainer.check_val_every_n_epoch": optional(integer(1)),
     "trainer.val_check_interval": either(number(0, 1, above=0), integer(1)),
@@ -182,8 +190,16 @@ RULES: dict[str, Check] = {
     "trainer.use_distributed_sampler": boolean,
     "trainer.enable_model_summary": boolean,
     "callbacks": anything,
+    "callbacks.checkpoint.save_top_k": integer(-1),
+    "callbacks.checkpoint.auto_insert_metric_name": boolean,
+    "callbacks.*.save_on_train_epoch_end": optional(boolean),
+    "callbacks.*.enable_version_counter": boolean,
+    "callbacks.early_stopping.patience": integer(0),
+    "callbacks.early_stopping.min_delta": number(),
     "callbacks.*": anything,
     "logger": anything,
+    "logger.tensorboard.default_hp_metric": boolean,
+    "logger.wandb.offline": boolean,
     "logger.*": anything,
 }
 
@@ -219,14 +235,22 @@ SYNONYMS = {
 
 def suggestion(key: str, known: list[str]) -> str:
     """Give "; did you mean ...?" for a mistyped key, or nothing."""
-    last = key.rsplit(".", 1)[-1]
+    group, _, last = key.rpartition(".")
+    if group in known and (key in known or key in RULES):
+        return f"; another option of {group} has it"
     if SYNONYMS.get(last) in known and SYNONYMS[last] != key:
         return f"; did you mean {SYNONYMS[last]}?"
-    close = difflib.get_close_matches(key, known, n=3)
-    close += [
-        name for name in known if name.rsplit(".", 1)[-1] in difflib.get_close_matches(last, [name.rsplit(".", 1)[-1]])
-    ]
-    return f"; did you mean {', '.join(dict.fromkeys(close[:3]))}?" if close else ""
+    folded = {name.casefold(): name for name in known}
+    close = [folded[name] for name in difflib.get_close_matches(key.casefold(), folded, n=3)]
+    close += [name for name in known if _alike(last.casefold(), name.rsplit(".", 1)[-1].casefold())]
+    close = list(dict.fromkeys(close))[:3]
+    return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def _alike(one: str, other: str) -> bool:
+    # vit for vit_b_16: a part says much even where most letters are missing
+    part = min(len(one), len(other)) >= 3 and (one in other or other in one)
+    return part or bool(difflib.get_close_matches(one, [other]))
 
 
 def _leaves(node: dict[str, Any], prefix: str = "", free: bool = False) -> Iterator[tuple[str, Any, bool]]:
@@ -256,6 +280,9 @@ def check(config: dict[str, Any], known: list[str]) -> None:
     Raises:
         ConfigError: names the key, the value and what was expected.
     """
+    removed = [key for key in known if "." not in key and key not in config]
+    if removed:
+        raise ConfigError(f"{removed[0]} is missing: it can be changed, not removed")
     for key, value, free in _leaves(config):
         rule = _rule(key)
         if rule is None and not free:

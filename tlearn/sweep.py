@@ -67,8 +67,16 @@ class Sweep:
 
         shown = [name for name in FIGURES if any(name in row for row in self._rows)]
         table = Table("trial", "overrides", *shown, "status")
-        for row in self._rows:
-            cells = [row["trial"], row["overrides"], *(row.get(name, "") for name in shown), row["status"]]
+        split = [row["overrides"].split() for row in self._rows]
+        common = set.intersection(*map(set, split)) if len(split) > 1 else set()
+        for row, overrides in zip(self._rows, split, strict=True):
+            # What all trials share would hide what tells them apart.
+            cells = [
+                row["trial"],
+                " ".join(word for word in overrides if word not in common),
+                *(row.get(name, "") for name in shown),
+                row["status"],
+            ]
             table.add_row(*(Text(cell) for cell in cells))
         console = Console()
         # Off a terminal rich assumes 80 columns and cuts figures

@@ -42,13 +42,11 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     network = assemble.network(config, backbone, len(pictures.classes), preprocessing["size"])
     module = assemble.module(config, network, data)
     trainer = assemble.trainer(config, run.path)
-    try:
+    with parallel.further_processes(trainer):
         fit_started = time.monotonic()
         trainer.fit(module, datamodule=data, ckpt_path=assemble.resume_from(config))
         fit_seconds = time.monotonic() - fit_started
         figures = assemble.evaluate_best(trainer, module, data)
-    finally:
-        parallel.forget_processes()
     total, trainable = network.count_parameters()
     figures |= {"params/total": total, "params/trainable": trainable}
     figures |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}

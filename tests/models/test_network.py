@@ -96,6 +96,7 @@ def test_features_of_a_frozen_body_are_ordinary_tensors_without_a_graph():
     assert not features.is_inference()
     assert torch.equal(features, network.features(images))
     assert torch.equal(network.eval().head(features), network(images))
+    assert network.features(images.clone().requires_grad_()).grad_fn is None
     network.unfreeze(["features.18"])
     assert network.features(images).grad_fn is not None
     with torch.no_grad():

@@ -21,7 +21,8 @@ from tlearn.models.weights import load_body, read_state_dict, sha256_of, weights
 class TorchvisionBackbone:
     """A torchvision classifier with its weights and preprocessing; constructing it builds and loads nothing.
 
-    Random weights, and a file that is none of torchvision's own, take architecture and preprocessing from DEFAULT.
+    Architecture and preprocessing are those of the weights; random weights take them from DEFAULT, and a file that is
+    none of torchvision's own from the model's first entry.
     """
 
     def __init__(self, name: str, weights: str | None = "DEFAULT") -> None:
@@ -133,6 +134,10 @@ class TorchvisionBackbone:
     @cached_property
     def _entry(self) -> WeightsEnum:
         """The entry whose architecture and preprocessing these are."""
+        if self._own_entry is None and self._path is not None:
+            # A file of unknown origin: the first entry is the classic recipe (resize 256) that most such files follow,
+            # DEFAULT often a newer one with another size.
+            return next(iter(get_model_weights(self.name)))
         return self._own_entry or self._member("DEFAULT")
 
 

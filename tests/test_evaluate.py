@@ -1,0 +1,125 @@
+"""Evaluation from a model folder alone: equal figures, moved pictures, other pictures, refusals."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import draw
+from tests.runs import program, run, write_weights
+from tlearn.configs import compose
+from tlearn.data.decode import Decoder
+from tlearn.errors import CheckpointError, DataError
+from tlearn.evaluate import evaluate
+from tlearn.predict import predict
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Give a finished run, its pictures and its figures."""
+    folder = tmp_path_factory.mktemp("trained")
+    colours = {"blue": (60, 60, 190), "green": (60, 170, 60), "red": (190, 60, 60)}
+    for split, count, first in (("train", 8, 0), ("val", 5, 100), ("test", 7, 200)):
+        for name, colour in colours.items():
+            for number in range(first, first + count):
+                draw(folder / "pictures" / split / name / f"{number}.png", colour, seed=number)
+    figures = run(folder / "run", folder / "pictures", write_weights(folder / "weights.pth"), "optimizer.lr=0.05")
+    return folder, figures
+
+
+def _evaluate(output: Path, run_folder: Path, *more: str) -> dict[str, float]:
+    arguments = [f"run='{run_folder}'", "trainer=cpu", "data.num_workers=0", *more]
+    return evaluate(compose(arguments, "evaluate", output_dir=output))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_the_figures_are_those_of_the_training(tmp_path, trained, split, batch_size):
+    folder, figures = trained
+    again = _evaluate(tmp_path, folder / "run", f"split={split}", f"data.batch_size={batch_size}")
+    for name in ("top1", "loss"):
+        assert again[f"{split}/{name}"] == pytest.approx(figures[f"{split}/{name}"], abs=1e-6)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == again
+
+
+def test_a_copied_model_folder_is_enough(tmp_path, trained):
+    folder, figures = trained
+    shutil.copytree(folder / "run" / "model", tmp_path / "copy")
+    shutil.copytree(folder / "pictures", tmp_path / "moved pictures")
+    again = _evaluate(tmp_path, tmp_path / "copy", f"data.root='{tmp_path / 'moved pictures'}'")
+    assert again["test/loss"] == pytest.approx(figures["test/loss"], abs=1e-6)
+
+
+def test_predictions_agree_with_the_test_figures(tmp_path, trained):
+    folder, figures = trained
+    arguments = [f"run={folder / 'run'}", f"images={folder / 'pictures' / 'test'}", f"output={tmp_path / 'p.csv'}"]
+    predict(compose(arguments, "predict", output_dir=tmp_path))
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    right = [Path(row["path"]).parent.name == row["class"] for row in rows]
+    assert sum(right) / len(right) == pytest.approx(figures["test/top1"], abs=1e-6)
+
+
+def test_a_changed_data_set_is_refused(tmp_path, trained):
+    folder, _ = trained
+    shutil.copytree(folder, tmp_path / "all")
+    description = tmp_path / "all" / "run" / "model" / "model.json"
+    moved = description.read_text().replace(str(folder / "pictures"), str(tmp_path / "all" / "pictures"))
+    description.write_text(moved)
+    assert _evaluate(tmp_path, tmp_path / "all" / "run")["test/top1"] >= 0
+    (tmp_path / "all" / "pictures" / "test" / "red" / "200.png").unlink()
+    with pytest.raises(DataError, match=r"200\.png"):
+        _evaluate(tmp_path, tmp_path / "all" / "run")
+
+
+def test_other_pictures_are_matched_by_class_name(tmp_path, trained, capsys):
+    folder, _ = trained
+    for number in range(6):
+        draw(tmp_path / "new" / "red" / f"{number}.png", (190, 60, 60), seed=number)
+        draw(tmp_path / "new" / "green" / f"{number}.png", (60, 170, 60), seed=number)
+    figures = _evaluate(tmp_path / "out", folder / "run", f"data.root={tmp_path / 'new'}")
+    assert 0 <= figures["test/top1"] <= 1
+    assert "no picture of blue" in capsys.readouterr().out
+
+
+def test_unknown_classes_are_refused_by_name(tmp_path, trained):
+    folder, _ = trained
+    for name in ("red", "violet"):
+        draw(tmp_path / "new" / name / "1.png", (100, 0, 100))
+    with pytest.raises(DataError, match=r"violet.*blue, green, red"):
+        _evaluate(tmp_path, folder / "run", f"data.root={tmp_path / 'new'}")
+
+
+def test_a_split_that_is_not_there_is_refused(tmp_path, trained):
+    folder, _ = trained
+    for split in ("train", "val"):
+        for name in ("red", "blue"):
+            draw(tmp_path / "new" / split / name / "1.png", (100, 0, 100))
+    with pytest.raises(DataError, match="no test split: it has train, val"):
+        _evaluate(tmp_path, folder / "run", f"data.root={tmp_path / 'new'}")
+
+
+def test_pictures_are_read_as_in_training(tmp_path, draw_split):
+    decoding = ("data.alpha_background=[0,0,0]", "data.high_bit_depth=scale")
+    run(tmp_path / "run", draw_split(tmp_path / "data", 8), write_weights(tmp_path / "w.pth"), *decoding)
+    description = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
+    assert Decoder(**description["decoding"]) == Decoder(alpha_background=(0, 0, 0), high_bit_depth="scale")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no model"):
+        _evaluate(tmp_path, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_figures_of_one(tmp_path, trained):
+    folder, figures = trained
+    # 15 pictures in batches of 4: neither divides by two
+    arguments = [f"run={folder / 'run'}", "split=val", "data.batch_size=4", "data.num_workers=0"]
+    done = program("evaluate", *arguments, "trainer=ddp_cpu", f"hydra.run.dir={tmp_path / 'two'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    both = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert both["val/top1"] == pytest.approx(figures["val/top1"], abs=1e-7)
+    assert both["val/loss"] == pytest.approx(figures["val/loss"], abs=1e-6)
