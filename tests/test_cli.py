@@ -224,8 +224,18 @@ class TestRunning:
         assert "ZeroDivisionError: a fault" in ended.err
         assert "tlearn: error" not in ended.err
 
-    def test_an_interruption_is_no_fault(self, start):
-        ended = start(*SMALL, name="predict", task=raising(KeyboardInterrupt()))
+    @pytest.mark.parametrize("passed_on", [False, True])
+    def test_an_interruption_is_no_fault(self, start, passed_on):
+        def task(config):
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                if passed_on:
+                    # As Lightning does
+                    sys.exit(1)
+                raise
+
+        ended = start(*SMALL, name="predict", task=task)
         assert (ended.status, ended.err) == (130, "tlearn: error: interrupted\n")
 
     def test_the_task_finds_the_environment_as_the_user_left_it(self, start, monkeypatch):

@@ -190,8 +190,9 @@ def test_compose_takes_overrides_and_a_run_folder(tmp_path):
     assert plain(config)["trainer"]["default_root_dir"] == str(tmp_path / "run")
 
 
-def test_compose_finds_options_of_a_folder_of_your_own(tmp_path):
-    folder = tmp_path / "my options" / "optimizer"
+@pytest.mark.parametrize("name", ["my options", "a=b", "a,b", "it's"])
+def test_compose_finds_options_of_a_folder_of_your_own(tmp_path, name):
+    folder = tmp_path / name / "optimizer"
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("defaults: [adam]\nlr: 5\n", encoding="utf-8")
     config = compose(["optimizer=mine"], config_dir=str(folder.parent))

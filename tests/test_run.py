@@ -70,7 +70,6 @@ def test_a_damaged_lock_holds_nobody_off(tmp_path, content):
     RunFolder(tmp_path).claim()
 
 
-@pytest.mark.xfail(strict=True, reason="TypeError and OverflowError are not caught yet")
 @pytest.mark.parametrize("content", ["3", "[]", '{"host": "HOST", "pid": null}', '{"host": "HOST", "pid": 1e30}'])
 def test_a_lock_of_another_form_holds_nobody_off(tmp_path, content):
     (tmp_path / ".lock").write_text(content.replace("HOST", socket.gethostname()), encoding="utf-8")
@@ -93,7 +92,6 @@ def test_a_folder_below_a_file_is_refused(tmp_path):
     assert str(tmp_path / "file" / "run") in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="taken for a folder that another run holds")
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="cannot write to the run folder"):

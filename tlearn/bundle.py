@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -103,13 +104,12 @@ def load_model(run: str | Path) -> Model:
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {' '.join(lines[:2])}") from error
-    return Model(folder, network.eval(), description)
+    # As in training, so that figures are equal to the last digits
+    return Model(folder, network.eval().to(memory_format=torch.channels_last), description)
 
 
 def _skeleton(description: dict[str, Any]) -> TransferNetwork:
     """Build the described network without weights."""
-    import torch
-
     architecture, head = dict(description["architecture"]), dict(description["head"])
     library, kind = architecture["library"], head.pop("kind")
     if library not in _LIBRARIES or kind not in _HEADS:

@@ -19,7 +19,7 @@ from tlearn import schema
 from tlearn.configs import CONF_DIR, compose, plain
 from tlearn.errors import OutputError
 from tlearn.explain import explain
-from tlearn.resume import restored_arguments
+from tlearn.resume import quoted, restored_arguments
 from tlearn.sweep import Sweep
 
 Task = Callable[[DictConfig], dict[str, float]]
@@ -60,11 +60,6 @@ def _run(config_name: str, task: Task) -> int:
         return _report(stopped.error, config_name, full_trace)
     except (Exception, KeyboardInterrupt) as error:
         return _report(error, config_name, full_trace)
-    except SystemExit as stop:
-        # Lightning turns Ctrl-C into exit status 1.
-        if isinstance(stop.__context__, KeyboardInterrupt):
-            return _report(stop.__context__, config_name, full_trace)
-        raise
 
 
 def _hydra_main(config_name: str, task: Task) -> int:
@@ -109,7 +104,7 @@ def _restore(name: str, value: str | None) -> None:
 
 def _check(config_name: str, overrides: list[str], config_dir: str | None) -> None:
     """Refuse a wrong configuration or a taken run folder before anything is written."""
-    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())}]"] if config_dir else []
     with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
         config = hydra.compose(config_name, [*overrides, *search], return_hydra_config=True)
     run_dir = Path(str(config.hydra.run.dir))

@@ -9,6 +9,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from tlearn.resume import quoted
+
 _PACKAGE = Path(__file__).resolve().parent
 # In a wheel the tree lies in the package, in a checkout beside it. An absolute path works for both, with `python -m`
 # and with a console script; a relative one or pkg:// does not.
@@ -34,7 +36,7 @@ def compose(
         output_dir: the run folder (no program runs here that would make one).
     """
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        search = [f"hydra.searchpath=[{config_dir}]"] if config_dir else []
+        search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())}]"] if config_dir else []
         config = hydra_compose(config_name, [*(overrides or []), *search])
     if output_dir is not None:
         with open_dict(config):

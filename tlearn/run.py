@@ -39,6 +39,8 @@ class RunFolder:
             with self._lock.open("x", encoding="utf-8") as file:
                 json.dump(note, file)
         except FileExistsError as error:
+            if not self.path.is_dir():
+                raise OutputError(f"cannot write to the run folder {self.path}: it is a file") from error
             raise OutputError(
                 f"{self.path} is in use by another run ({self._lock.read_text(encoding='utf-8')})"
             ) from error
@@ -55,7 +57,7 @@ class RunFolder:
             if note["host"] != socket.gethostname():
                 return True
             os.kill(int(note["pid"]), 0)
-        except (ValueError, KeyError, ProcessLookupError, FileNotFoundError):
+        except (ValueError, KeyError, TypeError, OverflowError, ProcessLookupError, FileNotFoundError):
             return False
         except PermissionError:
             return True

@@ -20,6 +20,7 @@ class Sweep:
 
     def __init__(self) -> None:
         self._rows: list[dict[str, str]] = []
+        self._overrides: list[list[str]] = []
         self._folder: Path | None = None
 
     def trial(
@@ -28,7 +29,9 @@ class Sweep:
         """Run one trial; a failure is recorded and the sweep goes on."""
         job = HydraConfig.get()
         self._folder = Path(job.sweep.dir)
-        row = {"trial": str(job.job.num), "overrides": " ".join(job.overrides.task), "folder": job.runtime.output_dir}
+        overrides = list(job.overrides.task)
+        self._overrides.append(overrides)
+        row = {"trial": str(job.job.num), "overrides": " ".join(overrides), "folder": job.runtime.output_dir}
         figures: dict[str, float] = {}
         try:
             check()
@@ -67,9 +70,8 @@ class Sweep:
 
         shown = [name for name in FIGURES if any(name in row for row in self._rows)]
         table = Table("trial", "overrides", *shown, "status")
-        split = [row["overrides"].split() for row in self._rows]
-        common = set.intersection(*map(set, split)) if len(split) > 1 else set()
-        for row, overrides in zip(self._rows, split, strict=True):
+        common = set.intersection(*map(set, self._overrides)) if len(self._rows) > 1 else set()
+        for row, overrides in zip(self._rows, self._overrides, strict=True):
             # What all trials share would hide what tells them apart.
             cells = [
                 row["trial"],
