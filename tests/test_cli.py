@@ -133,7 +133,7 @@ class TestConfigurationErrors:
             (["data.root=a=b"], "cannot read the argument data.root=a=b: write KEY=VALUE, or \"KEY='VALUE'\""),
             (["seed=1,2"], "add --multirun"),
             (["~seed"], "seed is missing: it can be changed, not removed"),
-            (["--config-name", "nowhere"], "Cannot find primary config 'nowhere'"),
+            (["--config-name", "nowhere"], "add options with --config-dir"),
             (["optimizer.lr=-1", "hydra.run.dir='a folder/with = and spaces'"], "optimizer.lr=-1: expected"),
         ],
         ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -92,6 +92,37 @@ def test_unknown_classes_are_refused_by_name(tmp_path, trained):
         _evaluate(tmp_path, folder / "run", f"data.root={tmp_path / 'new'}")
 
 
+def test_part_of_the_runs_own_pictures_is_refused(tmp_path, draw_split):
+    data = draw_split(tmp_path / "one folder per class", 12)
+    run(tmp_path / "run", data, write_weights(tmp_path / "w.pth"))
+    shutil.copytree(data, tmp_path / "copy")
+    assert _evaluate(tmp_path / "a", tmp_path / "run", f"data.root='{tmp_path / 'copy'}'")["test/top1"] >= 0
+    next((tmp_path / "copy" / "red").iterdir()).unlink()
+    with pytest.raises(DataError, match="trained on"):
+        _evaluate(tmp_path / "b", tmp_path / "run", f"data.root='{tmp_path / 'copy'}'")
+
+
+def test_a_table_of_other_pictures_is_measured(tmp_path, trained):
+    folder, _ = trained
+    for number in range(4):
+        draw(tmp_path / "new" / f"{number}.png", (190, 60, 60), seed=number)
+    rows = "".join(f"{number}.png,{'red' if number else 'blue'}\n" for number in range(4))
+    (tmp_path / "new" / "labels.csv").write_text("path,label\n" + rows)
+    figures = _evaluate(tmp_path / "out", folder / "run", "data=csv", f"data.csv={tmp_path / 'new' / 'labels.csv'}")
+    assert figures["test/top1"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def test_unreadable_pictures_are_refused_or_left_out(tmp_path, trained):
+    folder, _ = trained
+    for number in range(3):
+        draw(tmp_path / "new" / "red" / f"{number}.png", (190, 60, 60), seed=number)
+    (tmp_path / "new" / "red" / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"bad\.png"):
+        _evaluate(tmp_path / "a", folder / "run", f"data.root={tmp_path / 'new'}")
+    skipping = (f"data.root={tmp_path / 'new'}", "data.on_bad_image=skip")
+    assert _evaluate(tmp_path / "b", folder / "run", *skipping)["test/top1"] >= 0
+
+
 def test_a_split_that_is_not_there_is_refused(tmp_path, trained):
     folder, _ = trained
     for split in ("train", "val"):

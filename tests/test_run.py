@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,8 @@ from tlearn.run import RunFolder, environment
 HOLD = """
 import sys
 from tlearn.run import RunFolder
-RunFolder(sys.argv[1]).claim()
+folder = RunFolder(sys.argv[1])
+folder.claim()
 print("claimed", flush=True)
 input()
 """
@@ -54,26 +54,23 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path, elsewhere):
     holder = elsewhere(tmp_path / "run")
     holder.kill()
     holder.communicate()
-    RunFolder(tmp_path / "run").claim()
-    assert json.loads((tmp_path / "run" / ".lock").read_text(encoding="utf-8"))["pid"] == os.getpid()
+    folder = RunFolder(tmp_path / "run")
+    folder.claim()
+    assert str(os.getpid()) in (tmp_path / "run" / ".lock").read_text(encoding="utf-8")
 
 
-def test_a_lock_of_another_machine_counts_as_alive(tmp_path):
-    (tmp_path / ".lock").write_text(json.dumps({"pid": os.getpid(), "host": "another-machine"}), encoding="utf-8")
-    with pytest.raises(OutputError, match="another-machine"):
+@pytest.mark.parametrize("content", ["", "process 1 on another-machine"])
+def test_a_lock_file_that_nobody_holds_is_no_obstacle(tmp_path, content):
+    (tmp_path / ".lock").write_text(content, encoding="utf-8")
+    RunFolder(tmp_path).claim()
+
+
+@pytest.mark.parametrize("left", ["metrics.json", "checkpoints"])
+def test_a_folder_with_a_run_in_it_is_only_taken_to_go_on(tmp_path, left):
+    (tmp_path / left).mkdir()
+    with pytest.raises(OutputError, match="already holds a run"):
         RunFolder(tmp_path).claim()
-
-
-@pytest.mark.parametrize("content", ["", "{", "{}", '{"host": "HOST"}', '{"host": "HOST", "pid": "x"}'])
-def test_a_damaged_lock_holds_nobody_off(tmp_path, content):
-    (tmp_path / ".lock").write_text(content.replace("HOST", socket.gethostname()), encoding="utf-8")
-    RunFolder(tmp_path).claim()
-
-
-@pytest.mark.parametrize("content", ["3", "[]", '{"host": "HOST", "pid": null}', '{"host": "HOST", "pid": 1e30}'])
-def test_a_lock_of_another_form_holds_nobody_off(tmp_path, content):
-    (tmp_path / ".lock").write_text(content.replace("HOST", socket.gethostname()), encoding="utf-8")
-    RunFolder(tmp_path).claim()
+    RunFolder(tmp_path).claim(again=True)
 
 
 def test_a_released_folder_is_free_and_leaves_no_lock(tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.test_configs import ROUNDS, composed, known
 from tlearn import schema
+from tlearn.configs import compose, plain
 from tlearn.errors import ConfigError
 
 # Arguments of a target that only its constructor can judge, and places for anything
@@ -97,7 +98,6 @@ def test_every_other_key_refuses_what_makes_no_sense_there():
 @pytest.mark.parametrize(
     ("key", "choices"),
     [
-        ("monitor.mode", ["min", "max"]),
         ("data.balance", ["none", "sampler", "weights"]),
         ("data.on_bad_image", ["error", "skip"]),
         ("data.high_bit_depth", ["error", "scale"]),
@@ -118,14 +118,12 @@ def test_a_choice_must_be_one_of_its_choices(key, choices):
         ("seed", 0),
         ("seed", 2**32 - 1),
         ("data.num_workers", 0),
-        ("data.root", 2024),
         ("data.split.fractions", [0.7, 0.3, 0]),
         ("head.hidden", []),
         ("head.dropout", 0),
         ("optimizer.weight_decay", 0),
         ("loss.weight", [0.5, 2]),
         ("transforms.mean", [0, 0.5, 1.0]),
-        ("finetune.unfreeze_epoch", 0),
         ("trainer.devices", "auto"),
         ("trainer.devices", -1),
         ("trainer.devices", [0, 1]),
@@ -156,6 +154,7 @@ def test_unusual_values_that_mean_something_are_accepted(key, value):
         ("loss.label_smoothing", 1.5, "a number >= 0 and <= 1"),
         ("monitor.mode", "up", "one of min, max"),
         ("resume", True, "a path or null"),
+        ("data.root", 2024, "a path (write ./2024 for a file of that name) or null"),
         ("trainer.max_epochs", 0, "a whole number >= 1 or one of -1"),
     ],
 )
@@ -269,3 +268,22 @@ def test_nothing_is_suggested_where_nothing_is_alike():
 @pytest.mark.parametrize("key", ["head.hidden", "optimizer.momentum", "data.csv"])
 def test_a_key_of_another_option_is_said_to_be_one(key):
     assert schema.suggestion(key, known("train")) == f"; another option of {key.partition('.')[0]} has it"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["monitor.metric=val/top1"],
+        ["monitor.mode=max"],
+        ["finetune.unfreeze_epoch=3"],
+        ["finetune=gradual", "finetune.unfreeze_epoch=null"],
+    ],
+)
+def test_values_that_are_wrong_together_are_refused(arguments):
+    with pytest.raises(ConfigError):
+        schema.check(plain(compose(arguments, output_dir=".")), [])
+
+
+@pytest.mark.parametrize("arguments", [["monitor.metric=val/top1", "monitor.mode=max"], ["finetune=gradual"]])
+def test_values_that_belong_together_are_accepted(arguments):
+    schema.check(plain(compose(arguments, output_dir=".")), [])

@@ -86,10 +86,11 @@ def test_gradual_leaves_the_body_alone_until_its_epoch(tmp_path, folder_data, we
     gradual = ("finetune=gradual", "finetune.unfreeze_epoch=1", "callbacks.early_stopping=null")
     run(tmp_path / "before", folder_data, weights, *gradual)
     assert _changed(tmp_path / "before", weights) == set()
-    # Chosen by the highest loss, so that the last epoch counts as best
-    later = (*gradual, "trainer.max_epochs=2", "monitor.metric=epoch", "monitor.mode=max")
-    run(tmp_path / "after", folder_data, weights, *later)
-    assert "conv1.0.weight" in _changed(tmp_path / "after", weights)
+    run(tmp_path / "after", folder_data, weights, *gradual, "trainer.max_epochs=2")
+    last = torch.load(tmp_path / "after" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    before = torch.load(weights, weights_only=True)
+    for key in ("conv1.0.weight", "conv1.1.running_var"):
+        assert not torch.equal(last[f"network.body.{key}"], before[key])
 
 
 def test_scratch_ignores_the_weights(tmp_path, folder_data, weights):
@@ -136,10 +137,16 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, folder_data, wei
     assert resumed.stdout.strip().splitlines()[-1] == str(stopped)
     after = json.loads((stopped / "metrics.json").read_text())
     assert after["epoch/last"] == 2
+    assert _logged_epochs(stopped) == ["0", "1", "2"]
     expected = run(whole, folder_data, weights, *long, "trainer.max_epochs=3")
     assert after["val/loss"] == pytest.approx(expected["val/loss"], abs=1e-6)
     head = [load_file(folder / "model" / "model.safetensors")["head.weight"] for folder in (stopped, whole)]
     assert torch.equal(*head)
+
+
+def _logged_epochs(folder: Path) -> list[str]:
+    with (folder / "metrics.csv").open() as file:
+        return [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
 
 
 def test_a_resumed_run_keeps_its_configuration_and_its_pictures(tmp_path, folder_data, weights):
@@ -153,9 +160,29 @@ def test_a_resumed_run_keeps_its_configuration_and_its_pictures(tmp_path, folder
     other_body = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
     assert other_body.returncode == CheckpointError.exit_status
     assert "frozen weights" in other_body.stderr
-    next((folder_data / "train" / "red").iterdir()).unlink()
+    picture = next((folder_data / "train" / "red").iterdir())
+    picture.write_bytes(picture.read_bytes() + b"more")
+    edited = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
+    assert edited.returncode == DataError.exit_status
+    picture.unlink()
     fewer = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
     assert fewer.returncode == DataError.exit_status
+
+
+def test_a_schedule_over_the_whole_run_cannot_be_made_longer(tmp_path, folder_data, weights):
+    folder = tmp_path / "run"
+    command = [*overrides(folder_data, weights, "scheduler=cosine"), f"hydra.run.dir='{folder}'"]
+    assert program("train", *command, cwd=tmp_path).returncode == 0
+    longer = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
+    assert longer.returncode == ConfigError.exit_status
+    assert "trainer.max_epochs: 1 -> 2" in longer.stderr
+
+
+def test_lists_of_a_configuration_end_as_plain_lists_in_checkpoints(tmp_path, folder_data, weights):
+    radam = ("optimizer._target_=torch.optim.RAdam", "+optimizer.betas=[0.8,0.99]")
+    run(tmp_path / "run", folder_data, weights, *radam)
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert list(checkpoint["optimizer_states"][0]["param_groups"][0]["betas"]) == [0.8, 0.99]
 
 
 def test_a_folder_with_a_run_is_not_written_over(tmp_path, folder_data, weights):
@@ -210,6 +237,10 @@ def test_unreadable_pictures_are_all_named_before_training(tmp_path, folder_data
         (["optimizer=lbfgs", "finetune=full"], "optimizer"),
         (["trainer=gpu"], "GPU|gpu|CUDA|cuda|accelerator"),
         (["trainer=dp"], "needs at least 2 GPUs"),
+        (["trainer.devices=2"], "trainer=ddp_cpu"),
+        (["finetune=full", "data.batch_size=1"], "BatchNorm"),
+        (["trainer.max_epochs=-1", "scheduler=cosine"], "trainer.max_epochs"),
+        (["monitor.metric=val/top5", "monitor.mode=max"], "val/top5"),
         (["scheduler=onecycle", "scheduler.warmup_steps=3"], "warm-up"),
     ],
 )
@@ -256,9 +287,7 @@ def test_a_separable_task_is_learned(tmp_path, draw_split):
 
 def test_the_csv_log_has_a_row_for_each_epoch(tmp_path, folder_data, weights):
     run(tmp_path / "run", folder_data, weights, "trainer.max_epochs=3")
-    with (tmp_path / "run" / "metrics.csv").open() as file:
-        epochs = [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
-    assert epochs[:3] == ["0", "1", "2"]
+    assert _logged_epochs(tmp_path / "run") == ["0", "1", "2"]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,21 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from tlearn.bundle import MANIFEST, Model, head_of, save_model
+from tlearn.bundle import MANIFEST, head_of, save_model
 from tlearn.callbacks import Unfreeze, progress_bar
 from tlearn.checkpoints import CheckpointIO
 from tlearn.cli import is_main_process
 from tlearn.configs import plain
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
-from tlearn.data.prepare import BadImagesError, Pictures, available_cpus, prepare
-from tlearn.data.samples import Sample
-from tlearn.data.splits import read_manifest, write_manifest
+from tlearn.data.prepare import BadImagesError, Pictures, prepare
+from tlearn.data.splits import check_manifest, fingerprint, read_manifest, write_manifest
 from tlearn.data.transforms import Transform, complete, mixing
-from tlearn.data.verify import find_bad_images
-from tlearn.errors import CheckpointError, ConfigError, DataError
+from tlearn.errors import ConfigError, DataError
 from tlearn.models.network import TransferNetwork
 from tlearn.module import TransferModule
-from tlearn.parallel import DDPStrategy
-from tlearn.resume import quoted
+from tlearn.parallel import DataParallelStrategy, DDPStrategy
+from tlearn.resume import child_command
 from tlearn.run import RunFolder, environment
 
 # What Lightning and torch say of things that are meant to be so here
@@ -47,16 +44,18 @@ _EXPECTED_WARNINGS = (
     r".*The epoch parameter in `scheduler.step\(\)`",
 )
 
-# What a resumed run may have other than the stopped one: where and how far, not what is learned
-_FREE_ON_RESUME = ("resume", "paths", "extra", "trainer", "logger", "callbacks", "data.root", "data.num_workers")
+
+def build(node: Any, **more: Any) -> Any:
+    """Build what a node of the configuration names, from plain lists and dictionaries.
+
+    OmegaConf's own containers would end up in optimizers, and in checkpoints that then could not be read as plain data.
+    """
+    return instantiate(node, _convert_="all", **more)
 
 
 def backbone(config: DictConfig) -> Any:
     """Choose the backbone; nothing is loaded yet."""
-    chosen = instantiate(config.backbone)
-    if not config.finetune.pretrained:
-        chosen = instantiate(config.backbone, weights=None)
-    return chosen
+    return build(config.backbone, **({} if config.finetune.pretrained else {"weights": None}))
 
 
 def complete_transforms(config: DictConfig, chosen: Any) -> dict[str, Any]:
@@ -73,33 +72,24 @@ def decoder(config: DictConfig) -> Decoder:
     return Decoder(data.max_pixels, tuple(data.alpha_background), data.high_bit_depth)
 
 
-def model_decoder(model: Model) -> Decoder:
-    """Make the decoder that a model was trained with."""
-    return Decoder(**model.description["decoding"])
-
-
-def check_readable(config: DictConfig, root: Path, samples: Sequence[Sample], reader: Decoder) -> None:
-    """Refuse pictures that cannot be read, all of them at once."""
-    cache = Path(config.paths.cache).expanduser() / "verified"
-    bad = find_bad_images(root, [sample.path for sample in samples], reader, cache, available_cpus())
-    if bad:
-        raise BadImagesError(root, bad)
+def verified(config: DictConfig) -> Path:
+    """Give the folder that remembers which files were found good."""
+    return Path(config.paths.cache).expanduser() / "verified"
 
 
 def pictures(config: DictConfig, run: RunFolder) -> Pictures:
     """List, check and split the pictures; what was found wrong is written to data_report.json."""
     data, split = config.data, config.data.split
-    cache = Path(config.paths.cache).expanduser() / "verified"
     fractions = list(split.fractions)
     try:
         found = prepare(
-            instantiate(data.source),
+            build(data.source),
             decoder(config),
             fractions,
             split.val_fraction,
             config.seed,
             data.on_bad_image,
-            cache,
+            verified(config),
         )
     except BadImagesError as error:
         run.write_json("data_report.json", {"unreadable": error.files})
@@ -114,8 +104,13 @@ def pictures(config: DictConfig, run: RunFolder) -> Pictures:
 
 def datamodule(config: DictConfig, found: Pictures, preprocessing: dict[str, Any]) -> ImageDataModule:
     """Make the loaders: augmentation for train, the deterministic transform for all others."""
-    random = instantiate(config.transforms.train)
-    data = config.data
+    random = build(config.transforms.train)
+    data, count = config.data, len(found.splits["train"])
+    if count % data.batch_size == 1 and count > data.batch_size and is_main_process():
+        print(
+            f"the last training batch has {data.batch_size + 1} pictures: one alone could not train BatchNorm",
+            flush=True,
+        )
     return ImageDataModule(
         found,
         decoder(config),
@@ -133,7 +128,7 @@ def network(config: DictConfig, chosen: Any, num_classes: int, size: int) -> Tra
     body = chosen.build(config.head.replace)
     # The head starts the same for a seed, whatever building the body drew.
     torch.manual_seed(config.seed)
-    head = instantiate(config.head.build)(body.num_features, num_classes)
+    head = build(config.head.build)(body.num_features, num_classes)
     built = TransferNetwork(body.module, head, _names(config.finetune.stages))
     if size != chosen.preprocessing()["size"]:
         _check_size(built, size)
@@ -159,19 +154,21 @@ def _names(stages: Any) -> str | list[str]:
 def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule) -> TransferModule:
     """Put network, objective, optimizer and schedule together."""
     classes = data.pictures.classes
+    if config.monitor.metric.endswith("top5") and len(classes) <= 5:
+        raise ConfigError(f"monitor.metric={config.monitor.metric} does not exist for {len(classes)} classes")
     weight = config.loss.get("weight")
     if weight is not None and len(weight) != len(classes):
         raise ConfigError(f"loss.weight has {len(weight)} values for the {len(classes)} classes {', '.join(classes)}")
     if weight is None and config.data.balance == "weights":
         weight = data.class_weights()
-    loss = instantiate(config.loss)(**({} if weight is None else {"weight": list(weight)}))
+    loss = build(config.loss)(**({} if weight is None else {"weight": list(weight)}))
     tuning, transforms = config.finetune, config.transforms
     return TransferModule(
         built,
         len(classes),
         loss,
-        instantiate(config.optimizer),
-        instantiate(config.scheduler),
+        build(config.optimizer),
+        build(config.scheduler),
         body_lr_scale=tuning.body_lr_scale,
         later_stages=_names(tuning.later_stages),
         mix=mixing(len(classes), transforms.mixup_alpha, transforms.cutmix_alpha),
@@ -182,17 +179,17 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule) ->
 def trainer(config: DictConfig, folder: Path) -> Trainer:
     """Make the Trainer with its callbacks, loggers and strategy."""
     _quieten()
-    callbacks = [instantiate(one) for one in (config.callbacks or {}).values() if one is not None]
-    loggers = [instantiate(one) for one in (config.logger or {}).values() if one is not None]
+    callbacks = [build(one) for one in (config.callbacks or {}).values() if one is not None]
+    loggers = [build(one) for one in (config.logger or {}).values() if one is not None]
     tuning = config.finetune
     if tuning.unfreeze_epoch is not None:
         callbacks.append(Unfreeze(tuning.unfreeze_epoch, _names(tuning.later_stages)))
-    made: Trainer = instantiate(config.trainer, callbacks=callbacks, logger=loggers, plugins=[CheckpointIO()])
+    made: Trainer = build(config.trainer, callbacks=callbacks, logger=loggers, plugins=[CheckpointIO()])
+    _prepare_processes(config, made, folder)
     if tuning.unfreeze_epoch is not None and made.world_size > 1:
         raise ConfigError(
             "finetune.unfreeze_epoch does not work with several processes: use one device or finetune=full"
         )
-    _prepare_processes(made, folder)
     return made
 
 
@@ -200,8 +197,8 @@ def evaluator(config: DictConfig, folder: Path) -> Trainer:
     """Make a Trainer that only measures."""
     _quieten()
     quiet = {"logger": False, "enable_checkpointing": False}
-    made: Trainer = instantiate(config.trainer, **quiet, callbacks=[progress_bar()])
-    _prepare_processes(made, folder)
+    made: Trainer = build(config.trainer, **quiet, callbacks=[progress_bar()])
+    _prepare_processes(config, made, folder)
     return made
 
 
@@ -212,79 +209,50 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _prepare_processes(made: Trainer, folder: Path) -> None:
+def _prepare_processes(config: DictConfig, made: Trainer, folder: Path) -> None:
+    """Refuse what several devices would not do right, and tell further processes what to run."""
+    if isinstance(made.strategy, DataParallelStrategy) and config.trainer.devices != 1:
+        raise ConfigError("trainer=dp takes its GPUs from trainer.strategy.devices, such as [0,1]")
+    if made.world_size > 1 and not isinstance(made.strategy, DDPStrategy):
+        raise ConfigError(
+            f"trainer.devices={config.trainer.devices}: several processes need trainer=ddp or trainer=ddp_cpu"
+        )
     if isinstance(made.strategy, DDPStrategy) and HydraConfig.initialized():
-        made.strategy.relaunch_with(_child_command(folder))
-
-
-def _child_command(folder: Path) -> list[str]:
-    """Give the command of a further process: this trial alone, in this run's folder."""
-    job = HydraConfig.get()
-    sources = [source.path for source in job.runtime.config_sources if source.provider == "command-line"]
-    search = ["--config-dir", sources[0]] if sources else []
-    return [
-        "-m",
-        f"tlearn.{job.job.config_name}",
-        *search,
-        *job.overrides.task,
-        f"hydra.run.dir='{quoted}'",
-        "hydra.output_subdir=null",
-    ]
-
-
-def resume_from(config: DictConfig) -> str | None:
-    """Give the checkpoint to go on from, or None."""
-    if config.resume is None:
-        return None
-    path = Path(config.resume) / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: {config.resume} stopped before its first checkpoint; start it anew")
-    return str(path)
-
-
-def check_resume(config: DictConfig, folder: Path) -> None:
-    """Refuse to go on with a run under another configuration."""
-    if config.resume is None:
-        return
-    try:
-        stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no run to go on with: {error}") from error
-    before, now = _flat(OmegaConf.to_container(stored)), _flat(OmegaConf.to_container(config))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    changed = [key for key in changed if not key.startswith(_FREE_ON_RESUME)]
-    if changed:
-        lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
-        raise ConfigError(f"a resumed run keeps its configuration, and these differ:\n{lines}")
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict) or not node:
-        return {prefix.rstrip("."): node}
-    return {key: value for name, child in node.items() for key, value in _flat(child, f"{prefix}{name}.").items()}
+        made.strategy.relaunch_with(child_command(folder))
 
 
 def describe(config: DictConfig, run: RunFolder, found: Pictures) -> None:
     """Write what the run is made of before it starts: the split and the environment."""
-    manifest = run.path / MANIFEST
-    if config.resume is not None and read_manifest(manifest).splits != found.splits:
-        raise DataError(f"the pictures are not those of {manifest}: files were added, removed or renamed since")
+    path = run.path / MANIFEST
+    if config.resume is not None:
+        manifest = read_manifest(path)
+        if manifest.splits != found.splits:
+            raise DataError(f"the pictures are not those of {path}: files were added, removed or renamed since")
+        check_manifest(manifest, found.root)
     if is_main_process():
-        write_manifest(manifest, found.root, found.splits)
-        run.write_json("environment.json", environment())
+        write_manifest(path, found.root, found.splits)
+        data = {"root": str(found.root), "classes": found.classes, "fingerprint": fingerprint(found.root, found.splits)}
+        run.write_json("environment.json", {**environment(), "data": data})
 
 
-def evaluate_best(made: Trainer, trained: TransferModule, data: ImageDataModule) -> dict[str, float]:
+def evaluate_best(made: Trainer, trained: TransferModule, data: ImageDataModule, folder: Path) -> dict[str, float]:
     """Load the best checkpoint and measure it on val and test."""
-    checkpoint = getattr(made.checkpoint_callback, "best_model_path", "") or None
+    best = getattr(made.checkpoint_callback, "best_model_path", "")
+    # A resumed run remembers the place where its best checkpoint was, and the folder may have moved since.
+    checkpoint = str(folder / "checkpoints" / Path(best).name) if best else None
     figures: dict[str, float] = {"epoch/last": made.current_epoch - 1}
     if checkpoint is not None:
-        figures["epoch/best"] = torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"]
+        figures["epoch/best"] = CheckpointIO().load_checkpoint(checkpoint)["epoch"]
+    # The log has this epoch's validation already.
+    loggers, made.loggers = made.loggers, []
     [measured] = made.validate(trained, datamodule=data, ckpt_path=checkpoint, verbose=False)
     figures |= measured
     if "test" in data.datasets:
         [measured] = made.test(trained, datamodule=data, verbose=False)
         figures |= measured
+        for logger in loggers:
+            logger.log_metrics(dict(measured), step=made.global_step)
+            logger.save()
     return figures
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from tlearn.errors import CheckpointError
+from tlearn.data.decode import Decoder
+from tlearn.data.transforms import Transform
+from tlearn.errors import CheckpointError, OutputError
 from tlearn.models import heads
-from tlearn.models.backbones import TimmBackbone, TorchvisionBackbone
+from tlearn.models.backbones import SmallBackbone, TimmBackbone, TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, MANIFEST = "model.safetensors", "model.json", "splits.csv"
 
 # A description only chooses among these: names in it are never imported.
-_LIBRARIES: dict[str, Any] = {"torchvision": TorchvisionBackbone, "timm": TimmBackbone}
+_LIBRARIES: dict[str, Any] = {"small": SmallBackbone, "torchvision": TorchvisionBackbone, "timm": TimmBackbone}
 _HEADS: dict[str, Any] = {"linear": heads.linear, "mlp": heads.mlp}
 
 
@@ -39,6 +42,11 @@ class Model:
     def classes(self) -> list[str]:
         """The class names in the order of the logits."""
         return self.description["classes"]
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder it was trained with."""
+        return Decoder(**self.description["decoding"])
 
 
 def head_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -61,18 +69,32 @@ def save_model(folder: Path, network: TransferNetwork, description: dict[str, An
         folder: where to.
         network: in whatever state it is.
         description: see `Model`, and architecture (the backbone's), replace (how it was cut) and head.
+
+    Raises:
+        OutputError: the folder cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-    weights = folder / f".{WEIGHTS}.{os.getpid()}"
-    save_file(state, weights, metadata={"format": "pt", "tlearn": str(FORMAT)})
-    # safetensors makes files that only their owner can read, and a model folder is there to be shared.
-    weights.chmod(0o666 & ~_umask())
-    weights.replace(folder / WEIGHTS)
+    # In single precision whatever the training's: that is what reads it again.
+    state = {
+        key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for key, tensor in network.state_dict().items()
+    }
     text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False)
-    temporary = folder / f".{DESCRIPTION}.{os.getpid()}"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(folder / DESCRIPTION)
+    weights, described = (folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, DESCRIPTION))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, weights, metadata={"format": "pt", "tlearn": str(FORMAT)})
+        # safetensors makes files that only their owner can read, and a model folder is there to be shared.
+        weights.chmod(0o666 & ~_umask())
+        # surrogateescape: names of folders, and so of classes, need not be text
+        described.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
+        weights.replace(folder / WEIGHTS)
+        described.replace(folder / DESCRIPTION)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write the model folder {folder}: {error}") from error
+    finally:
+        for temporary in (weights, described):
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def _umask() -> int:
@@ -87,25 +109,41 @@ def load_model(run: str | Path) -> Model:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    run = Path(run)
+    run = Path(run).expanduser()
     folder = next((path for path in (run / "model", run) if (path / DESCRIPTION).is_file()), None)
     if folder is None:
         raise CheckpointError(f"{run} holds no model ({DESCRIPTION}): it appears there when a run has finished")
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape"))
         if description["format"] != FORMAT:
             raise CheckpointError(f"{folder} has format {description['format']}, and this tlearn reads {FORMAT}")
+        _check(description)
         network = _skeleton(description)
         state = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except CheckpointError:
+        raise
+    # A description that somebody has changed makes what reads it raise nearly anything.
+    except Exception as error:
         raise CheckpointError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
     try:
+        kinds = {key: tensor.dtype for key, tensor in network.state_dict().items()}
+        if other := [key for key, tensor in state.items() if tensor.dtype != kinds.get(key, tensor.dtype)]:
+            raise RuntimeError(f"{other[0]} is {state[other[0]].dtype}")
         network.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {' '.join(lines[:2])}") from error
     # As in training, so that figures are equal to the last digits
     return Model(folder, network.eval().to(memory_format=torch.channels_last), description)
+
+
+def _check(description: dict[str, Any]) -> None:
+    """Raise an error of some kind for what would only fail later."""
+    classes = description["classes"]
+    if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
+        raise ValueError("classes is no list of names")
+    Decoder(**description["decoding"])
+    Transform(description["preprocessing"])(torch.zeros(3, 8, 8, dtype=torch.uint8))
 
 
 def _skeleton(description: dict[str, Any]) -> TransferNetwork:

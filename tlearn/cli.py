@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlearn import schema
 from tlearn.configs import CONF_DIR, compose, plain
-from tlearn.errors import OutputError
+from tlearn.errors import ConfigError, OutputError
 from tlearn.explain import explain
 from tlearn.resume import quoted, restored_arguments
 from tlearn.sweep import Sweep
@@ -48,7 +48,8 @@ def program(config_name: str) -> Callable[[Task], Callable[[], None]]:
 
 def is_main_process() -> bool:
     """Tell whether this is the first of the processes of a run."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0) == 0
 
 
 def _run(config_name: str, task: Task) -> int:
@@ -68,6 +69,8 @@ def _hydra_main(config_name: str, task: Task) -> int:
     shows_only = arguments.help or arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
     if not shows_only and not arguments.multirun:
         _check(config_name, arguments.overrides, arguments.config_dir)
+    if arguments.config_name or arguments.config_path:
+        raise ConfigError("--config-name and --config-path are not for this program: add options with --config-dir")
     sweep = Sweep()
     asked = os.environ.get("HYDRA_FULL_ERROR")
 

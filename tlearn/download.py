@@ -1,7 +1,6 @@
 """Fetch files over https and unpack archives, with nothing left behind by a failure; the only user of the network."""
 
 import hashlib
-import logging
 import lzma
 import os
 import secrets
@@ -33,8 +32,6 @@ MAX_BYTES = 16 * 2**30
 MAX_MEMBERS = 1_000_000
 # What zipfile and tarfile let through, beside their own errors, when bytes are damaged.
 ODD_ERRORS = (EOFError, LookupError, OverflowError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
-
-log = logging.getLogger(__name__)
 
 
 class _Failed(Exception):  # noqa: N818 - never leaves this module
@@ -117,7 +114,7 @@ def _obtain(url: str, path: Path, sha256: str | None, what: str, by_hand: str) -
         if os.path.exists(path):
             _check_present(path, sha256)
         else:
-            log.info("Downloading %s from %s to %s", what, url, path)
+            print(f"downloading {what} from {url} to {path}", flush=True)
             _download(url, path, sha256)
     except _Failed as failure:
         raise DownloadError(f"cannot get {what} from {url}: {failure}; try again later, or {by_hand}") from failure
@@ -162,7 +159,7 @@ def _save_patiently(url: str, part: Path) -> tuple[str, int]:
         except _Failed as failure:
             if not failure.again:
                 raise
-            log.info("Trying %s again: %s", url, failure)
+            print(f"trying {url} again: {failure}", flush=True)
             time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
     return _save(url, part)
 

@@ -19,20 +19,21 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     from tlearn import assemble, parallel
     from tlearn.bundle import load_model
     from tlearn.data.datamodule import ImageDataModule
-    from tlearn.data.prepare import Pictures
+    from tlearn.data.prepare import Pictures, readable
     from tlearn.data.transforms import Transform
     from tlearn.module import TransferModule
     from tlearn.run import RunFolder
 
-    model = load_model(config.run)
-    root, samples = _samples(config, model)
-    decoder = assemble.model_decoder(model)
-    assemble.check_readable(config, root, samples, decoder)
+    model, run = load_model(config.run), RunFolder(config.paths.output_dir)
+    trainer = assemble.evaluator(config, run.path)
+    root, chosen = _choose(config, model)
+    bad, samples = readable(root, chosen, model.decoder, config.data.on_bad_image, assemble.verified(config))
+    if bad and is_main_process():
+        print(f"left out {len(bad)} unreadable pictures: {', '.join(list(bad)[:20])}", flush=True)
     transform = Transform(model.description["preprocessing"])
     loading = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
-    data = ImageDataModule(Pictures(root, {"test": samples}, model.classes), decoder, transform, transform, **loading)
-    run = RunFolder(config.paths.output_dir)
-    trainer = assemble.evaluator(config, run.path)
+    pictures = Pictures(root, {"test": samples}, model.classes)
+    data = ImageDataModule(pictures, model.decoder, transform, transform, **loading)
     with parallel.further_processes(trainer):
         [measured] = trainer.test(TransferModule(model.network, len(model.classes)), datamodule=data, verbose=False)
     figures = {f"{config.split}/{name.removeprefix('test/')}": value for name, value in measured.items()}
@@ -42,43 +43,57 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     return figures
 
 
-def _samples(config: DictConfig, model: "Model") -> tuple["Path", list["Sample"]]:
+def _choose(config: DictConfig, model: "Model") -> tuple["Path", list["Sample"]]:
     """Choose the pictures: the run's own split, also where they have moved to, or another data set's."""
     from pathlib import Path
 
-    from hydra.utils import instantiate
-
+    from tlearn import assemble
     from tlearn.bundle import MANIFEST
-    from tlearn.data.splits import check_manifest, read_manifest
+    from tlearn.data.splits import check_manifest, read_manifest, unchanged_files
     from tlearn.errors import DataError
 
     manifest = read_manifest(model.folder / MANIFEST)
-    own = config.data.root is None and "csv" not in config.data
-    root = Path(model.description["data_root"] if own or config.data.root is None else config.data.root).expanduser()
-    try:
+    own = config.data.root is None and config.data.name == "folder"
+    if own:
+        root = Path(model.description["data_root"])
         check_manifest(manifest, root)
-    except DataError:
-        if own:
-            raise
     else:
+        source = assemble.build(config.data.source)
+        source.prepare()
+        listing = source.listing()
+        root = listing.root
+    same = unchanged_files(manifest, root)
+    if own or same == len(manifest.sizes):
         if config.split not in manifest.splits:
             raise DataError(f"the run has no {config.split} split: it has {', '.join(manifest.splits)}")
         return root, manifest.splits[config.split]
-    listing = instantiate(config.data.source).listing()
     given = {sample.split for sample in listing.samples}
+    if given == {None} and same:
+        raise DataError(
+            f"{root} has {same} of the run's {len(manifest.sizes)} pictures and no splits of its own: figures would "
+            "include pictures it was trained on; give the whole set, or other pictures"
+        )
     if given != {None} and config.split not in given:
-        raise DataError(f"{listing.root} has no {config.split} split: it has {', '.join(sorted(map(str, given)))}")
+        raise DataError(f"{root} has no {config.split} split: it has {', '.join(sorted(map(str, given)))}")
     samples = [sample for sample in listing.samples if sample.split in (None, config.split)]
-    unknown = sorted({sample.label for sample in samples} - set(model.classes))
+    _check_classes(samples, model.classes, root)
+    return root, samples
+
+
+def _check_classes(samples: list["Sample"], classes: list[str], root: "Path") -> None:
+    """Refuse classes that the model does not know, and name those without a picture."""
+    from tlearn.errors import DataError
+
+    present = {sample.label for sample in samples}
+    unknown, absent = sorted(present - set(classes)), sorted(set(classes) - present)
     if unknown:
         raise DataError(
-            f"{listing.root} has classes that the model does not know: {', '.join(unknown)}; "
-            f"it knows {', '.join(model.classes)}"
+            f"{root} has classes that the model does not know: {', '.join(unknown)}; it knows {', '.join(classes)}"
         )
-    absent = sorted(set(model.classes) - {sample.label for sample in samples})
-    if absent and is_main_process():
-        print(f"no picture of {', '.join(absent)}", flush=True)
-    return listing.root, samples
+    if is_main_process():
+        print(
+            f"{len(samples)} pictures of {root}", *([f"no picture of {', '.join(absent)}"] if absent else []), sep="\n"
+        )
 
 
 main = program("evaluate")(evaluate)

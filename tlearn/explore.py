@@ -1,6 +1,7 @@
 """Look at a data set before training: python -m tlearn.explore data=folder data.root=FOLDER."""
 
 import csv
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,10 @@ def explore(config: DictConfig) -> dict[str, float]:
         }
         _write_table(run.path / "classes.csv", table)
         _write_duplicates(run.path / "duplicates.csv", same)
-        dataset.class_figure(table, list(found.splits)).savefig(run.path / "images_per_class.png", dpi=120)
+        with warnings.catch_warnings():
+            # No font has every script, and classes.csv has every name.
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            dataset.class_figure(table, list(found.splits)).savefig(run.path / "images_per_class.png", dpi=120)
         dataset.size_figure(sizes).savefig(run.path / "image_sizes.png", dpi=120)
         run.write_json("metrics.json", figures)
         _show(found, table, across)
@@ -51,7 +55,8 @@ def explore(config: DictConfig) -> dict[str, float]:
 
 
 def _write_table(path: Path, table: list[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # surrogateescape: names of folders, and so of classes, need not be text
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
         writer.writerows(table)

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from tlearn.checkpoints import restore_frozen, strip_frozen
-from tlearn.errors import ConfigError, NonFiniteError
+from tlearn.errors import CheckpointError, ConfigError, NonFiniteError
 from tlearn.models.network import TransferNetwork, fingerprint
 from tlearn.parallel import share_buffers
 from tlearn.schedule import Schedule
@@ -81,12 +81,20 @@ class TransferModule(LightningModule):
             images, objective_targets = self.mix(images, targets)
         else:
             objective_targets = targets
-        logits = self(images)
+        logits = self._logits(images)
         loss = self.loss(logits, objective_targets) if split == "train" else F.cross_entropy(logits, targets)
         if split == "train" and not torch.isfinite(loss):
             self._stop_on_non_finite(loss, indices)
         self._measure(split, logits, targets, loss)
         return loss
+
+    def _logits(self, images: Tensor) -> Tensor:
+        try:
+            return self(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError("one picture cannot train BatchNorm: raise data.batch_size, or add pictures") from error
 
     def _measure(self, split: str, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
         metrics, mean = self.metrics[f"{split}/"], self.losses[f"{split}/"]
@@ -159,7 +167,7 @@ class TransferModule(LightningModule):
         if self.schedule is None:
             return optimizer
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
-        return [optimizer], self.schedule.configure(optimizer, int(steps), epochs or -1, self.monitor)
+        return [optimizer], self.schedule.configure(optimizer, steps, epochs or -1, self.monitor)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what cannot change in this run."""
@@ -168,6 +176,11 @@ class TransferModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put back what was left out, if it is the same."""
         restore_frozen(checkpoint, *self._frozen())
+        own = {key: value.shape for key, value in self.state_dict().items()}
+        if own != {key: value.shape for key, value in checkpoint["state_dict"].items()}:
+            raise CheckpointError(
+                "the checkpoint holds another network than this run's: give the same head and classes"
+            )
 
     def _frozen(self) -> tuple[Mapping[str, Tensor], str]:
         """Give what cannot change in this run, and its fingerprint."""

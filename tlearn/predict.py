@@ -1,8 +1,8 @@
 """Name pictures with a finished run's model: python -m tlearn.predict run=RUN_FOLDER images=FOLDER."""
 
 import csv
-import glob
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ def predict(config: DictConfig) -> dict[str, float]:
     if config.topk > len(model.classes):
         raise ConfigError(f"topk={config.topk}: the model knows {len(model.classes)} classes")
     output = Path(config.output).expanduser()
+    if output.is_dir():
+        raise OutputError(f"output={config.output} is a folder: name a file in it")
     header = ["path", "class", "probability"]
     header += [f"{name}_{rank}" for rank in range(2, config.topk + 1) for name in ("class", "probability")]
     bad: list[BadImageError] = []
@@ -49,25 +51,58 @@ def predict(config: DictConfig) -> dict[str, float]:
 
 
 def find_pictures(images: str) -> list[Path]:
-    """List pictures in stable order: one file, all below a folder, or what a glob matches.
+    """List pictures in stable order: one file, all visible ones below a folder, or what a glob matches.
 
     Raises:
+        ConfigError: a glob that cannot be one.
         DataError: nothing is there.
     """
-    from tlearn.data.scan import ENDINGS
-
     given = Path(images).expanduser()
     if given.is_dir():
-        found = (path for path in given.rglob("*") if path.suffix.lower() in ENDINGS)
-        visible = [path for path in found if not any(part.startswith(".") for part in path.relative_to(given).parts)]
-        paths = [path for path in visible if path.is_file()]
+        paths = sorted(_below(given))
     elif given.exists():
         paths = [given]
     else:
-        paths = [Path(name) for name in glob.glob(str(given), recursive=True) if Path(name).is_file()]
+        paths = sorted(_matching(given))
     if not paths:
         raise DataError(f"images={images}: no pictures there (a folder, a file, or a quoted glob such as 'new/*.jpg')")
-    return sorted(paths)
+    return paths
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield what is called a picture; links to folders are followed, but each folder is entered once."""
+    from tlearn.data.scan import ENDINGS
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    entered = set()
+    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(here, name) for name in files if not name.startswith(".") and name.lower().endswith(ENDINGS))
+
+
+def _matching(given: Path) -> Iterator[Path]:
+    """Yield the files that a glob matches, hidden ones only if it asks for them; `**` follows no links."""
+    wild = next((index for index, part in enumerate(given.parts) if re.search(r"[*?[]", part)), None)
+    if wild is None:
+        return
+    folder, pattern = Path(*given.parts[:wild]), Path(*given.parts[wild:])
+    asked = any(part.startswith(".") for part in pattern.parts)
+    try:
+        # Not glob.glob: it follows a link that leads back up forty times, and two of them without end.
+        found = set(folder.glob(str(pattern)))
+    except ValueError as error:
+        raise ConfigError(f"images={given}: {error}") from error
+    for path in found:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and (asked or not hidden):
+            yield path
 
 
 def _rows(config: DictConfig, model: "Model", paths: list[Path], bad: list[BadImageError]) -> Iterator[list[str]]:
@@ -77,18 +112,16 @@ def _rows(config: DictConfig, model: "Model", paths: list[Path], bad: list[BadIm
 
     from tlearn.data.datamodule import default_workers
     from tlearn.data.dataset import PictureDataset
-    from tlearn.data.decode import Decoder
     from tlearn.data.transforms import Transform
 
-    decoder = Decoder(**model.description["decoding"])
-    dataset = PictureDataset(paths, decoder, Transform(model.description["preprocessing"]))
+    dataset = PictureDataset(paths, model.decoder, Transform(model.description["preprocessing"]))
     workers = default_workers() if config.num_workers is None else config.num_workers
     # A single picture is done before a worker has started.
     workers = min(workers, len(paths) // config.batch_size)
     loader = DataLoader(dataset, config.batch_size, num_workers=workers, collate_fn=list)
-    device = torch.device(
-        "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
-    )
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
+    device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     network = model.network.to(device)
     remaining = iter(paths)
     for batch in loader:

@@ -1,12 +1,20 @@
-"""Give a stopped run's command line back, so that `resume=RUN_FOLDER` needs no other argument."""
+"""A run's command line, given back to a resumed run or to a further process, and what a resumed run may not change."""
 
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tlearn.errors import CheckpointError, ConfigError
+
+# What a resumed run may have other than the stopped one: where it runs, what it reports, how far it goes
+_FREE = (
+    *("resume", "paths", "extra", "logger", "callbacks", "data.root", "data.num_workers"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
+)
 
 
 def restored_arguments(arguments: list[str]) -> list[str]:
@@ -19,10 +27,12 @@ def restored_arguments(arguments: list[str]) -> list[str]:
         CheckpointError: the folder holds no run.
         ConfigError: a stored argument must be given again.
     """
-    given = [argument for argument in arguments if argument.startswith("resume=")]
-    if not given or given[-1] in ("resume=", "resume=null"):
+    given = [argument for argument in arguments if _key(argument) == "resume"]
+    if not given or given[-1].endswith(("resume=", "resume=null")):
         return arguments
-    run = Path(re.sub(r"^(['\"])(.*)\1$", r"\2", given[-1].partition("=")[2])).absolute()
+    if "-m" in arguments or "--multirun" in arguments:
+        raise ConfigError("resume goes on with one run: give it without -m")
+    run = Path(re.sub(r"^(['\"])(.*)\1$", r"\2", given[-1].partition("=")[2])).expanduser().absolute()
     stored, config_dir, cwd = _read(run)
     others = [argument for argument in arguments if argument not in given]
     keys = {_key(argument) for argument in others}
@@ -75,3 +85,46 @@ def _read(run: Path) -> tuple[list[str], str | None, Path]:
     except Exception as error:
         # Damaged YAML raises a dozen types.
         raise CheckpointError(f"{run}/.hydra cannot be read: {error}") from error
+
+
+def child_command(folder: Path) -> list[str]:
+    """Give the command of a further process: this trial alone, in this run's folder."""
+    job = HydraConfig.get()
+    sources = [source.path for source in job.runtime.config_sources if source.provider == "command-line"]
+    search = ["--config-dir", sources[0]] if sources else []
+    place = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    return ["-m", f"tlearn.{job.job.config_name}", *search, *job.overrides.task, *place]
+
+
+def resume_from(config: DictConfig) -> str | None:
+    """Give the checkpoint to go on from, or None; CheckpointError if the run has none yet."""
+    if config.resume is None:
+        return None
+    path = Path(config.resume) / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: {config.resume} stopped before its first checkpoint; start it anew")
+    return str(path)
+
+
+def check_resume(config: DictConfig, folder: Path) -> None:
+    """Refuse to go on with a run under another configuration."""
+    if config.resume is None:
+        return
+    try:
+        stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} holds no run to go on with: {error}") from error
+    before, now = _flat(OmegaConf.to_container(stored)), _flat(OmegaConf.to_container(config))
+    # A schedule over the whole run would jump if the run became longer.
+    free = _FREE if config.scheduler.from_run else (*_FREE, "trainer.max_epochs")
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    changed = [key for key in changed if not key.startswith(free)]
+    if changed:
+        lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
+        raise ConfigError(f"a resumed run keeps its configuration, and these differ:\n{lines}")
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict) or not node:
+        return {prefix.rstrip("."): node}
+    return {key: value for name, child in node.items() for key, value in _flat(child, f"{prefix}{name}.").items()}

@@ -1,5 +1,6 @@
 """The run folder: held by one run, and explaining itself."""
 
+import fcntl
 import json
 import os
 import platform
@@ -8,7 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tlearn.errors import OutputError
 
@@ -18,50 +19,54 @@ _PACKAGES = (
 )
 
 
+_LOCK = ".lock"
+
+
 class RunFolder:
     """A folder that one run at a time may write to."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
-        self._lock = self.path / ".lock"
+        self._lock: IO[str] | None = None
 
-    def claim(self) -> None:
+    def claim(self, again: bool = False) -> None:
         """Take the folder for this process, before any work is done.
 
+        The kernel holds the lock, so that one of a killed process is gone with it.
+
+        Args:
+            again: go on with the run that the folder holds.
+
         Raises:
-            OutputError: it cannot be written to, or another run that is alive holds it.
+            OutputError: it cannot be written to, another process writes to it, or it holds a finished or stopped run.
         """
-        note = {"pid": os.getpid(), "host": socket.gethostname()}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if self._lock.exists() and not self._holder_is_alive():
-                self._lock.unlink(missing_ok=True)
-            with self._lock.open("x", encoding="utf-8") as file:
-                json.dump(note, file)
-        except FileExistsError as error:
-            if not self.path.is_dir():
-                raise OutputError(f"cannot write to the run folder {self.path}: it is a file") from error
-            raise OutputError(
-                f"{self.path} is in use by another run ({self._lock.read_text(encoding='utf-8')})"
-            ) from error
+            self._lock = (self.path / _LOCK).open("a+", encoding="utf-8")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = (self.path / _LOCK).read_text(encoding="utf-8", errors="replace").strip()
+            self._lock = None
+            raise OutputError(f"{self.path} is in use by another run ({holder}): wait for it, or end it") from error
         except OSError as error:
-            raise OutputError(f"cannot write to the run folder {self.path}: {error.strerror}") from error
+            reason = "it is a file" if self.path.is_file() else error.strerror
+            raise OutputError(f"cannot write to the run folder {self.path}: {reason}") from error
+        used = [name for name in ("metrics.json", "checkpoints") if (self.path / name).exists()]
+        if used and not again:
+            self.release()
+            raise OutputError(
+                f"{self.path} already holds a run ({used[0]}): choose another folder, or resume={self.path}"
+            )
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
 
     def release(self) -> None:
         """Let others have the folder."""
-        self._lock.unlink(missing_ok=True)
-
-    def _holder_is_alive(self) -> bool:
-        try:
-            note = json.loads(self._lock.read_text(encoding="utf-8"))
-            if note["host"] != socket.gethostname():
-                return True
-            os.kill(int(note["pid"]), 0)
-        except (ValueError, KeyError, TypeError, OverflowError, ProcessLookupError, FileNotFoundError):
-            return False
-        except PermissionError:
-            return True
-        return int(note["pid"]) != os.getpid()
+        if self._lock is not None:
+            (self.path / _LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a file of the folder, whole or not at all."""

@@ -4,9 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LinearLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, LinearLR, OneCycleLR
 
 from tlearn.errors import ConfigError
+
+# They set the learning rate whatever it was, where torch's others multiply it: a warm-up would be undone, or worse.
+_SETTING = (OneCycleLR, CyclicLR, LambdaLR, CosineAnnealingWarmRestarts)
 
 
 class Schedule:
@@ -29,13 +32,13 @@ class Schedule:
         self.build, self.interval, self.warmup_steps = build, interval, warmup_steps
         self.from_run = dict(from_run or {})
 
-    def configure(self, optimizer: Optimizer, steps: int, epochs: int, monitor: str) -> list[dict[str, Any]]:
+    def configure(self, optimizer: Optimizer, steps: float, epochs: int, monitor: str) -> list[dict[str, Any]]:
         """Give Lightning's scheduler descriptions.
 
         Args:
             optimizer: with its final parameter groups.
-            steps: optimizer steps of the whole run.
-            epochs: epochs of the whole run.
+            steps: optimizer steps of the whole run, infinite if it has no end.
+            epochs: epochs of the whole run, -1 if it has no end.
             monitor: the figure that a plateau scheduler watches.
 
         Raises:
@@ -52,13 +55,16 @@ class Schedule:
                 main = self.build(optimizer, **arguments)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"scheduler: {error}") from error
-            if self.warmup_steps and isinstance(main, OneCycleLR):
-                raise ConfigError(
-                    "scheduler.warmup_steps: a one-cycle schedule has its own warm-up (scheduler.build.pct_start)"
+            if self.warmup_steps and isinstance(main, _SETTING):
+                own = (
+                    " has its own (scheduler.build.pct_start)"
+                    if isinstance(main, OneCycleLR)
+                    else " sets the rate itself"
                 )
+                raise ConfigError(f"scheduler.warmup_steps: no warm-up goes before {type(main).__name__}, which{own}")
             schedulers.append({"scheduler": main, "interval": self.interval, "monitor": monitor})
         if self.warmup_steps:
-            # LinearLR multiplies the present rate and then leaves it alone, so it goes together with any other.
+            # LinearLR multiplies the present rate and then leaves it alone.
             rise = LinearLR(optimizer, start_factor=1e-3, total_iters=self.warmup_steps)
             schedulers.append({"scheduler": rise, "interval": "step"})
         return schedulers

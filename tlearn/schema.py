@@ -44,8 +44,11 @@ def text(value: Any) -> str | None:
 
 
 def path(value: Any) -> str | None:
-    """Accept file names; YAML reads a folder called 2024 as a number."""
-    return None if (isinstance(value, str) and value) or _number(value) else "a path"
+    """Accept file names."""
+    if _number(value):
+        # 2024.10 would already have lost its zero.
+        return f"a path (write ./{value} for a file of that name)"
+    return None if isinstance(value, str) and value else "a path"
 
 
 def boolean(value: Any) -> str | None:
@@ -102,7 +105,7 @@ RULES: dict[str, Check] = {
     "*._target_": text,
     "*._partial_": boolean,
     "seed": integer(0, 2**32 - 1),
-    "monitor.metric": text,
+    "monitor.metric": one_of("val/loss", "val/top1", "val/top5"),
     "monitor.mode": one_of("min", "max"),
     "optimized_metric": text,
     "resume": optional(path),
@@ -123,6 +126,10 @@ RULES: dict[str, Check] = {
     "data.download_root": path,
     "data.url": either(text, list_of(text)),
     "data.sha256": optional(text),
+    "data.counts.train": integer(1),
+    "data.counts.val": integer(1),
+    "data.counts.test": integer(1),
+    "data.draw_seed": integer(0),
     "data.split.fractions": list_of(_FRACTION, 3),
     "data.split.val_fraction": number(0, 1, above=0),
     "data.batch_size": integer(1),
@@ -173,6 +180,7 @@ RULES: dict[str, Check] = {
     "scheduler.build.gamma": number(above=0),
     "scheduler.build": anything,
     "trainer.max_epochs": either(integer(1), one_of(-1)),
+    "trainer.strategy.devices": optional(list_of(integer(0))),
     "trainer.devices": either(integer(1), one_of("auto", -1), list_of(integer(0))),
     "trainer.num_nodes": integer(1),
     "trainer.accelerator": text,
@@ -292,6 +300,17 @@ def check(config: dict[str, Any], known: list[str]) -> None:
             raise ConfigError(f"{key}={value}: expected {expected}")
     if "transforms" in config:
         _check_transforms(config["transforms"])
+    _check_together(config)
+
+
+def _check_together(config: dict[str, Any]) -> None:
+    """Refuse values that are right alone and wrong together."""
+    monitor, tuning = config.get("monitor"), config.get("finetune")
+    if monitor and monitor["mode"] != ("min" if monitor["metric"].endswith("loss") else "max"):
+        right = "min" if monitor["metric"].endswith("loss") else "max"
+        raise ConfigError(f"monitor.mode={monitor['mode']}: {monitor['metric']} is best at its {right}imum, so {right}")
+    if tuning and (tuning["unfreeze_epoch"] is None) != (not tuning["later_stages"]):
+        raise ConfigError("finetune.later_stages and finetune.unfreeze_epoch only work together")
 
 
 def _check_transforms(transforms: dict[str, Any]) -> None:

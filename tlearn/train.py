@@ -18,7 +18,7 @@ def train(config: DictConfig) -> dict[str, float]:
     run = RunFolder(config.paths.output_dir)
     if not is_main_process():
         return _train(config, run)
-    run.claim()
+    run.claim(again=config.resume is not None)
     try:
         return _train(config, run)
     finally:
@@ -30,10 +30,13 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     from lightning import seed_everything
 
     from tlearn import assemble, parallel
+    from tlearn.resume import check_resume, resume_from
 
     started = time.monotonic()
     seed_everything(config.seed, workers=True, verbose=False)
-    assemble.check_resume(config, run.path)
+    check_resume(config, run.path)
+    checkpoint = resume_from(config)
+    trainer = assemble.trainer(config, run.path)
     backbone = assemble.backbone(config)
     preprocessing = assemble.complete_transforms(config, backbone)
     pictures = assemble.pictures(config, run)
@@ -41,12 +44,11 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     data = assemble.datamodule(config, pictures, preprocessing)
     network = assemble.network(config, backbone, len(pictures.classes), preprocessing["size"])
     module = assemble.module(config, network, data)
-    trainer = assemble.trainer(config, run.path)
     with parallel.further_processes(trainer):
         fit_started = time.monotonic()
-        trainer.fit(module, datamodule=data, ckpt_path=assemble.resume_from(config))
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         fit_seconds = time.monotonic() - fit_started
-        figures = assemble.evaluate_best(trainer, module, data)
+        figures = assemble.evaluate_best(trainer, module, data, run.path)
     total, trainable = network.count_parameters()
     figures |= {"params/total": total, "params/trainable": trainable}
     figures |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}

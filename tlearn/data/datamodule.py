@@ -66,7 +66,7 @@ class ImageDataModule(LightningDataModule):
         dataset = self.datasets["train"]
         per_class = self.class_weights()
         weights = [per_class[target] for target in dataset.targets] if self.balance == "sampler" else None
-        sampler = TrainSampler(len(dataset), self.seed, weights, *self._place())
+        sampler = TrainSampler(len(dataset), self.seed, weights, *self._place("train"))
         return self._loader("train", batch_sampler=TrainBatches(sampler, self.batch_size))
 
     def val_dataloader(self) -> DataLoader:
@@ -78,17 +78,18 @@ class ImageDataModule(LightningDataModule):
         return self._evaluation("test")
 
     def _evaluation(self, split: str) -> DataLoader:
-        rank, world_size = self._place()
+        sampler = EvaluationSampler(len(self.datasets[split]), *self._place(split))
+        return self._loader(split, sampler=sampler, batch_size=self.batch_size)
+
+    def _place(self, split: str) -> tuple[int, int]:
+        """Give this process's rank and the number of processes, each of which must have a picture."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         count = len(self.datasets[split])
         if count < world_size:
             raise DataError(
                 f"{count} pictures in {split} are too few for {world_size} processes: set trainer.devices={count}"
             )
-        return self._loader(split, sampler=EvaluationSampler(count, rank, world_size), batch_size=self.batch_size)
-
-    def _place(self) -> tuple[int, int]:
-        """Give this process's rank and the number of processes."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return rank, world_size
 
     def _loader(self, split: str, **how: Any) -> DataLoader:
         processes = self.trainer.num_devices if self.trainer and self.trainer.world_size > 1 else 1

@@ -8,6 +8,8 @@ from typing import Protocol
 
 from tlearn.data.decode import Decoder
 from tlearn.data.samples import Listing, Sample
+from tlearn.data.scan import capped
+from tlearn.data.scan import capped
 from tlearn.data.splits import class_list, make_splits
 from tlearn.data.verify import find_bad_images
 from tlearn.errors import DataError
@@ -61,18 +63,43 @@ def prepare(
         cache: folder that remembers which files were found good, or None.
 
     Raises:
-        DataError: pictures that cannot be read, with every one of them named in its `files`.
+        BadImagesError: pictures that cannot be read; with "skip", only if a class has no others.
+        DataError: a split or a class list that cannot be used.
     """
     source.prepare()
     listing = source.listing()
-    bad = find_bad_images(listing.root, [sample.path for sample in listing.samples], decoder, cache, available_cpus())
-    if bad and on_bad_image == "error":
-        raise BadImagesError(listing.root, bad)
-    samples = [sample for sample in listing.samples if sample.path not in bad]
+    bad, samples = readable(listing.root, listing.samples, decoder, on_bad_image, cache)
+    if lost := {sample.label for sample in listing.samples} - {sample.label for sample in samples}:
+        raise BadImagesError(listing.root, bad, sorted(lost))
     splits, notes = make_splits(samples, fractions, val_fraction, seed)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {len(bad)} unreadable pictures{_per_class(listing.samples, bad)}"] if bad else []
     return Pictures(listing.root, splits, classes, [*listing.notes, *skipped, *notes, *more], bad)
+
+
+def readable(
+    root: Path, samples: Sequence[Sample], decoder: Decoder, on_bad_image: str, cache: Path | None
+) -> tuple[dict[str, str], list[Sample]]:
+    """Give what cannot be read, path -> reason, and the other samples.
+
+    Raises:
+        BadImagesError: some cannot be read and `on_bad_image` is "error".
+    """
+    bad = find_bad_images(root, [sample.path for sample in samples], decoder, cache, available_cpus())
+    if bad and on_bad_image == "error":
+        raise BadImagesError(root, bad)
+    return bad, [sample for sample in samples if sample.path not in bad]
+
+
+def _check_classes(listing: Listing, samples: Sequence[Sample], bad: dict[str, str]) -> None:
+    """Refuse to leave out a whole class: the network would never learn that it exists."""
+    lost = {sample.label for sample in listing.samples} - {sample.label for sample in samples}
+    if lost:
+        path = next(sample.path for sample in listing.samples if sample.label in lost)
+        raise DataError(
+            f"no picture can be read of {capped(sorted(lost))}, such as {listing.root / path}: {bad[path]}\n"
+            "mend pictures of each of these classes, or remove the classes"
+        )
 
 
 def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:
@@ -81,13 +108,11 @@ def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:
 
 
 class BadImagesError(DataError):
-    """Pictures that cannot be read; `files` maps each path to its reason."""
+    """Pictures that cannot be read; `files` maps each path to its reason, and classes in `lost` have no others."""
 
-    def __init__(self, root: Path, files: dict[str, str]) -> None:
-        shown = "\n".join(f"  {root / path}: {reason}" for path, reason in list(files.items())[:20])
-        more = f"\n  ... and {len(files) - 20} more" if len(files) > 20 else ""
-        super().__init__(
-            f"{len(files)} pictures cannot be read:\n{shown}{more}\n"
-            "mend or remove them, or leave them out with data.on_bad_image=skip"
-        )
+    def __init__(self, root: Path, files: dict[str, str], lost: Sequence[str] = ()) -> None:
+        among = f", among them all of {capped(lost)}" if lost else ""
+        shown = capped((f"  {root / path}: {reason}" for path, reason in files.items()), separator="\n")
+        advice = "or remove the classes" if lost else "or leave them out with data.on_bad_image=skip"
+        super().__init__(f"{len(files)} pictures cannot be read{among}:\n{shown}\nmend or remove them, {advice}")
         self.files = files

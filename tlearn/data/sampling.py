@@ -10,9 +10,9 @@ from torch.utils.data import Sampler
 Draw = tuple[int, int]
 
 
-def draw_seed(seed: int, epoch: int, index: int) -> int:
-    """Give the seed of one picture's augmentation in one epoch."""
-    return int.from_bytes(blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest(), "big") >> 1
+def draw_seed(seed: int, epoch: int, place: int) -> int:
+    """Give the seed of the augmentation at one place of an epoch: a picture drawn twice is augmented in two ways."""
+    return int.from_bytes(blake2b(f"{seed}/{epoch}/{place}".encode(), digest_size=8).digest(), "big") >> 1
 
 
 class TrainSampler(Sampler[Draw]):
@@ -41,13 +41,12 @@ class TrainSampler(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         generator = torch.Generator().manual_seed(draw_seed(self.seed, self.epoch, -1))
         if self.weights is None:
-            order = torch.randperm(self.count, generator=generator)
+            order = torch.randperm(self.count, generator=generator).tolist()
         else:
-            order = torch.multinomial(self.weights, self.count, replacement=True, generator=generator)
+            order = torch.multinomial(self.weights, self.count, replacement=True, generator=generator).tolist()
         # Training needs equal numbers of steps: the first pictures fill up the last round.
-        padded = torch.cat([order, order[: len(self) * self.world_size - self.count]])
-        for index in padded[self.rank :: self.world_size].tolist():
-            yield index, draw_seed(self.seed, self.epoch, index)
+        for place in range(self.rank, len(self) * self.world_size, self.world_size):
+            yield order[place % self.count], draw_seed(self.seed, self.epoch, place)
 
 
 class TrainBatches(Sampler[list[Draw]]):

@@ -140,6 +140,11 @@ def fingerprint(root: Path, splits: Splits) -> str:
     return digest.hexdigest()
 
 
+def unchanged_files(manifest: Manifest, root: Path) -> int:
+    """Count the files of a manifest that are there with their size."""
+    return sum(_size(root / path) == size for path, size in manifest.sizes.items())
+
+
 def check_manifest(manifest: Manifest, root: Path) -> None:
     """Raise DataError unless every file of a manifest is there in its size."""
     problems = []

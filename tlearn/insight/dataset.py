@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 from PIL import Image
 
 from tlearn.data.samples import Sample
 
 Splits = Mapping[str, Sequence[Sample]]
+
+# Chinese, Japanese and Korean as Linux, Windows and macOS have them; a name that is not installed makes matplotlib warn
+_FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Arial Unicode MS")
 
 
 def class_table(splits: Splits, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -62,18 +66,19 @@ def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
 def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> Figure:
     """Draw the pictures per class as stacked bars, largest class first; readable to some hundred classes."""
     rows = sorted(table, key=lambda row: -sum(row[name] for name in splits))
-    height = max(2.0, 0.22 * len(rows) + 1.2)
-    figure = Figure(figsize=(8, height), layout="constrained")
+    figure = Figure(figsize=(8, 0.22 * len(rows) + 1.5), layout="constrained")
     axes = figure.subplots()
     left = [0] * len(rows)
     for name in splits:
         values = [row[name] for row in rows]
         axes.barh(range(len(rows)), values, left=left, label=name)
         left = [total + value for total, value in zip(left, values, strict=True)]
-    axes.set_yticks(range(len(rows)), [_shown(row["class"]) for row in rows], fontsize=8)
+    labels = [_shown(row["class"]) for row in rows]
+    axes.set_yticks(range(len(rows)), labels, fontsize=8, fontfamily=_fonts(), parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("pictures")
-    axes.legend(loc="lower right")
+    # Not inside: with few classes there is no place that no bar needs.
+    figure.legend(loc="outside upper center", ncols=len(splits), frameon=False)
     return figure
 
 
@@ -81,15 +86,30 @@ def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
     """Draw the distribution of the pictures' shorter sides and their shapes."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.hist([min(size) for size in sizes.values()], bins=40)
+    shorter = [min(size) for size in sizes.values()]
+    left.hist(shorter, bins=50, range=(0, 1.05 * max(shorter, default=1)))
+    left.yaxis.get_major_locator().set_params(integer=True)
     left.set_xlabel("shorter side (pixels)")
     left.set_ylabel("pictures")
+    sides = [side for size in sizes.values() for side in size]
     right.scatter([w for w, _ in sizes.values()], [h for _, h in sizes.values()], s=6, alpha=0.4)
+    if sides and max(sides) > 20 * min(sides):
+        # One panorama would press all others into a corner.
+        right.loglog()
+    else:
+        right.set(xlim=(0, 1.05 * max(sides, default=1)), ylim=(0, 1.05 * max(sides, default=1)))
     right.set_xlabel("width (pixels)")
     right.set_ylabel("height (pixels)")
     return figure
 
 
 def _shown(name: str) -> str:
-    """Give a class name that matplotlib draws as it is: a dollar sign would start a formula."""
-    return name.replace("$", r"\$")
+    """Give a class name that can be drawn: what is no character as a mark, and the middle of a long name left out."""
+    visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return visible if len(visible) <= 40 else f"{visible[:24]}\N{HORIZONTAL ELLIPSIS}{visible[-15:]}"
+
+
+def _fonts() -> list[str]:
+    """Name matplotlib's own font, and installed ones that have further scripts."""
+    installed = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in _FURTHER_FONTS if name in installed)]

@@ -30,7 +30,7 @@ def assemble(name: str, entry: WeightsEnum, state: MutableMapping[str, Tensor] |
     The builder decides by the entry what depends on the weights (image size of a ViT, input transform of GoogLeNet) and
     renames old keys of the state dict (DenseNet).
     """
-    with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
+    with on_meta():
         assembly = _build(name, entry, {} if state is None else state)
     assembly.classifier.to("meta")
     return assembly
@@ -45,6 +45,13 @@ def _build(name: str, entry: WeightsEnum, state: MutableMapping[str, Tensor]) ->
     with _intercepted(entry, state) as seen:
         classifier = get_model_builder(name)(weights=entry, progress=False)
     return Assembly(classifier, seen["state"], seen["keys"])
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Build without memory for parameters and without drawing random numbers; the result is then moved to meta."""
+    with torch.random.fork_rng(devices=[]), _EmptyOnMeta():
+        yield
 
 
 class _EmptyOnMeta(TorchFunctionMode):

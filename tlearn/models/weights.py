@@ -40,6 +40,8 @@ def sha256_of(path: Path) -> str:
 def read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
     """Read the state dict in a file, bare or under "state_dict" or "model", without a leading "module.".
 
+    Of a model folder's file, the body.
+
     Raises CheckpointError for a file that is damaged, holds anything but tensors, or would run code.
     """
     content = _read(path)
@@ -56,7 +58,9 @@ def read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
         raise CheckpointError(f"{path.absolute()} holds no state dict: {', '.join(wrong[:3])} are no plain tensors")
     state = content if isinstance(content, OrderedDict) else OrderedDict(content)
     consume_prefix_in_state_dict_if_present(state, "module.")
-    return state
+    body = OrderedDict((key.removeprefix("body."), value) for key, value in state.items() if key.startswith("body."))
+    # A model that tlearn has saved: its body is a backbone's weights, its head is not.
+    return body if body and all(key.startswith(("body.", "head.")) for key in state) else state
 
 
 def load_body(

@@ -1,0 +1,90 @@
+"""The small backbone that comes with tlearn: a torchvision architecture, narrowed by its builder's own arguments."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from torch import nn
+from torchvision.models import get_model
+
+from tlearn.errors import ConfigError
+from tlearn.models.assembly import on_meta
+from tlearn.models.cut import Body, apply_cut, count_features, plan_cut
+from tlearn.models.weights import load_body, read_state_dict, sha256_of, weights_path
+
+# Trained by `python -m tlearn.train experiment=pretrain_tiny`; recipe, seed and accuracy are in the file's metadata.
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "tiny.safetensors"
+
+
+class SmallBackbone:
+    """A narrowed torchvision classifier; constructing it builds and loads nothing.
+
+    Args:
+        name: a model that torchvision lists.
+        arguments: what its builder takes besides the weights.
+        preprocessing: resize and size in pixels, interpolation, mean and std per channel.
+        weights: DEFAULT for the file that comes with tlearn, a .pth, .pt or .safetensors file, or None for random.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        preprocessing: Mapping[str, Any],
+        weights: str | None = "DEFAULT",
+    ) -> None:
+        self.name, self.weights = name, weights
+        self._arguments, self._preprocessing = _plain(arguments), _plain(preprocessing)
+        self._path = SHIPPED if weights == "DEFAULT" else weights_path(weights)
+        if weights is not None and self._path is None:
+            raise ConfigError(f"backbone.weights={weights} is unknown: here it is DEFAULT, a file or null")
+
+    @classmethod
+    def from_architecture(cls, architecture: dict[str, Any]) -> Self:
+        """Make the backbone that gave this `architecture()`, without its weights file."""
+        return cls(architecture["name"], architecture["arguments"], architecture["preprocessing"], weights=None)
+
+    def architecture(self) -> dict[str, Any]:
+        """Describe the backbone in plain data."""
+        described = {"arguments": self._arguments, "preprocessing": self._preprocessing}
+        return {"library": "small", "name": self.name, **described}
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Give resize and size in pixels, interpolation, mean and std."""
+        return dict(self._preprocessing)
+
+    def categories(self) -> list[str] | None:
+        """Give None: the classes it was trained on are nobody's own."""
+        return None
+
+    def skeleton(self, replace: str = "classifier") -> Body:
+        """Build the body on the meta device, for `load_state_dict(..., assign=True)`."""
+        with on_meta():
+            classifier = self._classifier()
+        return self._cut(classifier.to("meta"), replace)
+
+    def build(self, replace: str = "classifier") -> Body:
+        """Build the body and load its weights; CheckpointError where the file does not fit."""
+        if self._path is None:
+            return self._cut(self._classifier(), replace)
+        body = self.skeleton(replace)
+        load_body(body.module, read_state_dict(self._path), removed=("classifier",), path=self._path, name=self.name)
+        return Body(body.module, body.num_features, sha256_of(self._path))
+
+    def _classifier(self) -> nn.Module:
+        try:
+            return get_model(self.name, weights=None, **self._arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"backbone.arguments do not suit {self.name}: {error}") from error
+
+    def _cut(self, classifier: nn.Module, replace: str) -> Body:
+        size = self._preprocessing["size"]
+        module = apply_cut(classifier, plan_cut(classifier, size, replace))
+        return Body(module, count_features(module, size))
+
+
+def _plain(node: Any) -> Any:
+    """Copy a configuration's containers as plain ones, which a description can hold."""
+    if isinstance(node, Mapping):
+        return {str(key): _plain(value) for key, value in node.items()}
+    return node if isinstance(node, str | int | float | None) else [_plain(value) for value in node]
