@@ -64,7 +64,7 @@ def damaged(tmp_path, saved):
     def change(**values: Any) -> Path:
         folder = tmp_path / "damaged"
         shutil.copytree(saved, folder, dirs_exist_ok=True)
-        description = json.loads((saved / DESCRIPTION).read_text(encoding="utf-8")) | values
+        description = json.loads((saved / DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape")) | values
         kept = {key: value for key, value in description.items() if value is not ...}
         (folder / DESCRIPTION).write_text(json.dumps(kept), encoding="utf-8")
         return folder
@@ -94,7 +94,7 @@ def test_every_value_of_the_description_comes_back(saved):
     description = load_model(saved).description
     assert description["data_root"] == "/pictures/\udcff"
     assert description["config"] == {"seed": 0}
-    assert "grün" in (saved / DESCRIPTION).read_text(encoding="utf-8")
+    assert "grün" in (saved / DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def test_the_decoder_is_that_of_the_training(saved):
@@ -124,16 +124,6 @@ def test_any_precision_is_stored_as_single(tmp_path, saved, dtype):
     save_model(tmp_path, model.network.to(dtype), model.description)
     kinds = {tensor.dtype for tensor in load_file(tmp_path / WEIGHTS).values()}
     assert kinds == {torch.float32, torch.int64}
-
-
-def test_weights_that_were_halved_afterwards_still_work(tmp_path, saved):
-    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
-    halved = {
-        key: value.half() if value.is_floating_point() else value for key, value in load_file(saved / WEIGHTS).items()
-    }
-    save_file(halved, tmp_path / WEIGHTS)
-    with torch.no_grad():
-        assert load_model(tmp_path).network(torch.rand(1, 3, 32, 32)).dtype == torch.float32
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
@@ -267,11 +257,15 @@ def _widen(state):
     state["head.weight"] = torch.zeros(4, 4)
 
 
+def _halve(state):
+    state["head.weight"] = state["head.weight"].half()
+
+
 def _round(state):
     state["head.weight"] = state["head.weight"].to(torch.int64)
 
 
-@pytest.mark.parametrize("change", [_drop, _add, _widen, _round])
+@pytest.mark.parametrize("change", [_drop, _add, _widen, _halve, _round])
 def test_weights_of_another_network_are_refused(damaged, change):
     folder = damaged()
     state = load_file(folder / WEIGHTS)

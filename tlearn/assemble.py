@@ -279,10 +279,22 @@ def finish(
         "figures": figures,
         "config": resolved,
     }
-    save_model(run.path / "model", built, description)
+    save_model(run.path / "model", built, description, _recipe(resolved, figures))
     write_manifest(run.path / "model" / MANIFEST, found.root, found.splits)
     run.write_json("metrics.json", figures)
     show(figures, run.path)
+
+
+def _recipe(resolved: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
+    """Say how a network was trained, without the places where it was."""
+    groups = ("seed", "backbone", "head", "finetune", "loss", "optimizer", "scheduler", "transforms")
+    places = ("root", "download_root", "cache", "csv", "source")
+    return {
+        **{group: resolved[group] for group in groups},
+        "data": {key: value for key, value in resolved["data"].items() if key not in places},
+        "epochs": resolved["trainer"]["max_epochs"],
+        "figures": {name: value for name, value in figures.items() if not name.startswith("time/")},
+    }
 
 
 def show(figures: dict[str, float], folder: Path) -> None:

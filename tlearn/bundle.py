@@ -20,6 +20,8 @@ from tlearn.models.network import TransferNetwork
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, MANIFEST = "model.safetensors", "model.json", "splits.csv"
+# Far above what a description needs: a million class names are about 16 MiB.
+_LARGEST_DESCRIPTION = 64 * 2**20
 
 # A description only chooses among these: names in it are never imported.
 _LIBRARIES: dict[str, Any] = {"small": SmallBackbone, "torchvision": TorchvisionBackbone, "timm": TimmBackbone}
@@ -62,13 +64,16 @@ def head_of(config: dict[str, Any]) -> dict[str, Any]:
     return {"kind": kind, **{key: value for key, value in config.items() if not key.startswith("_")}}
 
 
-def save_model(folder: Path, network: TransferNetwork, description: dict[str, Any]) -> None:
+def save_model(
+    folder: Path, network: TransferNetwork, description: dict[str, Any], recipe: dict[str, Any] | None = None
+) -> None:
     """Write a model folder; each file is whole or absent.
 
     Args:
         folder: where to.
         network: in whatever state it is.
         description: see `Model`, and architecture (the backbone's), replace (how it was cut) and head.
+        recipe: how it was trained, for the metadata of the weights file, which may travel alone.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -82,7 +87,7 @@ def save_model(folder: Path, network: TransferNetwork, description: dict[str, An
     weights, described = (folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, DESCRIPTION))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, weights, metadata={"format": "pt", "tlearn": str(FORMAT)})
+        save_file(state, weights, metadata={"format": "pt", "tlearn": str(FORMAT), "recipe": json.dumps(recipe or {})})
         # safetensors makes files that only their owner can read, and a model folder is there to be shared.
         weights.chmod(0o666 & ~_umask())
         # surrogateescape: names of folders, and so of classes, need not be text
@@ -114,6 +119,8 @@ def load_model(run: str | Path) -> Model:
     if folder is None:
         raise CheckpointError(f"{run} holds no model ({DESCRIPTION}): it appears there when a run has finished")
     try:
+        if (size := (folder / DESCRIPTION).stat().st_size) > _LARGEST_DESCRIPTION:
+            raise CheckpointError(f"{folder / DESCRIPTION} has {size:,} bytes, too many for a description")
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape"))
         if description["format"] != FORMAT:
             raise CheckpointError(f"{folder} has format {description['format']}, and this tlearn reads {FORMAT}")
@@ -142,6 +149,8 @@ def _check(description: dict[str, Any]) -> None:
     classes = description["classes"]
     if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
         raise ValueError("classes is no list of names")
+    if not isinstance(description["data_root"], str):
+        raise ValueError("data_root is no path")
     Decoder(**description["decoding"])
     Transform(description["preprocessing"])(torch.zeros(3, 8, 8, dtype=torch.uint8))
 

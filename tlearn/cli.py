@@ -54,6 +54,10 @@ def is_main_process() -> bool:
 
 def _run(config_name: str, task: Task) -> int:
     """Run a program and give its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be text in the terminal's encoding.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     full_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         return _hydra_main(config_name, task)

@@ -82,6 +82,8 @@ def _show(found: "Pictures", table: list[dict[str, Any]], across: list[list[tupl
         print(f"unreadable: {path}: {reason}")
     for group in across[:20]:
         print("the same picture in several splits:", ", ".join(path for _, path in group))
+    if len(across) > 20:
+        print(f"... and {len(across) - 20} more, listed in duplicates.csv")
 
 
 main = program("explore")(explore)

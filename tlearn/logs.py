@@ -17,9 +17,11 @@ class CSVLogger(loggers.CSVLogger):
         """Give the writer; the first time, with the rows that are there."""
         if self._experiment is None:
             path = Path(self.log_dir) / "metrics.csv"
-            before = path.read_text(encoding="utf-8") if path.is_file() else ""
+            before = path.read_bytes() if path.is_file() else b""
+            # A run that was killed can have left half a row, which the next one would be joined to.
+            before = before[: before.rfind(b"\n") + 1]
             writer: Any = super().experiment
             if before:
-                path.write_text(before, encoding="utf-8")
-                writer.metrics_keys = next(csv.reader(before.splitlines()))
+                path.write_bytes(before)
+                writer.metrics_keys = next(csv.reader([before.decode("utf-8").splitlines()[0]]))
         return self._experiment

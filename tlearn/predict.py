@@ -3,7 +3,9 @@
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +42,21 @@ def predict(config: DictConfig) -> dict[str, float]:
             writer.writerows(_rows(config, model, paths, bad))
         temporary.replace(output)
     except OSError as error:
-        raise OutputError(f"cannot write {output}: {error.strerror}") from error
+        raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     print(f"{len(paths) - len(bad)} of {len(paths)} pictures named", output.absolute(), sep="\n", flush=True)
     if bad:
         reasons = "\n".join(f"  {error}" for error in bad)
         raise DataError(f"{len(bad)} pictures cannot be read and have no row in {output}:\n{reasons}")
     return {"pictures": len(paths)}
+
+
+def read_predictions(path: Path | str) -> list[dict[str, str]]:
+    """Read the rows that `predict` has written."""
+    with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def find_pictures(images: str) -> list[Path]:
@@ -76,7 +85,7 @@ def _below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
-    entered = set()
+    entered, others = set(), Counter[str]()
     for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         status = os.stat(here)
         if (status.st_dev, status.st_ino) in entered:
@@ -84,7 +93,14 @@ def _below(folder: Path) -> Iterator[Path]:
             continue
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here, name) for name in files if not name.startswith(".") and name.lower().endswith(ENDINGS))
+        for path in (Path(here, name) for name in files if not name.startswith(".")):
+            if path.suffix.lower() in ENDINGS:
+                yield path
+            else:
+                others[path.suffix.lower() or "no ending"] += 1
+    if others:
+        kinds = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
+        print(f"{others.total()} other files in {ascii(str(folder))[1:-1]}: {kinds}", flush=True)
 
 
 def _matching(given: Path) -> Iterator[Path]:

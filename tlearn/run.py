@@ -72,7 +72,9 @@ class RunFolder:
         """Write a file of the folder, whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        # File names need not be UTF-8; JSON reads these escapes as the same names.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(self.path / name)
 
 

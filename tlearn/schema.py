@@ -99,6 +99,13 @@ def _suffixed(answer: str | None, suffix: str) -> str | None:
 
 
 _FRACTION = number(0, 1)
+_PREPROCESSING: dict[str, Check] = {
+    "resize": integer(1),
+    "size": integer(1),
+    "interpolation": one_of("nearest", "nearest-exact", "bilinear", "bicubic"),
+    "mean": list_of(number(), 3),
+    "std": list_of(number(above=0), 3),
+}
 _STAGES = either(one_of("all"), list_of(text))
 
 RULES: dict[str, Check] = {
@@ -140,16 +147,15 @@ RULES: dict[str, Check] = {
     "data.max_pixels": integer(1),
     "data.alpha_background": list_of(integer(0, 255), 3),
     "data.high_bit_depth": one_of("error", "scale"),
-    "transforms.resize": optional(integer(1)),
-    "transforms.size": optional(integer(1)),
-    "transforms.interpolation": optional(one_of("nearest", "nearest-exact", "bilinear", "bicubic")),
-    "transforms.mean": optional(list_of(number(), 3)),
-    "transforms.std": optional(list_of(number(above=0), 3)),
+    **{f"transforms.{key}": optional(check) for key, check in _PREPROCESSING.items()},
     "transforms.train": anything,
     "transforms.mixup_alpha": number(0),
     "transforms.cutmix_alpha": number(0),
     "backbone.name": text,
     "backbone.weights": optional(path),
+    "backbone.arguments.stages_repeats": list_of(integer(1)),
+    "backbone.arguments.stages_out_channels": list_of(integer(1)),
+    **{f"backbone.preprocessing.{key}": check for key, check in _PREPROCESSING.items()},
     "head.replace": one_of("classifier", "last"),
     "head.hidden": list_of(integer(1)),
     "head.dropout": number(0, 1),
@@ -197,6 +203,8 @@ RULES: dict[str, Check] = {
     "trainer.fast_dev_run": either(boolean, integer(1)),
     "trainer.use_distributed_sampler": boolean,
     "trainer.enable_model_summary": boolean,
+    "trainer.overfit_batches": either(number(0, 1), integer(1)),
+    "trainer.profiler": optional(text),
     "callbacks": anything,
     "callbacks.checkpoint.save_top_k": integer(-1),
     "callbacks.checkpoint.auto_insert_metric_name": boolean,

@@ -9,7 +9,6 @@ from typing import Protocol
 from tlearn.data.decode import Decoder
 from tlearn.data.samples import Listing, Sample
 from tlearn.data.scan import capped
-from tlearn.data.scan import capped
 from tlearn.data.splits import class_list, make_splits
 from tlearn.data.verify import find_bad_images
 from tlearn.errors import DataError
@@ -89,17 +88,6 @@ def readable(
     if bad and on_bad_image == "error":
         raise BadImagesError(root, bad)
     return bad, [sample for sample in samples if sample.path not in bad]
-
-
-def _check_classes(listing: Listing, samples: Sequence[Sample], bad: dict[str, str]) -> None:
-    """Refuse to leave out a whole class: the network would never learn that it exists."""
-    lost = {sample.label for sample in listing.samples} - {sample.label for sample in samples}
-    if lost:
-        path = next(sample.path for sample in listing.samples if sample.label in lost)
-        raise DataError(
-            f"no picture can be read of {capped(sorted(lost))}, such as {listing.root / path}: {bad[path]}\n"
-            "mend pictures of each of these classes, or remove the classes"
-        )
 
 
 def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:

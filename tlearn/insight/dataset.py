@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
 from tlearn.data.samples import Sample
@@ -16,6 +18,9 @@ Splits = Mapping[str, Sequence[Sample]]
 
 # Chinese, Japanese and Korean as Linux, Windows and macOS have them; a name that is not installed makes matplotlib warn
 _FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Arial Unicode MS")
+
+# Beyond this a figure gets longer than viewers, and PNG writers, take.
+_MOST_NAMES = 300
 
 
 def class_table(splits: Splits, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -64,42 +69,52 @@ def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
 
 
 def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> Figure:
-    """Draw the pictures per class as stacked bars, largest class first; readable to some hundred classes."""
+    """Draw the pictures per class as stacked bars, largest class first; beyond some hundred, without their names."""
     rows = sorted(table, key=lambda row: -sum(row[name] for name in splits))
-    figure = Figure(figsize=(8, 0.22 * len(rows) + 1.5), layout="constrained")
+    counts = {name: [row[name] for row in rows] for name in splits}
+    figure = Figure(figsize=(8, 0.22 * len(rows) + 1.8 if len(rows) <= _MOST_NAMES else 5), layout="constrained")
+    figure.suptitle("Pictures per class")
     axes = figure.subplots()
-    left = [0] * len(rows)
-    for name in splits:
-        values = [row[name] for row in rows]
-        axes.barh(range(len(rows)), values, left=left, label=name)
-        left = [total + value for total, value in zip(left, values, strict=True)]
-    labels = [_shown(row["class"]) for row in rows]
-    axes.set_yticks(range(len(rows)), labels, fontsize=8, fontfamily=_fonts(), parse_math=False)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("pictures")
+    if len(rows) <= _MOST_NAMES:
+        _draw_bars(axes, counts, [_shown(row["class"]) for row in rows])
+    else:
+        axes.stackplot(range(len(rows)), *counts.values(), labels=list(counts), step="mid")
+        axes.set(xlabel=f"{len(rows)} classes, largest first", ylabel="pictures", xlim=(-0.5, len(rows) - 0.5))
     # Not inside: with few classes there is no place that no bar needs.
-    figure.legend(loc="outside upper center", ncols=len(splits), frameon=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(splits), frameon=False)
     return figure
+
+
+def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[str]) -> None:
+    left = [0] * len(names)
+    for split, values in counts.items():
+        axes.barh(range(len(names)), values, left=left, label=split)
+        left = [total + value for total, value in zip(left, values, strict=True)]
+    axes.set_yticks(range(len(names)), names, fontsize=8, fontfamily=_fonts(), parse_math=False)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("pictures")
 
 
 def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
     """Draw the distribution of the pictures' shorter sides and their shapes."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    shorter = [min(size) for size in sizes.values()]
-    left.hist(shorter, bins=50, range=(0, 1.05 * max(shorter, default=1)))
-    left.yaxis.get_major_locator().set_params(integer=True)
-    left.set_xlabel("shorter side (pixels)")
-    left.set_ylabel("pictures")
-    sides = [side for size in sizes.values() for side in size]
+    shorter, sides = [min(size) for size in sizes.values()], [side for size in sizes.values() for side in size]
+    most, largest = 1.05 * max(shorter, default=1), 1.05 * max(sides, default=1)
+    left.hist(shorter, bins=50, range=(0, most))
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set(title="Shorter sides", xlabel="pixels", ylabel="pictures", xlim=(0, most))
     right.scatter([w for w, _ in sizes.values()], [h for _, h in sizes.values()], s=6, alpha=0.4)
-    if sides and max(sides) > 20 * min(sides):
+    limits = (0.0, largest)
+    if sides and largest > 20 * min(sides):
         # One panorama would press all others into a corner.
         right.loglog()
-    else:
-        right.set(xlim=(0, 1.05 * max(sides, default=1)), ylim=(0, 1.05 * max(sides, default=1)))
-    right.set_xlabel("width (pixels)")
-    right.set_ylabel("height (pixels)")
+        limits = (min(sides) / 1.2, 1.2 * largest)
+        for axis in (right.xaxis, right.yaxis):
+            axis.set_major_formatter("{x:,.0f}")
+            axis.set_minor_formatter(NullFormatter())
+    right.set(title="Shapes", xlabel="width (pixels)", ylabel="height (pixels)", xlim=limits, ylim=limits)
     return figure
 
 

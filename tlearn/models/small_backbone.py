@@ -1,11 +1,11 @@
-"""The small backbone that comes with tlearn: a torchvision architecture, narrowed by its builder's own arguments."""
+"""The small backbone that comes with tlearn: a torchvision architecture, made small by its own arguments."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from torch import nn
-from torchvision.models import get_model
+from torchvision import models
 
 from tlearn.errors import ConfigError
 from tlearn.models.assembly import on_meta
@@ -17,11 +17,11 @@ SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "tiny.safetensors
 
 
 class SmallBackbone:
-    """A narrowed torchvision classifier; constructing it builds and loads nothing.
+    """A small torchvision classifier; constructing it builds and loads nothing.
 
     Args:
-        name: a model that torchvision lists.
-        arguments: what its builder takes besides the weights.
+        name: a class of torchvision.models, such as ShuffleNetV2.
+        arguments: what its constructor takes.
         preprocessing: resize and size in pixels, interpolation, mean and std per channel.
         weights: DEFAULT for the file that comes with tlearn, a .pth, .pt or .safetensors file, or None for random.
     """
@@ -68,12 +68,16 @@ class SmallBackbone:
         if self._path is None:
             return self._cut(self._classifier(), replace)
         body = self.skeleton(replace)
-        load_body(body.module, read_state_dict(self._path), removed=("classifier",), path=self._path, name=self.name)
+        state = read_state_dict(self._path)
+        load_body(body.module, state, removed=("classifier", "fc"), path=self._path, name=self.name)
         return Body(body.module, body.num_features, sha256_of(self._path))
 
     def _classifier(self) -> nn.Module:
+        kind = getattr(models, self.name, None)
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            raise ConfigError(f"backbone.name={self.name} is no class of networks in torchvision.models")
         try:
-            return get_model(self.name, weights=None, **self._arguments)
+            return kind(**self._arguments)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"backbone.arguments do not suit {self.name}: {error}") from error
 

@@ -1,0 +1,126 @@
+"""Preparing: bad pictures stop a run or are left out before the split, and no class gets lost on the way."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import draw
+from tlearn.data.decode import Decoder
+from tlearn.data.prepare import BadImagesError, Pictures, prepare
+from tlearn.data.samples import FolderSource
+from tlearn.errors import DataError
+
+HALVES = (0.5, 0.25, 0.25)
+
+
+def prepared(root: Path, on_bad_image: str = "error", **more) -> Pictures:
+    return prepare(FolderSource(root, **more), Decoder(), HALVES, 0.2, 0, on_bad_image)
+
+
+def spoil(folder: Path, count: int) -> list[Path]:
+    """Cut the first pictures of a folder short and name them."""
+    paths = sorted(folder.iterdir())[:count]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:200])
+    return paths
+
+
+def labels(pictures: Pictures) -> set[str]:
+    return {sample.label for samples in pictures.splits.values() for sample in samples}
+
+
+@pytest.fixture
+def unsplit(tmp_path: Path, draw_split) -> Path:
+    """Give a folder with 8 pictures in each of the classes blue, green and red, and no splits."""
+    return draw_split(tmp_path / "unsplit", 8, ("blue", "green", "red"))
+
+
+def test_good_pictures_give_splits_classes_and_nothing_else(folder_data):
+    found = prepared(folder_data)
+    assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 24, "val": 12, "test": 12}
+    assert (found.root, found.classes) == (folder_data, ["blue", "green", "red"])
+    assert (found.notes, found.skipped) == ([], {})
+
+
+def test_every_bad_picture_is_named_with_its_reason(folder_data):
+    bad = spoil(folder_data / "train" / "red", 2) + spoil(folder_data / "test" / "blue", 1)
+    with pytest.raises(BadImagesError, match=r"^3 pictures cannot be read") as caught:
+        prepared(folder_data)
+    error = caught.value
+    assert error.exit_status == 3
+    assert set(error.files) == {path.relative_to(folder_data).as_posix() for path in bad}
+    for path in bad:
+        assert f"{path}: {error.files[path.relative_to(folder_data).as_posix()]}" in str(error)
+    assert all(error.files.values())
+    assert "more" not in str(error)
+    assert "data.on_bad_image=skip" in str(error)
+
+
+def test_of_many_bad_pictures_twenty_are_shown_and_the_others_counted(tmp_path, draw_split):
+    root = draw_split(tmp_path / "many", 13)
+    spoil(root / "blue", 13)
+    spoil(root / "red", 12)
+    with pytest.raises(BadImagesError, match=r"^25 pictures cannot be read") as caught:
+        prepared(root)
+    assert str(caught.value).count(".jpg: ") == 20
+    assert "... and 5 more" in str(caught.value)
+    assert len(caught.value.files) == 25
+
+
+def test_skipped_pictures_are_left_out_and_counted_per_class(unsplit):
+    bad = spoil(unsplit / "blue", 1) + spoil(unsplit / "red", 3)
+    found = prepared(unsplit, "skip")
+    assert found.notes == ["left out 4 unreadable pictures: blue 1, red 3"]
+    assert set(found.skipped) == {path.relative_to(unsplit).as_posix() for path in bad}
+    assert all(found.skipped.values())
+
+
+def test_the_split_is_that_of_the_readable_pictures_alone(unsplit):
+    bad = spoil(unsplit / "blue", 1) + spoil(unsplit / "red", 3)
+    skipping = prepared(unsplit, "skip")
+    for path in bad:
+        path.unlink()
+    assert prepared(unsplit).splits == skipping.splits
+    # Red has 5 left: had it been split before, val or test could have lost all of its pictures
+    assert sorted(sum(one.label == "red" for one in samples) for samples in skipping.splits.values()) == [1, 1, 3]
+
+
+@pytest.mark.parametrize("lost", [["green"], ["blue", "red"], ["blue", "green", "red"]], ids=",".join)
+def test_a_class_without_a_readable_picture_is_not_left_out(unsplit, lost):
+    for name in lost:
+        spoil(unsplit / name, 8)
+    with pytest.raises(DataError, match=f"all of {', '.join(lost)}:") as caught:
+        prepared(unsplit, "skip")
+    assert caught.value.exit_status == 3
+    assert str(unsplit / lost[0] / f"{lost[0]}_0.jpg") in str(caught.value)
+    assert "data.on_bad_image=skip" not in str(caught.value)
+
+
+def test_a_class_that_only_train_has_lost_is_refused(folder_data):
+    spoil(folder_data / "train" / "green", 8)
+    with pytest.raises(DataError, match="green"):
+        prepared(folder_data, "skip")
+
+
+def test_a_class_that_only_val_has_lost_is_noted(folder_data):
+    spoil(folder_data / "val" / "green", 4)
+    found = prepared(folder_data, "skip")
+    assert found.classes == ["blue", "green", "red"]
+    assert any("no pictures in val" in note and "green" in note for note in found.notes)
+
+
+def test_an_allowed_empty_class_stays_a_class(unsplit):
+    (unsplit / "violet").mkdir()
+    spoil(unsplit / "blue", 1)
+    found = prepared(unsplit, "skip", allow_empty=True)
+    assert found.classes == ["blue", "green", "red", "violet"]
+    assert labels(found) == {"blue", "green", "red"}
+
+
+def test_a_mended_picture_is_good_again_despite_the_cache(unsplit, tmp_path):
+    [path] = spoil(unsplit / "blue", 1)
+    source, cache = FolderSource(unsplit), tmp_path / "verified"
+    with pytest.raises(BadImagesError):
+        prepare(source, Decoder(), HALVES, 0.2, 0, "error", cache)
+    draw(path, (30, 30, 220))
+    assert prepare(source, Decoder(), HALVES, 0.2, 0, "error", cache).skipped == {}

@@ -1,0 +1,125 @@
+"""Looking at a data set: tables, figures and numbers, with whatever is odd in it named."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import draw
+from tlearn.configs import compose
+from tlearn.errors import DataError
+from tlearn.explore import explore
+
+FILES = {"classes.csv", "duplicates.csv", "metrics.json", "images_per_class.png", "image_sizes.png"}
+
+
+def _explore(output: Path, root: Path, *more: str) -> dict[str, float]:
+    return explore(compose(["data=folder", f"data.root='{root}'", *more], "explore", output_dir=output))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_figures_and_numbers_are_written(tmp_path, folder_data):
+    figures = _explore(tmp_path / "out", folder_data)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= FILES
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")) == figures
+    assert _rows(tmp_path / "out" / "classes.csv") == [
+        {"class": name, "train": "8", "val": "4", "test": "4"} for name in ("blue", "green", "red")
+    ]
+    assert figures["classes"] == 3
+    assert [figures[f"pictures/{split}"] for split in ("train", "val", "test")] == [24, 12, 12]
+    assert [figures["unreadable"], figures["duplicates"], figures["duplicates/across_splits"]] == [0, 0, 0]
+    # All have one size.
+    assert {figures[f"width/{name}"] for name in ("min", "median", "max")} == {40}
+    assert {figures[f"height/{name}"] for name in ("min", "median", "max")} == {32}
+    for name in ("images_per_class.png", "image_sizes.png"):
+        with Image.open(tmp_path / "out" / name) as image:
+            image.load()
+            assert min(image.size) > 100
+
+
+def test_unreadable_pictures_are_named_and_do_not_stop_the_others(tmp_path, folder_data, capsys):
+    (folder_data / "train" / "red" / "bad.jpg").write_bytes(b"no picture")
+    figures = _explore(tmp_path / "out", folder_data)
+    assert figures["unreadable"] == 1
+    assert figures["pictures/train"] == 24
+    assert "unreadable: train/red/bad.jpg: not an image" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "data_report.json").read_text(encoding="utf-8"))
+    assert list(report["unreadable"]) == ["train/red/bad.jpg"]
+
+
+def test_the_same_picture_in_two_splits_is_named(tmp_path, folder_data, capsys):
+    shutil.copy(folder_data / "train" / "red" / "red_0.jpg", folder_data / "test" / "red" / "again.jpg")
+    shutil.copy(folder_data / "val" / "blue" / "blue_100.jpg", folder_data / "val" / "green" / "other.jpg")
+    figures = _explore(tmp_path / "out", folder_data)
+    assert [figures["duplicates"], figures["duplicates/across_splits"]] == [2, 1]
+    groups: dict[str, set[tuple[str, str]]] = {}
+    for row in _rows(tmp_path / "out" / "duplicates.csv"):
+        groups.setdefault(row["group"], set()).add((row["split"], row["path"]))
+    assert {("train", "train/red/red_0.jpg"), ("test", "test/red/again.jpg")} in groups.values()
+    assert {("val", "val/blue/blue_100.jpg"), ("val", "val/green/other.jpg")} in groups.values()
+    named = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the same picture")]
+    assert named == ["the same picture in several splits: train/red/red_0.jpg, test/red/again.jpg"]
+
+
+def test_many_duplicates_are_counted_where_they_are_not_named(tmp_path, draw_split, capsys):
+    draw_split(tmp_path / "data" / "train", 12)
+    shutil.copytree(tmp_path / "data" / "train", tmp_path / "data" / "test")
+    draw_split(tmp_path / "data" / "val", 1, first=100)
+    assert _explore(tmp_path / "out", tmp_path / "data")["duplicates/across_splits"] == 24
+    out = capsys.readouterr().out
+    assert out.count("the same picture in several splits") == 20
+    assert "... and 4 more" in out
+
+
+def test_a_folder_without_splits_is_shown_as_training_would_split_it(tmp_path, draw_split):
+    first = _explore(tmp_path / "one", draw_split(tmp_path / "data", 20))
+    again = _explore(tmp_path / "two", tmp_path / "data")
+    assert first == again
+    assert sum(first[f"pictures/{split}"] for split in ("train", "val", "test")) == 40
+    assert _rows(tmp_path / "one" / "classes.csv") == _rows(tmp_path / "two" / "classes.csv")
+
+
+def test_any_class_name_is_written_and_drawn(tmp_path, recwarn):
+    names = ["$x_1$", "$", "[bold]red", 'a, "b"', "a\nb", "ü漢字ไทย", "w" * 120]
+    for number, name in enumerate(names):
+        for split, first in (("train", 0), ("val", 10)):
+            for seed in range(first, first + 2):
+                draw(tmp_path / "data" / split / name / f"{seed}.png", (30 * number, 9, 9), seed=seed)
+    _explore(tmp_path / "out", tmp_path / "data")
+    assert [row["class"] for row in _rows(tmp_path / "out" / "classes.csv")] == sorted(names)
+    assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
+
+
+def test_a_data_set_of_unreadable_pictures_is_refused(tmp_path):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            (tmp_path / "data" / split / name / "x.jpg").write_bytes(b"")
+    with pytest.raises(DataError):
+        _explore(tmp_path / "out", tmp_path / "data")
+
+
+def test_the_data_stays_as_it_is(tmp_path, folder_data):
+    before = {path: path.stat().st_mtime_ns for path in folder_data.rglob("*")}
+    _explore(tmp_path / "out", folder_data)
+    assert {path: path.stat().st_mtime_ns for path in folder_data.rglob("*")} == before
+
+
+@pytest.mark.shared
+def test_real_pictures_are_shown(tmp_path, shared):
+    root = shared / "data" / "hymenoptera"
+    figures = _explore(tmp_path / "out", root)
+    # The counts that the folders have
+    for split in ("train", "val"):
+        assert 0 < figures[f"pictures/{split}"] <= len(list((root / split).glob("*/*")))
+    table = _rows(tmp_path / "out" / "classes.csv")
+    assert [row["class"] for row in table] == ["ants", "bees"]
+    assert sum(int(row["train"]) for row in table) == figures["pictures/train"]
+    assert 0 < figures["width/min"] < figures["width/median"] < figures["width/max"]

@@ -1,0 +1,322 @@
+"""Predictions: which files count, one right row for each, and refusals that leave nothing behind."""
+
+import csv
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import draw
+from tests.runs import program
+from tlearn.bundle import load_model, save_model
+from tlearn.configs import compose
+from tlearn.data.decode import Decoder
+from tlearn.data.transforms import Transform
+from tlearn.errors import ConfigError, DataError, OutputError
+from tlearn.models import heads
+from tlearn.models.backbones import TorchvisionBackbone
+from tlearn.models.network import TransferNetwork
+from tlearn.predict import find_pictures, predict
+
+CLASSES = ["blue", 'a "green", one', "rød"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Give a model folder with random weights and BatchNorm statistics that are not the initial ones."""
+    folder = tmp_path_factory.mktemp("model")
+    backbone = TorchvisionBackbone("shufflenet_v2_x0_5", None)
+    torch.manual_seed(0)
+    body = backbone.build()
+    body.module.train()(torch.rand(8, 3, 64, 64))
+    network = TransferNetwork(body.module, heads.linear(body.num_features, len(CLASSES)))
+    description = {
+        "classes": CLASSES,
+        "preprocessing": {**backbone.preprocessing(), "resize": 32, "size": 32},
+        "decoding": {"max_pixels": 100_000, "alpha_background": [255, 255, 255], "high_bit_depth": "error"},
+        "architecture": backbone.architecture(),
+        "replace": "classifier",
+        "head": {"kind": "linear"},
+        "data_root": "/pictures",
+        "figures": {},
+        "config": {},
+    }
+    save_model(folder, network, description)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    """Give a function that computes one picture's probabilities alone and by other means than the program."""
+    loaded = load_model(model)
+    transform = Transform(loaded.description["preprocessing"])
+
+    def probabilities(path: Path) -> torch.Tensor:
+        with torch.no_grad():
+            return loaded.network(transform(Decoder()(path))[None]).softmax(1)[0]
+
+    return probabilities
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Give a folder with seven different pictures."""
+    for number in range(7):
+        colour = (30 * number, 200 - 25 * number, 90)
+        draw(tmp_path / "new" / f"{number}.png", colour, (40 + 3 * number, 36), seed=number)
+    return tmp_path / "new"
+
+
+@pytest.fixture
+def ask(tmp_path, model):
+    """Give a function that predicts and gives the rows of the table."""
+
+    def ask(images: Path | str, output: Path | None = None, **options: object) -> list[dict[str, str]]:
+        config = compose(["run=x", "images=x", "device=cpu", "num_workers=0"], "predict", output_dir=tmp_path)
+        output = output or tmp_path / "p.csv"
+        # As values and not as overrides, in whose grammar odd names need escapes
+        for key, value in {"run": str(model), "images": str(images), "output": str(output), **options}.items():
+            config[key] = value
+        predict(config)
+        return _rows(output)
+
+    return ask
+
+
+def _rows(output: Path) -> list[dict[str, str]]:
+    with output.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _probabilities(rows: list[dict[str, str]]) -> list[float]:
+    return [float(row["probability"]) for row in rows]
+
+
+def test_each_picture_has_one_row_in_order_with_the_most_probable_classes(ask, expected, pictures):
+    rows = ask(pictures, topk=2)
+    assert list(rows[0]) == ["path", "class", "probability", "class_2", "probability_2"]
+    assert [row["path"] for row in rows] == [str(pictures / f"{number}.png") for number in range(7)]
+    for row in rows:
+        values, indices = expected(Path(row["path"])).topk(2)
+        assert [row["class"], row["class_2"]] == [CLASSES[index] for index in indices]
+        assert [float(row["probability"]), float(row["probability_2"])] == pytest.approx(values.tolist(), abs=1e-5)
+
+
+def test_all_classes_can_be_asked_for(ask, pictures):
+    [row] = ask(pictures / "0.png", topk=3)
+    assert {row["class"], row["class_2"], row["class_3"]} == set(CLASSES)
+    assert sum(float(row[name]) for name in ("probability", "probability_2", "probability_3")) == pytest.approx(1)
+
+
+def test_batch_size_and_workers_change_nothing(ask, pictures):
+    first = ask(pictures, batch_size=1)
+    for options in ({"batch_size": 3}, {"batch_size": 32}, {"batch_size": 3, "num_workers": 1}):
+        rows = ask(pictures, **options)
+        assert [(row["path"], row["class"]) for row in rows] == [(row["path"], row["class"]) for row in first]
+        assert _probabilities(rows) == pytest.approx(_probabilities(first), abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [{0, 4}, {3, 4, 5}, {0, 1, 2, 6}])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_probabilities_stay_with_their_picture_when_others_are_bad(ask, tmp_path, expected, pictures, bad, batch_size):
+    right = {path.name: expected(path).max().item() for path in pictures.iterdir()}
+    for number in bad:
+        (pictures / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=f"{len(bad)} pictures cannot be read") as caught:
+        ask(pictures, batch_size=batch_size)
+    assert caught.value.exit_status == 3
+    assert all(str(pictures / f"{number}.png") in str(caught.value) for number in bad)
+    rows = _rows(tmp_path / "p.csv")
+    assert [Path(row["path"]).name for row in rows] == [f"{n}.png" for n in range(7) if n not in bad]
+    assert _probabilities(rows) == pytest.approx([right[Path(row["path"]).name] for row in rows], abs=1e-5)
+
+
+def test_a_table_without_rows_is_left_when_all_pictures_are_bad(ask, tmp_path, pictures):
+    for path in pictures.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="7 pictures cannot be read"):
+        ask(pictures)
+    assert (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines() == ["path,class,probability"]
+
+
+def test_the_program_ends_with_the_status_of_bad_data(tmp_path, model, pictures):
+    (pictures / "3.png").write_bytes(b"no picture")
+    done = program("predict", f"run={model}", f"images={pictures}", "num_workers=0", cwd=tmp_path)
+    assert done.returncode == 3
+    assert f"{pictures / '3.png'}: not an image" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(_rows(tmp_path / "predictions.csv")) == 6
+
+
+def test_more_classes_than_the_model_has_are_refused(ask, tmp_path, pictures):
+    with pytest.raises(ConfigError, match="topk=4: the model knows 3"):
+        ask(pictures, topk=4)
+    assert not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(ask, tmp_path, pictures):
+    with pytest.raises(ConfigError, match="device=cuda"):
+        ask(pictures, device="cuda")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+
+
+def test_auto_finds_a_device(ask, pictures):
+    assert len(ask(pictures, device="auto")) == 7
+
+
+@pytest.mark.parametrize("name", ["a,b", 'a"b"', "a\nb", "a\r\nb", " a ", "ü漢", "[0]", "a\udcffb"])
+def test_any_name_comes_back_from_the_table(ask, pictures, name):
+    moved = pictures / name / f"{name}.png"
+    try:
+        moved.parent.mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    shutil.move(pictures / "0.png", moved)
+    rows = ask(moved.parent)
+    assert [row["path"] for row in rows] == [str(moved)]
+    assert rows[0]["class"] in CLASSES
+    assert [row["path"] for row in ask(moved)] == [str(moved)]
+
+
+def test_a_glob_gives_what_it_matches(pictures):
+    assert [path.name for path in find_pictures(str(pictures / "[0-2].png"))] == ["0.png", "1.png", "2.png"]
+    assert len(find_pictures(str(pictures.parent / "**" / "*.png"))) == 7
+    assert find_pictures(f"{pictures}/../new/5*") == [pictures / ".." / "new" / "5.png"]
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_that_file(pictures):
+    draw(pictures / "[0].png", (1, 2, 3))
+    assert find_pictures(str(pictures / "[0].png")) == [pictures / "[0].png"]
+
+
+def test_relative_and_home_paths_work(pictures, monkeypatch):
+    monkeypatch.chdir(pictures.parent)
+    assert find_pictures("new/*.png")[0] == Path("new/0.png")
+    assert len(find_pictures("new")) == 7
+    monkeypatch.setenv("HOME", str(pictures.parent))
+    assert len(find_pictures("~/new")) == 7
+    assert len(find_pictures("~/new/*.png")) == 7
+
+
+@pytest.mark.parametrize("images", ["nowhere", "nowhere/*.png", "new/*.bmp", "empty"])
+def test_nothing_there_is_an_error(pictures, monkeypatch, images):
+    monkeypatch.chdir(pictures.parent)
+    (pictures.parent / "empty").mkdir()
+    with pytest.raises(DataError, match=f"images={re.escape(images)}: no pictures there"):
+        find_pictures(images)
+
+
+def test_pictures_are_found_by_ending_in_any_case_and_any_depth(tmp_path):
+    for name in ("a.JPG", "b/c.jpeg", "b/d/e.PnG", "f.tiff"):
+        draw(tmp_path / name, (1, 2, 3))
+    found = [path.relative_to(tmp_path).as_posix() for path in find_pictures(str(tmp_path))]
+    assert found == ["a.JPG", "b/c.jpeg", "b/d/e.PnG", "f.tiff"]
+
+
+def test_hidden_files_and_folders_are_skipped(pictures):
+    for name in (".hidden.png", "._0.png", ".thumbs/1.png", "sub/.git/2.png"):
+        draw(pictures / name, (1, 2, 3))
+    assert len(find_pictures(str(pictures))) == 7
+    assert len(find_pictures(str(pictures / "*.png"))) == 7
+    assert len(find_pictures(str(pictures / "**" / "*.png"))) == 7
+
+
+def test_a_folder_below_a_hidden_one_can_be_asked_for(pictures):
+    draw(pictures / ".thumbs" / "1.png", (1, 2, 3))
+    assert find_pictures(str(pictures / ".thumbs")) == [pictures / ".thumbs" / "1.png"]
+    assert find_pictures(str(pictures / ".thumbs" / "*.png")) == [pictures / ".thumbs" / "1.png"]
+
+
+def test_other_files_of_a_folder_are_counted_in_one_line(pictures, capsys):
+    for name in ("a.heic", "b.HEIC", "notes.txt", "README", ".hidden"):
+        (pictures / name).write_bytes(b"")
+    assert len(find_pictures(str(pictures))) == 7
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("4 other files")
+    assert line.endswith(": .heic 2, .txt 1, no ending 1")
+
+
+def test_a_folder_of_pictures_alone_prints_nothing(pictures, capsys):
+    find_pictures(str(pictures))
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("images", ["new", "new/**/*.png"])
+def test_links_that_lead_back_up_end(pictures, monkeypatch, images):
+    monkeypatch.chdir(pictures.parent)
+    (pictures / "sub").mkdir()
+    for name in ("one", "two", "sub/three"):
+        (pictures / name).symlink_to(pictures, target_is_directory=True)
+    (pictures / "itself.png").symlink_to("itself.png")
+    found = [path for path in find_pictures(images) if path.name != "itself.png"]
+    assert found == [Path("new") / f"{number}.png" for number in range(7)]
+
+
+def test_a_linked_folder_is_searched(pictures):
+    other = draw(pictures.parent / "other" / "x.png", (1, 2, 3)).parent
+    (pictures / "link").symlink_to(other, target_is_directory=True)
+    assert pictures / "link" / "x.png" in find_pictures(str(pictures))
+
+
+def test_a_broken_link_is_named_as_bad(ask, pictures):
+    (pictures / "gone.png").symlink_to("nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png: no such file"):
+        ask(pictures)
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_no_picture_and_does_not_hang(ask, pictures):
+    os.mkfifo(pictures / "pipe.png")
+    with pytest.raises(DataError, match=r"pipe\.png: not a regular file"):
+        ask(pictures)
+
+
+def test_missing_folders_of_the_output_are_made(ask, tmp_path, pictures):
+    output = tmp_path / "far" / "away" / "p.csv"
+    assert len(ask(pictures, output)) == 7
+    assert [path.name for path in output.parent.iterdir()] == ["p.csv"]
+
+
+def test_an_output_below_a_file_is_refused(ask, tmp_path, pictures):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match=r"cannot write .*p\.csv: ") as caught:
+        ask(pictures, tmp_path / "file" / "p.csv")
+    assert caught.value.exit_status == 4
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_an_output_that_is_a_folder_is_refused_and_stays(ask, tmp_path, pictures):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OutputError, match="is a folder"):
+        ask(pictures, tmp_path / "taken")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
+
+
+def test_an_earlier_table_stays_until_the_new_one_is_whole(ask, tmp_path, pictures, monkeypatch):
+    ask(pictures)
+    before = (tmp_path / "p.csv").read_bytes()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TransferNetwork, "forward", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ask(pictures, batch_size=2)
+    assert (tmp_path / "p.csv").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "p.csv"]
+
+
+def test_nothing_is_written_beside_the_pictures(ask, pictures):
+    before = sorted(pictures.iterdir())
+    ask(pictures)
+    assert sorted(pictures.iterdir()) == before
+
+
+def test_the_number_of_pictures_and_the_place_of_the_table_are_printed(ask, tmp_path, pictures, capsys):
+    ask(pictures)
+    assert capsys.readouterr().out.splitlines() == ["7 of 7 pictures named", str(tmp_path / "p.csv")]
