@@ -31,7 +31,9 @@ def figures(folder: Path) -> dict[str, float]:
 
 def train(data: str, *more: str) -> Path:
     """Train mobilenet_v2's head on a set, and give the run folder, which is the last line printed."""
-    printed = program("train", "backbone=mobilenet_v2", WEIGHTS, f"data={data}", f"data.root={SHARED / 'data' / data}", *more)
+    printed = program(
+        "train", "backbone=mobilenet_v2", WEIGHTS, f"data={data}", f"data.root={SHARED / 'data' / data}", *more
+    )
     return Path(printed.strip().splitlines()[-1])
 
 
@@ -63,7 +65,9 @@ def main() -> None:
     again = evaluate(cats, "test", "again")
     assert all(close(again[name], trained[name]) for name in ("test/top1", "test/loss")), again
 
-    program("predict", f"run={cats}", f"images={SHARED / 'data' / 'cat_dog' / 'test'}", "output=predictions.csv", "topk=2")
+    program(
+        "predict", f"run={cats}", f"images={SHARED / 'data' / 'cat_dog' / 'test'}", "output=predictions.csv", "topk=2"
+    )
     with (WORK / "predictions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     right = sum(Path(row["path"]).parent.name == row["class"] for row in rows)

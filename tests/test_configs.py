@@ -210,7 +210,7 @@ def test_plain_data_has_no_references_and_no_missing_values():
 def test_caches_and_data_follow_the_environment(monkeypatch):
     monkeypatch.setenv("TLEARN_CACHE", "/somewhere/cache")
     monkeypatch.setenv("TLEARN_DATA", "/somewhere/data")
-    config = compose()
+    config = compose(["data=hymenoptera"])
     assert config.paths.cache == "/somewhere/cache"
     assert config.data.download_root == "/somewhere/data"
     monkeypatch.delenv("TLEARN_CACHE")
