@@ -127,6 +127,7 @@ def test_checkpoints_are_plain_data_without_frozen_weights(tmp_path, folder_data
         assert set(checkpoint["state_dict"]) == {"network.head.weight", "network.head.bias"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path, folder_data, weights):
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     long = ("transforms=light", "transforms.size=32", "optimizer.lr=0.01")
@@ -149,6 +150,7 @@ def _logged_epochs(folder: Path) -> list[str]:
         return [row["epoch"] for row in csv.DictReader(file) if row["val/loss"]]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_configuration_and_its_pictures(tmp_path, folder_data, weights):
     folder = tmp_path / "run"
     command = [*overrides(folder_data, weights), f"hydra.run.dir='{folder}'"]
@@ -169,6 +171,7 @@ def test_a_resumed_run_keeps_its_configuration_and_its_pictures(tmp_path, folder
     assert fewer.returncode == DataError.exit_status
 
 
+@pytest.mark.slow
 def test_a_schedule_over_the_whole_run_cannot_be_made_longer(tmp_path, folder_data, weights):
     folder = tmp_path / "run"
     command = [*overrides(folder_data, weights, "scheduler=cosine"), f"hydra.run.dir='{folder}'"]
@@ -185,6 +188,7 @@ def test_lists_of_a_configuration_end_as_plain_lists_in_checkpoints(tmp_path, fo
     assert list(checkpoint["optimizer_states"][0]["param_groups"][0]["betas"]) == [0.8, 0.99]
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_is_not_written_over(tmp_path, folder_data, weights):
     folder = tmp_path / "run"
     command = [*overrides(folder_data, weights, "trainer.fast_dev_run=true"), f"hydra.run.dir='{folder}'"]
@@ -213,6 +217,7 @@ def test_without_a_test_split_no_test_figures_are_given(tmp_path, draw_split, we
     assert "no test split" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_all_named_before_training(tmp_path, folder_data, weights):
     for number in range(3):
         (folder_data / "train" / "red" / f"bad_{number}.jpg").write_bytes(b"<!DOCTYPE html>")
