@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 from tlearn.configs import compose
 from tlearn.train import train
 
+# Each for all its epochs, and at its best by accuracy: the loss of an overfitting network is lowest before it learns.
+COMMON = ["monitor.metric=val/top1", "monitor.mode=max", "callbacks.early_stopping=null", "logger=none"]
 KINDS = {
     "frozen pretrained body": [],
     "from scratch": ["finetune=scratch"],
@@ -25,7 +27,7 @@ def main(seeds: int, overrides: list[str]) -> None:
         for name, kind in KINDS.items():
             scores: list[float] = []
             for seed in range(seeds):
-                arguments = [*overrides, *kind, f"seed={seed}", "logger=none"]
+                arguments = [*COMMON, *overrides, *kind, f"seed={seed}"]
                 with contextlib.redirect_stdout(io.StringIO()):
                     figures = train(compose(arguments, output_dir=Path(folder) / f"{name} {seed}"))
                 scores.append(100 * figures.get("test/top1", figures["val/top1"]))

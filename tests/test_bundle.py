@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tlearn import bundle
 from tlearn.bundle import DESCRIPTION, WEIGHTS, head_of, load_model, save_model
-from tlearn.errors import CheckpointError
+from tlearn.errors import CheckpointError, OutputError
 from tlearn.models import heads
 from tlearn.models.backbones import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
@@ -124,6 +124,24 @@ def test_any_precision_is_stored_as_single(tmp_path, saved, dtype):
     save_model(tmp_path, model.network.to(dtype), model.description)
     kinds = {tensor.dtype for tensor in load_file(tmp_path / WEIGHTS).values()}
     assert kinds == {torch.float32, torch.int64}
+
+
+@pytest.mark.parametrize("taken", [WEIGHTS, DESCRIPTION])
+def test_a_model_folder_that_cannot_be_written_is_an_output_error_and_keeps_no_temporary_file(tmp_path, saved, taken):
+    model = load_model(saved)
+    # a full folder, in whose place no file can be put
+    (tmp_path / taken / "mine").mkdir(parents=True)
+    with pytest.raises(OutputError, match=f"cannot write the model folder {tmp_path}"):
+        save_model(tmp_path, model.network, model.description)
+    assert {path.name for path in tmp_path.iterdir()} <= {WEIGHTS, DESCRIPTION}
+
+
+def test_a_model_folder_below_a_file_is_an_output_error(tmp_path, saved):
+    model = load_model(saved)
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="cannot write the model folder"):
+        save_model(tmp_path / "file", model.network, model.description)
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -97,6 +97,23 @@ def test_any_class_name_is_written_and_drawn(tmp_path, recwarn):
     assert [str(warning.message) for warning in recwarn if "Glyph" in str(warning.message)] == []
 
 
+def test_names_that_are_no_text_are_written_and_drawn(tmp_path, draw_split):
+    names = ("a\udcff", "red")
+    try:
+        for split, first in (("train", 0), ("val", 10)):
+            draw_split(tmp_path / "data" / split, 2, names, first)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    shutil.copy(tmp_path / "data/train/a\udcff/a\udcff_0.jpg", tmp_path / "data/val/a\udcff/again\udcfe.jpg")
+    (tmp_path / "data/train/red/bad\udcff.jpg").write_bytes(b"no picture")
+    assert _explore(tmp_path / "out", tmp_path / "data")["unreadable"] == 1
+    assert [row["class"] for row in _rows(tmp_path / "out" / "classes.csv")] == sorted(names)
+    paths = {row["path"] for row in _rows(tmp_path / "out" / "duplicates.csv")}
+    assert paths == {"train/a\udcff/a\udcff_0.jpg", "val/a\udcff/again\udcfe.jpg"}
+    report = json.loads((tmp_path / "out" / "data_report.json").read_text(encoding="utf-8"))
+    assert list(report["unreadable"]) == ["train/red/bad\udcff.jpg"]
+
+
 def test_a_data_set_of_unreadable_pictures_is_refused(tmp_path):
     for split in ("train", "val"):
         for name in ("a", "b"):

@@ -15,7 +15,7 @@ from tlearn.bundle import load_model, save_model
 from tlearn.configs import compose
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
-from tlearn.errors import ConfigError, DataError, OutputError
+from tlearn.errors import ConfigError, DataError, OutputError, TlearnError
 from tlearn.models import heads
 from tlearn.models.backbones import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
@@ -186,6 +186,28 @@ def test_a_glob_gives_what_it_matches(pictures):
     assert [path.name for path in find_pictures(str(pictures / "[0-2].png"))] == ["0.png", "1.png", "2.png"]
     assert len(find_pictures(str(pictures.parent / "**" / "*.png"))) == 7
     assert find_pictures(f"{pictures}/../new/5*") == [pictures / ".." / "new" / "5.png"]
+
+
+# Python 3.13 reads two stars inside a name as one, and older ones refuse them.
+@pytest.mark.parametrize("glob", ["a**.png", "**x/*.png"])
+def test_a_glob_with_two_stars_inside_a_name_is_no_fault_of_tlearn(pictures, glob):
+    with pytest.raises(TlearnError, match=re.escape(glob)):
+        find_pictures(str(pictures / glob))
+
+
+def test_a_folder_that_cannot_be_read_is_refused(pictures, monkeypatch):
+    (pictures / "locked").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str | Path = "."):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    # Not by its mode, which the superuser may ignore
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=r"cannot read the folder .*locked: Permission denied"):
+        find_pictures(str(pictures))
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(pictures):

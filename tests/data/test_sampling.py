@@ -103,6 +103,12 @@ def test_weighted_processes_share_one_drawing():
     assert sorted(ranks[0] + ranks[1]) == sorted(order(12, weights=weights))
 
 
+def test_a_picture_that_is_drawn_again_is_augmented_in_another_way():
+    draws = order(20, weights=[1.0] + [0.0] * 19)
+    assert {index for index, _ in draws} == {0}
+    assert len({draw for _, draw in draws}) == 20
+
+
 @pytest.mark.parametrize("world_size", range(1, 5))
 def test_evaluation_gives_each_picture_to_one_process(world_size):
     for count in range(13):
