@@ -36,13 +36,17 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path):
         (tmp_path / "cut.ckpt").write_bytes(data[:length])
         with pytest.raises(CheckpointError, match=r"cut\.ckpt"):
             CheckpointIO().load_checkpoint(tmp_path / "cut.ckpt")
+    CheckpointIO().save_checkpoint({"something": 1}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match="no checkpoint of a run"):
+        CheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match=r"none\.ckpt"):
         CheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "last.ckpt"
-    CheckpointIO().save_checkpoint({"step": 1}, path)
+    whole = {"state_dict": {}, "pytorch-lightning_version": "2", "step": 1}
+    CheckpointIO().save_checkpoint(whole, path)
 
     def full(*args, **kwargs):
         args[1].write(b"half")
@@ -51,7 +55,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old_one(
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OutputError, match="No space left"):
         CheckpointIO().save_checkpoint({"step": 2}, path)
-    assert CheckpointIO().load_checkpoint(path) == {"step": 1}
+    assert CheckpointIO().load_checkpoint(path) == whole
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):

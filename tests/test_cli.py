@@ -194,6 +194,9 @@ class TestRunning:
 
     def test_a_folder_that_holds_a_run_is_refused_with_the_way_on(self, start):
         assert start("hydra.run.dir='my run'").status == 0
+        # Nothing of use is there yet: a run that failed early may be started again.
+        assert start("hydra.run.dir='my run'").status == 0
+        (Path("my run") / "checkpoints").mkdir()
         before = (Path("my run") / ".hydra" / "config.yaml").read_bytes()
         ended = start("hydra.run.dir='my run'", "seed=7")
         assert ended.status == 4

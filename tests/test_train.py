@@ -188,6 +188,17 @@ def test_lists_of_a_configuration_end_as_plain_lists_in_checkpoints(tmp_path, fo
     assert list(checkpoint["optimizer_states"][0]["param_groups"][0]["betas"]) == [0.8, 0.99]
 
 
+def test_mixing_takes_whole_numbers(tmp_path, folder_data, weights):
+    mix = ("transforms.mixup_alpha=1", "transforms.cutmix_alpha=1")
+    assert run(tmp_path / "run", folder_data, weights, *mix)["val/loss"] > 0
+
+
+def test_a_head_that_a_model_folder_cannot_name_is_refused_before_training(tmp_path, folder_data, weights):
+    with pytest.raises(CheckpointError, match="cannot go into a model folder"):
+        run(tmp_path / "run", folder_data, weights, "head.build._target_=torch.nn.Linear")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 @pytest.mark.slow
 def test_a_folder_with_a_run_is_not_written_over(tmp_path, folder_data, weights):
     folder = tmp_path / "run"

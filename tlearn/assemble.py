@@ -125,6 +125,9 @@ def datamodule(config: DictConfig, found: Pictures, preprocessing: dict[str, Any
 
 def network(config: DictConfig, chosen: Any, num_classes: int, size: int) -> TransferNetwork:
     """Load the body and put a new head on it."""
+    # What the model folder could not describe is refused now and not after the training.
+    head_of(OmegaConf.to_container(config.head.build, resolve=True))  # type: ignore[arg-type]
+    chosen.architecture()
     body = chosen.build(config.head.replace)
     # The head starts the same for a seed, whatever building the body drew.
     torch.manual_seed(config.seed)

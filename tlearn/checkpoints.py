@@ -75,7 +75,12 @@ class CheckpointIO(LightningCheckpointIO):
             CheckpointError: missing, damaged, or containing code.
         """
         try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+            if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"state_dict", "pytorch-lightning_version"}:
+                raise CheckpointError(f"{path} is no checkpoint of a run")
+            return checkpoint
+        except CheckpointError:
+            raise
         except FileNotFoundError as error:
             raise CheckpointError(f"no checkpoint {path}") from error
         except pickle.UnpicklingError as error:

@@ -20,6 +20,7 @@ from tlearn.configs import CONF_DIR, compose, plain
 from tlearn.errors import ConfigError, OutputError
 from tlearn.explain import explain
 from tlearn.resume import quoted, restored_arguments
+from tlearn.run import RunFolder
 from tlearn.sweep import Sweep
 
 Task = Callable[[DictConfig], dict[str, float]]
@@ -115,7 +116,8 @@ def _check(config_name: str, overrides: list[str], config_dir: str | None) -> No
     with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
         config = hydra.compose(config_name, [*overrides, *search], return_hydra_config=True)
     run_dir = Path(str(config.hydra.run.dir))
-    if (run_dir / ".hydra").exists() and not config.get("resume") and is_main_process():
+    # Before Hydra writes its own files there
+    if is_main_process() and not config.get("resume") and RunFolder(run_dir).is_taken():
         raise OutputError(
             f"{run_dir} already holds a run: choose another hydra.run.dir, or go on with resume={run_dir}"
         )

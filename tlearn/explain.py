@@ -31,6 +31,11 @@ def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[
         return 130, "interrupted"
     if type(error).__name__ == "SIGTERMException":
         return 143, "terminated"
+    if "killed by signal: Terminated" in str(error):
+        # SIGTERM went to the whole process group, and a loader's worker died of it first.
+        return 143, "terminated"
+    if isinstance(error, BrokenPipeError):
+        return 141, "nobody reads the output any more"
     for one in _chain(error):
         if isinstance(one, TlearnError):
             return one.exit_status, _last_words(str(one))

@@ -22,6 +22,7 @@ def predict(config: DictConfig) -> dict[str, float]:
     """Write one row per readable picture: path, and the `topk` most probable classes with their probabilities."""
     # Imported here: torch takes seconds, which help and configuration errors shall not.
     from tlearn.bundle import load_model
+    from tlearn.data.scan import ENDINGS
 
     paths = find_pictures(str(config.images))
     model = load_model(config.run)
@@ -30,6 +31,8 @@ def predict(config: DictConfig) -> dict[str, float]:
     output = Path(config.output).expanduser()
     if output.is_dir():
         raise OutputError(f"output={config.output} is a folder: name a file in it")
+    if output.suffix.lower() in ENDINGS:
+        raise OutputError(f"output={config.output} is named like a picture: it would be written over")
     header = ["path", "class", "probability"]
     header += [f"{name}_{rank}" for rank in range(2, config.topk + 1) for name in ("class", "probability")]
     bad: list[BadImageError] = []

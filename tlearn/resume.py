@@ -32,7 +32,7 @@ def restored_arguments(arguments: list[str]) -> list[str]:
         return arguments
     if "-m" in arguments or "--multirun" in arguments:
         raise ConfigError("resume goes on with one run: give it without -m")
-    run = Path(re.sub(r"^(['\"])(.*)\1$", r"\2", given[-1].partition("=")[2])).expanduser().absolute()
+    run = Path(_unquoted(given[-1].partition("=")[2])).expanduser().absolute()
     stored, config_dir, cwd = _read(run)
     others = [argument for argument in arguments if argument not in given]
     keys = {_key(argument) for argument in others}
@@ -53,6 +53,12 @@ def quoted(path: Path) -> str:
     # A backslash means itself there, but before a quote, which the closing one is too.
     protected = re.sub(r"(\\+)(?='|\Z)", r"\1\1", str(path))
     return "'" + protected.replace("'", "\\'").replace("${", "\\${") + "'"
+
+
+def _unquoted(value: str) -> str:
+    """Read a value as Hydra would: in quotes, with escaped quotes inside, or bare."""
+    inner = re.fullmatch(r"(['\"])(.*)\1", value, flags=re.S)
+    return inner[2].replace("\\" + inner[1], inner[1]) if inner else value
 
 
 def _names_code(argument: str) -> bool:

@@ -20,6 +20,8 @@ _PACKAGES = (
 
 
 _LOCK = ".lock"
+# What a run leaves that another must not write over
+_USED = ("metrics.json", "checkpoints")
 
 
 class RunFolder:
@@ -51,7 +53,7 @@ class RunFolder:
         except OSError as error:
             reason = "it is a file" if self.path.is_file() else error.strerror
             raise OutputError(f"cannot write to the run folder {self.path}: {reason}") from error
-        used = [name for name in ("metrics.json", "checkpoints") if (self.path / name).exists()]
+        used = [name for name in _USED if (self.path / name).exists()]
         if used and not again:
             self.release()
             raise OutputError(
@@ -60,6 +62,18 @@ class RunFolder:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
+
+    def is_taken(self) -> bool:
+        """Tell whether a run is writing to the folder or has left its results there."""
+        try:
+            with (self.path / _LOCK).open("r+", encoding="utf-8") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            # No lock file: nobody is writing.
+            pass
+        return any((self.path / name).exists() for name in _USED)
 
     def release(self) -> None:
         """Let others have the folder."""
@@ -74,8 +88,12 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         # File names need not be UTF-8; JSON reads these escapes as the same names.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(self.path / name)
+        try:
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+            temporary.replace(self.path / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OutputError(f"cannot write {self.path / name}: {error.strerror}") from error
 
 
 def environment() -> dict[str, Any]:

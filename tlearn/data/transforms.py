@@ -87,7 +87,7 @@ def mixing(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> Callabl
     """Make MixUp, CutMix or either by chance, for a batch [N, 3, S, S] and targets [N]; None if both are off."""
     kinds: list[Callable[[Tensor, Tensor], Any]] = []
     if mixup_alpha > 0:
-        kinds.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
+        kinds.append(v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes))
     if cutmix_alpha > 0:
-        kinds.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+        kinds.append(v2.CutMix(alpha=float(cutmix_alpha), num_classes=num_classes))
     return None if not kinds else kinds[0] if len(kinds) == 1 else v2.RandomChoice(kinds)
