@@ -160,3 +160,12 @@ def test_processes_share_the_pictures(pictures):
         loaders = [getattr(data, f"{split}_dataloader")() for data in ranks]
         indices = [index for loader in loaders for batch in loader for index in batch[2].tolist()]
         assert sorted(indices) == list(range(len(pictures.splits[split])))
+
+
+@pytest.mark.parametrize(("overfit_batches", "same"), [(0, False), (2, True)])
+def test_batches_to_learn_by_heart_are_the_same_in_every_epoch(pictures, overfit_batches, same):
+    data = as_process(datamodule(pictures), 0, 1)
+    data.trainer.overfit_batches = overfit_batches
+    loader = data.train_dataloader()
+    first, second = ([batch[2].tolist() for batch in epoch_of(loader, epoch)] for epoch in (0, 1))
+    assert (first == second) == same

@@ -66,7 +66,8 @@ class ImageDataModule(LightningDataModule):
         dataset = self.datasets["train"]
         per_class = self.class_weights()
         weights = [per_class[target] for target in dataset.targets] if self.balance == "sampler" else None
-        sampler = TrainSampler(len(dataset), self.seed, weights, *self._place("train"))
+        by_heart = bool(getattr(self.trainer, "overfit_batches", 0))
+        sampler = TrainSampler(len(dataset), self.seed, weights, *self._place("train"), fixed=by_heart)
         return self._loader("train", batch_sampler=TrainBatches(sampler, self.batch_size))
 
     def val_dataloader(self) -> DataLoader:

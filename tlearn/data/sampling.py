@@ -22,18 +22,26 @@ class TrainSampler(Sampler[Draw]):
         count: number of training pictures.
         seed: decides order and augmentation together with the epoch.
         weights: relative frequency of each picture (drawn with replacement), or None for each once.
+        fixed: give every epoch the order and augmentation of the first, as for learning some batches by heart.
     """
 
     def __init__(
-        self, count: int, seed: int, weights: Sequence[float] | None = None, rank: int = 0, world_size: int = 1
+        self,
+        count: int,
+        seed: int,
+        weights: Sequence[float] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        fixed: bool = False,
     ) -> None:
+        self.fixed = fixed
         self.count, self.seed, self.rank, self.world_size = count, seed, rank, world_size
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each."""
-        self.epoch = epoch
+        self.epoch = 0 if self.fixed else epoch
 
     def __len__(self) -> int:
         return -(-self.count // self.world_size)
