@@ -1,6 +1,7 @@
 """Build what a training needs from its configuration: the only place where configuration meets classes."""
 
 import logging
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -283,7 +284,8 @@ def finish(
         "config": resolved,
     }
     save_model(run.path / "model", built, description, _recipe(resolved, figures))
-    write_manifest(run.path / "model" / MANIFEST, found.root, found.splits)
+    # The manifest of the start: the files may have changed since, and reading their sizes again would hide it.
+    shutil.copyfile(run.path / MANIFEST, run.path / "model" / MANIFEST)
     run.write_json("metrics.json", figures)
     show(figures, run.path)
 

@@ -21,7 +21,7 @@ def strip_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mark:
     """Replace the frozen tensors of a checkpoint by their fingerprint `mark`."""
     kept = {key: value for key, value in checkpoint["state_dict"].items() if key not in frozen}
     checkpoint["state_dict"] = kept
-    checkpoint[_KEY] = {"format": FORMAT, "frozen": mark, "frozen_tensors": len(frozen)}
+    checkpoint[_KEY] = {"format": FORMAT, "frozen": mark}
 
 
 def restore_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mark: str) -> None:

@@ -72,10 +72,10 @@ def _hydra_main(config_name: str, task: Task) -> int:
     sys.argv[1:] = restored_arguments(sys.argv[1:])
     arguments = get_args_parser().parse_args(sys.argv[1:])
     shows_only = arguments.help or arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
-    if not shows_only and not arguments.multirun:
-        _check(config_name, arguments.overrides, arguments.config_dir)
     if arguments.config_name or arguments.config_path:
         raise ConfigError("--config-name and --config-path are not for this program: add options with --config-dir")
+    if not shows_only and not arguments.multirun:
+        _check(config_name, arguments.overrides, arguments.config_dir)
     sweep = Sweep()
     asked = os.environ.get("HYDRA_FULL_ERROR")
 

@@ -51,6 +51,11 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, what: str = "file"
     return _obtain(url, path, sha256, what, f"put the file by hand at {path.absolute()}{_known(sha256)}")
 
 
+def is_offline() -> bool:
+    """Tell whether the user has forbidden the network."""
+    return os.environ.get("TLEARN_OFFLINE", "0") not in ("", "0")
+
+
 def fetch_archive(url: str, folder: Path, *, sha256: str | None = None, top: str | None = None, what: str) -> Path:
     """Return `folder`, after filling it with an archive's content if it is not there.
 
@@ -136,7 +141,7 @@ def _check_present(path: Path, sha256: str | None) -> None:
 
 def _download(url: str, path: Path, sha256: str | None) -> None:
     _check_address(url)
-    if os.environ.get("TLEARN_OFFLINE", "0") not in ("", "0"):
+    if is_offline():
         raise _Failed("TLEARN_OFFLINE is set, so nothing is downloaded")
     part = _part(path)
     with _writing(path.parent):

@@ -47,7 +47,8 @@ class Schedule:
         rates = [group["lr"] for group in optimizer.param_groups]
         known = {"steps": steps, "epochs": epochs, "learning_rates": rates}
         arguments = {name: known[quantity] for name, quantity in self.from_run.items()}
-        if any(value in (-1, float("inf")) for value in (arguments[name] for name in arguments) if value is not rates):
+        lengths = [value for value in arguments.values() if value is not rates]
+        if -1 in lengths or float("inf") in lengths:
             raise ConfigError("this scheduler needs the length of the run: set trainer.max_epochs")
         schedulers = []
         if self.build is not None:

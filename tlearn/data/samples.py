@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from tlearn.data.scan import SPLIT_NAMES, Found, capped, scan_classes, scan_folder
-from tlearn.download import fetch_archive
+from tlearn.download import fetch_archive, is_offline
 from tlearn.errors import ConfigError, DataError, DownloadError, TlearnError
 
 CALTECH_PICTURES = 8677
@@ -183,7 +183,7 @@ class TorchvisionSource:
         self._check_scipy()
         if self.given or not self._missing():
             return
-        if os.environ.get("TLEARN_OFFLINE", "0") not in ("", "0"):
+        if is_offline():
             raise self._error("TLEARN_OFFLINE is set, so nothing is downloaded")
         self._open(download=True)
 
