@@ -17,12 +17,14 @@ from tlearn.callbacks import Unfreeze, progress_bar
 from tlearn.checkpoints import CheckpointIO
 from tlearn.cli import is_main_process
 from tlearn.configs import plain
-from tlearn.data.datamodule import ImageDataModule
+from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.decode import Decoder
+from tlearn.data.pixels import pixel_cache
 from tlearn.data.prepare import BadImagesError, Pictures, prepare
 from tlearn.data.splits import check_manifest, fingerprint, read_manifest, write_manifest
 from tlearn.data.transforms import Transform, complete, mixing
 from tlearn.errors import ConfigError, DataError
+from tlearn.logistic import FullBatch, LogisticModule
 from tlearn.models.network import TransferNetwork
 from tlearn.module import TransferModule
 from tlearn.parallel import DataParallelStrategy, DDPStrategy
@@ -73,9 +75,14 @@ def decoder(config: DictConfig) -> Decoder:
     return Decoder(data.max_pixels, tuple(data.alpha_background), data.high_bit_depth)
 
 
+def cache(config: DictConfig) -> Path:
+    """Give the folder of all that may be made again at any time."""
+    return Path(config.paths.cache).expanduser()
+
+
 def verified(config: DictConfig) -> Path:
     """Give the folder that remembers which files were found good."""
-    return Path(config.paths.cache).expanduser() / "verified"
+    return cache(config) / "verified"
 
 
 def pictures(config: DictConfig, run: RunFolder) -> Pictures:
@@ -112,15 +119,17 @@ def datamodule(config: DictConfig, found: Pictures, preprocessing: dict[str, Any
             f"the last training batch has {data.batch_size + 1} pictures: one alone could not train BatchNorm",
             flush=True,
         )
+    fixed = Transform(preprocessing)
     return ImageDataModule(
         found,
         decoder(config),
         Transform(preprocessing, random),
-        Transform(preprocessing),
+        fixed,
         batch_size=data.batch_size,
         num_workers=data.num_workers,
         balance=data.balance,
         seed=config.seed,
+        cache=pixel_cache(data.cache, decoder(config), fixed, cache(config) / "pixels"),
     )
 
 
@@ -133,11 +142,11 @@ def network(config: DictConfig, chosen: Any, num_classes: int, size: int) -> Tra
     # The head starts the same for a seed, whatever building the body drew.
     torch.manual_seed(config.seed)
     head = build(config.head.build)(body.num_features, num_classes)
-    built = TransferNetwork(body.module, head, _names(config.finetune.stages))
+    built = TransferNetwork(body.module, head, names(config.finetune.stages))
     if size != chosen.preprocessing()["size"]:
         _check_size(built, size)
     # Checked here so that a wrong name fails now and not at the epoch of unfreezing
-    built.frozen_keys(_names(config.finetune.later_stages))
+    built.frozen_keys(names(config.finetune.later_stages))
     # The layout in which convolutions are fastest, on CPUs and GPUs alike
     return built.to(memory_format=torch.channels_last)
 
@@ -151,11 +160,17 @@ def _check_size(built: TransferNetwork, size: int) -> None:
         raise ConfigError(f"transforms.size={size} does not suit this backbone: {error}") from error
 
 
-def _names(stages: Any) -> str | list[str]:
+def names(stages: Any) -> str | list[str]:
+    """Give names of parts of the body as the network takes them."""
     return stages if isinstance(stages, str) else list(stages)
 
 
-def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule) -> TransferModule:
+def optimizer(config: DictConfig) -> Any:
+    """Make the optimizer, still without parameters, or the plan of a full-batch fit."""
+    return build(config.optimizer)
+
+
+def module(config: DictConfig, built: TransferNetwork, data: SplitDataModule, chosen: Any) -> TransferModule:
     """Put network, objective, optimizer and schedule together."""
     classes = data.pictures.classes
     if config.monitor.metric.endswith("top5") and len(classes) <= 5:
@@ -167,16 +182,21 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule) ->
         weight = data.class_weights()
     loss = build(config.loss)(**({} if weight is None else {"weight": list(weight)}))
     tuning, transforms = config.finetune, config.transforms
+    common = {"monitor": config.monitor.metric}
+    if isinstance(chosen, FullBatch):
+        if config.scheduler.build is not None or config.scheduler.warmup_steps:
+            raise ConfigError("optimizer=lbfgs fits to convergence and has no learning rate: choose scheduler=none")
+        return LogisticModule(built, len(classes), loss, fit=chosen, **common)
     return TransferModule(
         built,
         len(classes),
         loss,
-        build(config.optimizer),
+        chosen,
         build(config.scheduler),
         body_lr_scale=tuning.body_lr_scale,
-        later_stages=_names(tuning.later_stages),
+        later_stages=names(tuning.later_stages),
         mix=mixing(len(classes), transforms.mixup_alpha, transforms.cutmix_alpha),
-        monitor=config.monitor.metric,
+        **common,
     )
 
 
@@ -187,7 +207,7 @@ def trainer(config: DictConfig, folder: Path) -> Trainer:
     loggers = [build(one) for one in (config.logger or {}).values() if one is not None]
     tuning = config.finetune
     if tuning.unfreeze_epoch is not None:
-        callbacks.append(Unfreeze(tuning.unfreeze_epoch, _names(tuning.later_stages)))
+        callbacks.append(Unfreeze(tuning.unfreeze_epoch, names(tuning.later_stages)))
     made: Trainer = build(config.trainer, callbacks=callbacks, logger=loggers, plugins=[CheckpointIO()])
     _prepare_processes(config, made, folder)
     if tuning.unfreeze_epoch is not None and made.world_size > 1:
@@ -239,14 +259,15 @@ def describe(config: DictConfig, run: RunFolder, found: Pictures) -> None:
         run.write_json("environment.json", {**environment(), "data": data})
 
 
-def evaluate_best(made: Trainer, trained: TransferModule, data: ImageDataModule, folder: Path) -> dict[str, float]:
+def evaluate_best(made: Trainer, trained: TransferModule, data: SplitDataModule, folder: Path) -> dict[str, float]:
     """Load the best checkpoint and measure it on val and test."""
     best = getattr(made.checkpoint_callback, "best_model_path", "")
     # A resumed run remembers the place where its best checkpoint was, and the folder may have moved since.
     checkpoint = str(folder / "checkpoints" / Path(best).name) if best else None
     figures: dict[str, float] = {"epoch/last": made.current_epoch - 1}
     if checkpoint is not None:
-        figures["epoch/best"] = CheckpointIO().load_checkpoint(checkpoint)["epoch"]
+        epoch = CheckpointIO().load_checkpoint(checkpoint)["epoch"]
+        figures |= {"epoch/best": epoch, **trained.describe_epoch(epoch)}
     # The log has this epoch's validation already.
     loggers, made.loggers = made.loggers, []
     [measured] = made.validate(trained, datamodule=data, ckpt_path=checkpoint, verbose=False)
@@ -264,7 +285,7 @@ def finish(
     config: DictConfig,
     run: RunFolder,
     chosen: Any,
-    data: ImageDataModule,
+    data: SplitDataModule,
     built: TransferNetwork,
     preprocessing: dict[str, Any],
     figures: dict[str, float],

@@ -20,7 +20,7 @@ from tlearn.models.network import TransferNetwork, fingerprint
 from tlearn.parallel import share_buffers
 from tlearn.schedule import Schedule
 
-# pictures [N, 3, S, S], targets [N], indices into the split [N]
+# pictures [N, 3, S, S] or their cached features [N, ...], targets [N], indices into the split [N]
 Batch = tuple[Tensor, Tensor, Tensor]
 SPLITS = ("train", "val", "test")
 
@@ -102,6 +102,9 @@ class TransferModule(LightningModule):
         assert isinstance(mean, MeanMetric)
         metrics.update(logits.detach(), targets)
         mean.update(loss.detach(), weight=len(targets))
+        # Logging takes as long as the step of a head on cached features, and what is logged are objects that go on.
+        if split == "train" and not self.trainer.is_last_batch:
+            return
         # The metric objects add up over batches and processes, so every picture counts once.
         self.log_dict(dict(metrics.items(keep_base=False)), on_step=False, on_epoch=True)
         self.log(f"{split}/loss", mean, on_step=False, on_epoch=True, prog_bar=split != "test")
@@ -113,7 +116,9 @@ class TransferModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the objective of one batch."""
         loss = self._step(batch, "train")
-        self.log("train/step_loss", loss.detach(), on_step=True, on_epoch=False)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.global_step + 1) % every == 0:
+            self.log("train/step_loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -168,6 +173,10 @@ class TransferModule(LightningModule):
             return optimizer
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
         return [optimizer], self.schedule.configure(optimizer, steps, epochs or -1, self.monitor)
+
+    def describe_epoch(self, epoch: int) -> dict[str, float]:
+        """Give what set an epoch apart, beside its figures: nothing here."""
+        return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what cannot change in this run."""

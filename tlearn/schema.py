@@ -147,12 +147,16 @@ RULES: dict[str, Check] = {
     "data.max_pixels": integer(1),
     "data.alpha_background": list_of(integer(0, 255), 3),
     "data.high_bit_depth": one_of("error", "scale"),
+    "data.cache": one_of("none", "memory", "disk"),
     **{f"transforms.{key}": optional(check) for key, check in _PREPROCESSING.items()},
+    "transforms.fit": one_of("crop", "squash", "pad"),
+    "transforms.average": list_of(one_of("crop", "flip", "squash", "pad")),
     "transforms.train": anything,
     "transforms.mixup_alpha": number(0),
     "transforms.cutmix_alpha": number(0),
     "backbone.name": text,
     "backbone.weights": optional(path),
+    "backbone.pooling": one_of("avg", "max", "avgmax"),
     "backbone.arguments.stages_repeats": list_of(integer(1)),
     "backbone.arguments.stages_out_channels": list_of(integer(1)),
     **{f"backbone.preprocessing.{key}": check for key, check in _PREPROCESSING.items()},
@@ -165,15 +169,21 @@ RULES: dict[str, Check] = {
     "finetune.later_stages": _STAGES,
     "finetune.unfreeze_epoch": optional(integer(0)),
     "finetune.body_lr_scale": number(above=0),
+    "features.mode": one_of("auto", "off", "cache"),
+    "features.views": optional(integer(1)),
+    "features.precision": one_of("fp32", "bf16", "auto"),
+    "features.on_write_error": one_of("continue", "stop"),
+    "features.limit_gb": number(above=0),
     "loss.label_smoothing": _FRACTION,
     "loss.weight": optional(list_of(number(0))),
     "optimizer.lr": number(above=0),
     "optimizer.weight_decay": number(0),
     "optimizer.momentum": number(0),
     "optimizer.nesterov": boolean,
+    "optimizer.weight_decays": list_of(number(0)),
     "optimizer.max_iter": integer(1),
     "optimizer.history_size": integer(1),
-    "optimizer.line_search_fn": optional(one_of("strong_wolfe")),
+    "optimizer.tolerance": number(0),
     "scheduler.interval": one_of("step", "epoch"),
     "scheduler.warmup_steps": integer(0),
     "scheduler.from_run": anything,
@@ -317,6 +327,9 @@ def _check_together(config: dict[str, Any]) -> None:
     if monitor and monitor["mode"] != ("min" if monitor["metric"].endswith("loss") else "max"):
         right = "min" if monitor["metric"].endswith("loss") else "max"
         raise ConfigError(f"monitor.mode={monitor['mode']}: {monitor['metric']} is best at its {right}imum, so {right}")
+    features = config.get("features")
+    if features and features["views"] is not None and not config["transforms"]["train"]:
+        raise ConfigError(f"features.views={features['views']} needs augmentation: choose transforms=light or another")
     if tuning and (tuning["unfreeze_epoch"] is None) != (not tuning["later_stages"]):
         raise ConfigError("finetune.later_stages and finetune.unfreeze_epoch only work together")
 

@@ -30,6 +30,7 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     from lightning import seed_everything
 
     from tlearn import assemble, parallel
+    from tlearn.caching import cached
     from tlearn.resume import check_resume, resume_from
 
     started = time.monotonic()
@@ -41,9 +42,11 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     preprocessing = assemble.complete_transforms(config, backbone)
     pictures = assemble.pictures(config, run)
     assemble.describe(config, run, pictures)
-    data = assemble.datamodule(config, pictures, preprocessing)
+    optimizer = assemble.optimizer(config)
     network = assemble.network(config, backbone, len(pictures.classes), preprocessing["size"])
-    module = assemble.module(config, network, data)
+    images = assemble.datamodule(config, pictures, preprocessing)
+    data = cached(config, backbone, network, images, preprocessing, trainer, optimizer)
+    module = assemble.module(config, network, data, optimizer)
     with parallel.further_processes(trainer):
         fit_started = time.monotonic()
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)

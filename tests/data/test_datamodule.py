@@ -1,5 +1,6 @@
 """Loaders: the same batches whatever the workers, every picture traceable, classes balanced, and plain errors."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,8 +9,10 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from tlearn.data.datamodule import ImageDataModule
+from tlearn.data import datamodule as loading
+from tlearn.data.datamodule import ImageDataModule, default_workers, math_threads
 from tlearn.data.decode import Decoder
+from tlearn.data.pixels import DiskPixels, MemoryPixels, Shrink
 from tlearn.data.prepare import Pictures, prepare
 from tlearn.data.samples import FolderSource, Sample
 from tlearn.data.transforms import Transform, random_resized_crop
@@ -169,3 +172,146 @@ def test_batches_to_learn_by_heart_are_the_same_in_every_epoch(pictures, overfit
     loader = data.train_dataloader()
     first, second = ([batch[2].tolist() for batch in epoch_of(loader, epoch)] for epoch in (0, 1))
     assert (first == second) == same
+
+
+def test_batches_have_their_channels_last(pictures):
+    for loader in (datamodule(pictures).train_dataloader(), datamodule(pictures).val_dataloader()):
+        for images, _, _ in loader:
+            assert images.dtype == torch.float32
+            assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_versions_that_are_averaged_come_side_by_side(pictures):
+    transform = Transform({**SMALL, "average": ["crop", "flip", "squash"]})
+    data = ImageDataModule(pictures, Decoder(), transform, transform, 5, num_workers=0)
+    for split in ("train", "val"):
+        images, _, indices = next(iter(getattr(data, f"{split}_dataloader")()))
+        assert images.shape == (5, 3, 3, 16, 16)
+        for versions, file in zip(images, data.files(split, indices.tolist()), strict=True):
+            assert torch.equal(versions, transform(Decoder()(file)))
+
+
+# Kept pictures
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give the paths that were decoded in this process."""
+    paths: list[str] = []
+    original = Decoder.__call__
+
+    def counting(self: Decoder, path: str | Path) -> torch.Tensor:
+        paths.append(str(path))
+        return original(self, path)
+
+    monkeypatch.setattr(Decoder, "__call__", counting)
+    return paths
+
+
+@pytest.fixture(params=["memory", "disk"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> MemoryPixels | DiskPixels:
+    shrink = Shrink(Decoder(), SMALL["resize"])
+    return MemoryPixels(shrink) if request.param == "memory" else DiskPixels(shrink, tmp_path / "kept")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_with_a_cache_train_and_val_are_decoded_once_whatever_the_epochs(pictures, cache, decoded, num_workers):
+    data = datamodule(pictures, cache=cache, num_workers=num_workers)
+    data.setup("fit")
+    data.teardown("fit")
+    epochs = [epoch_of(data.train_dataloader(), epoch) + list(data.val_dataloader()) for epoch in range(3)]
+    assert sum(len(batch[2]) for epoch in epochs for batch in epoch) == 3 * (24 + 12)
+    if isinstance(cache, MemoryPixels):
+        assert len(decoded) == 24 + 12
+    assert len(decoded) == len(set(decoded))
+
+
+def test_a_cache_changes_nothing_in_validation_and_is_not_used_for_testing(pictures, cache, decoded):
+    plain, keeping = datamodule(pictures), datamodule(pictures, cache=cache)
+    keeping.setup("fit")
+    keeping.teardown("fit")
+    for split in ("val", "test"):
+        loaders = [getattr(data, f"{split}_dataloader")() for data in (plain, keeping)]
+        for one, other in zip(*loaders, strict=True):
+            assert torch.equal(one[0], other[0])
+    decoded.clear()
+    list(keeping.val_dataloader())
+    assert not decoded
+    list(keeping.test_dataloader())
+    assert len(decoded) == 12
+
+
+def test_transforms_that_need_the_whole_picture_get_it(pictures, cache, decoded):
+    squash = Transform({**SMALL, "fit": "squash"})
+    data = ImageDataModule(pictures, Decoder(), squash, squash, 5, num_workers=0, cache=cache)
+    data.setup("fit")
+    data.teardown("fit")
+    assert decoded == []
+    images, _, indices = next(iter(data.val_dataloader()))
+    assert torch.equal(images[0], squash(Decoder()(data.files("val", indices.tolist())[0])))
+
+
+def test_only_a_fit_decodes_beforehand(pictures, cache, decoded):
+    data = datamodule(pictures, cache=cache)
+    for stage in ("validate", "test"):
+        data.setup(stage)
+        data.teardown(stage)
+    assert decoded == []
+
+
+# Threads beside workers
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "processes", "expected"),
+    [(2, 1, 1, 1), (2, 0, 1, 2), (2, 5, 1, 1), (1, 0, 1, 1), (16, 8, 1, 8), (16, 3, 4, 1), (16, 1, 4, 3), (2, 0, 4, 1)],
+)
+def test_workers_are_left_their_cpus(monkeypatch, cpus, workers, processes, expected):
+    monkeypatch.setattr(loading, "available_cpus", lambda: cpus)
+    assert math_threads(workers, processes) == expected
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4, 16, 64])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_by_default_nobody_has_to_wait_for_a_cpu(monkeypatch, cpus, processes):
+    monkeypatch.setattr(loading, "available_cpus", lambda: cpus)
+    workers = default_workers(processes)
+    assert (workers + math_threads(workers, processes)) * processes <= max(cpus, processes)
+
+
+@pytest.fixture
+def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process use four threads for its tensors, on four CPUs."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(loading, "available_cpus", lambda: 4)
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("num_workers", "expected"), [(0, 4), (1, 3), (3, 1), (8, 1), (None, 1)])
+def test_a_stage_has_the_threads_that_its_workers_leave_and_gives_them_back(pictures, num_workers, expected):
+    data = datamodule(pictures, num_workers=num_workers)
+    for stage in ("fit", "test"):
+        data.setup(stage)
+        assert torch.get_num_threads() == expected
+        data.teardown(stage)
+        assert torch.get_num_threads() == 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_processes_share_the_cpus(pictures):
+    data = as_process(datamodule(pictures, num_workers=1), 0, 2)
+    data.setup("fit")
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_fewer_threads_that_somebody_asked_for_are_not_made_more(pictures):
+    torch.set_num_threads(2)
+    data = datamodule(pictures, num_workers=0)
+    data.setup("fit")
+    assert torch.get_num_threads() == 2
+    data.teardown("fit")
+    assert torch.get_num_threads() == 2

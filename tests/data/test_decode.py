@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
+from tlearn.data import decode as decoding
 from tlearn.data.decode import Decoder
 from tlearn.errors import BadImageError, ConfigError
 
@@ -446,6 +447,184 @@ def test_what_is_not_a_regular_file_is_refused_without_opening_it(tmp_path):
             Decoder()(tmp_path / name)
 
 
+# JPEG, by torchvision or by Pillow
+
+
+def smooth(height: int, width: int, seed: int = 0) -> Image.Image:
+    """Give a picture of blocks under some noise: it has edges, flat places and chroma."""
+    blocks = np.kron(noise(-(-height // 8), -(-width // 8), seed), np.ones((8, 8, 1), np.uint8))[:height, :width]
+    return Image.fromarray((blocks * 0.8).astype(np.uint8) + noise(height, width, seed + 1) // 5)
+
+
+def with_segment(content: bytes, marker: int, payload: bytes) -> bytes:
+    return content[:2] + struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload + content[2:]
+
+
+PLAIN = encode(smooth(61, 83), "JPEG")
+JPEGS = {
+    "4:2:0": PLAIN,
+    "4:2:2": encode(smooth(61, 83), "JPEG", subsampling=1),
+    "4:4:4": encode(smooth(61, 83), "JPEG", subsampling=0, quality=98),
+    "low quality": encode(smooth(61, 83), "JPEG", quality=5),
+    "grey": encode(smooth(61, 83).convert("L"), "JPEG"),
+    "progressive": encode(smooth(61, 83), "JPEG", progressive=True),
+    "progressive grey": encode(smooth(61, 83).convert("L"), "JPEG", progressive=True),
+    "optimised": encode(smooth(200, 150), "JPEG", optimize=True),
+    "restarts": encode(smooth(61, 83), "JPEG", restart_marker_blocks=2),
+    "rgb": encode(smooth(61, 83), "JPEG", keep_rgb=True),
+    "one pixel": encode(smooth(1, 1), "JPEG"),
+    "one row": encode(smooth(1, 50), "JPEG"),
+    "one column": encode(smooth(50, 1), "JPEG"),
+    "colour profile": encode(smooth(61, 83), "JPEG", icc_profile=bytes(range(256)) * 300),
+    "comment": encode(smooth(61, 83), "JPEG", comment=b"\xff\xd8\xff"),
+    "upright": encode(smooth(61, 83), "JPEG", exif=orientation_tag(1)),
+    "turned": encode(smooth(61, 83), "JPEG", exif=orientation_tag(6)),
+    "turned by xmp": encode(smooth(61, 83), "JPEG", xmp=b'<rdf:Description tiff:Orientation="3"/>'),
+    "broken exif": encode(smooth(61, 83), "JPEG", exif=b"Exif\0\0broken"),
+    "cmyk": encode(smooth(61, 83).convert("CMYK"), "JPEG"),
+    "mpo": encode(smooth(61, 83), "MPO", save_all=True, append_images=[smooth(61, 83, 5)]),
+    "thumbnail": with_segment(PLAIN, 0xE1, b"Exif\0\0" + encode(smooth(9, 9), "JPEG")),
+    "padded": PLAIN[:2] + b"\xff\xff" + PLAIN[2:],
+    "junk in between": PLAIN[:20] + b"junk" + PLAIN[20:],
+    "junk behind": PLAIN + b"junk" * 100,
+    "two pictures": PLAIN + encode(smooth(10, 10), "JPEG"),
+}
+
+
+@pytest.fixture
+def both_ways(decode: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Tensor | str]]:
+    """Give a function that decodes bytes, and decodes them by Pillow alone: a tensor or a reason for each."""
+
+    def outcomes(content: bytes, **options: object) -> list[Tensor | str]:
+        found: list[Tensor | str] = []
+        for by_pillow in (False, True):
+            with monkeypatch.context() as patch:
+                if by_pillow:
+                    patch.setattr(decoding, "_decode_plain_jpeg", lambda stream, image: None)
+                try:
+                    found.append(decode(content, "both_ways.jpg", **options))
+                except BadImageError as error:
+                    found.append(error.reason)
+        return found
+
+    return outcomes
+
+
+def same(one: Tensor | str, other: Tensor | str) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return isinstance(one, str) and one == other
+    return torch.equal(one, other)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Collect what torchvision decodes."""
+    decoded: list[Tensor] = []
+    original = torch.ops.image.decode_jpeg
+
+    def counting(content: Tensor, mode: int) -> Tensor:
+        decoded.append(original(content, mode))
+        return decoded[-1]
+
+    monkeypatch.setattr(torch.ops.image, "decode_jpeg", counting)
+    return decoded
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_every_kind_of_jpeg_gives_the_pixels_of_pillow(both_ways, kind):
+    one, other = both_ways(JPEGS[kind])
+    assert is_picture(one)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("height", [7, 8, 9, 15, 16, 17])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_sizes_beside_whole_blocks_give_the_pixels_of_pillow(both_ways, height, subsampling):
+    for width in (1, 8, 15, 16, 17, 33):
+        one, other = both_ways(encode(smooth(height, width), "JPEG", subsampling=subsampling))
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fast"), [("4:2:0", 1), ("grey", 1), ("progressive", 1), ("upright", 1), ("turned", 0), ("cmyk", 0)]
+)
+def test_ordinary_jpegs_are_decoded_by_torchvision_and_others_by_pillow(decode, monkeypatch, kind, fast):
+    decoded = counted(monkeypatch)
+    decode(JPEGS[kind])
+    assert len(decoded) == fast
+
+
+@pytest.mark.parametrize("kind", ["4:2:0", "grey", "turned", "cmyk"])
+def test_a_decoded_jpeg_has_its_channels_last_in_memory(decode, kind):
+    assert decode(JPEGS[kind]).permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not compiled with JPEG support"), AttributeError("decode_jpeg")])
+def test_without_torchvision_s_decoder_pillow_decodes(decode, monkeypatch, error):
+    expected = decode(PLAIN)
+
+    def fail(content: Tensor, mode: int) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(torch.ops.image, "decode_jpeg", fail)
+    assert torch.equal(decode(PLAIN), expected)
+
+
+def test_a_picture_of_another_size_than_its_header_says_is_pillows(decode, monkeypatch):
+    monkeypatch.setattr(torch.ops.image, "decode_jpeg", lambda content, mode: torch.zeros(3, 5, 5, dtype=torch.uint8))
+    assert decode(PLAIN).shape == (3, 61, 83)
+
+
+def test_a_jpeg_over_the_limit_is_refused_by_its_header(reason, monkeypatch):
+    decoded = counted(monkeypatch)
+    place = PLAIN.index(b"\xff\xc0") + 5
+    content = PLAIN[:place] + struct.pack(">HH", 20_000, 20_000) + PLAIN[place + 4 :]
+    assert "20000x20000" in reason(content)
+    assert "83x61" in reason(PLAIN, max_pixels=83 * 61 - 1)
+    assert decoded == []
+
+
+@pytest.mark.parametrize("kind", ["4:2:0", "4:4:4", "grey", "progressive", "restarts", "colour profile", "upright"])
+# Pillow warns of cut metadata.
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_jpeg_cut_anywhere_has_the_outcome_of_pillow(both_ways, kind):
+    content = JPEGS[kind]
+    for end in {*range(3, len(content), max(1, len(content) // 60)), *range(len(content) - 20, len(content))}:
+        one, other = both_ways(content[:end])
+        assert same(one, other), end
+        assert isinstance(one, str) or end >= len(content) - 2
+        # An end mark behind the cut makes libjpeg fill up the rest.
+        assert same(*both_ways(content[:end] + b"\xff\xd9")), end
+
+
+@pytest.mark.parametrize("kind", ["4:2:0", "4:4:4", "grey", "progressive", "restarts", "rgb", "upright", "turned"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_damaged_jpeg_has_the_outcome_of_pillow(both_ways, kind):
+    content, random = JPEGS[kind], np.random.default_rng(3)
+    headers = content.index(b"\xff\xda") + 14
+    pictures = 0
+    for number in range(150):
+        damaged = bytearray(content)
+        # Half of the damage to the headers, which are the smaller part
+        for place in random.integers(0, headers if number % 2 else len(content), random.integers(1, 5)):
+            damaged[place] = random.integers(0, 256)
+        one, other = both_ways(bytes(damaged), max_pixels=100_000)
+        assert same(one, other), number
+        pictures += isinstance(one, Tensor)
+    assert 0 < pictures < 150
+
+
+@pytest.mark.parametrize("kind", ["4:2:0", "progressive"])
+def test_a_changed_kind_of_frame_or_depth_has_the_outcome_of_pillow(both_ways, kind):
+    content = JPEGS[kind]
+    place = content.index(b"\xff\xc0" if kind == "4:2:0" else b"\xff\xc2") + 1
+    for marker in range(0xC0, 0xD0):
+        assert same(*both_ways(content[:place] + bytes([marker]) + content[place + 1 :])), marker
+    for depth in range(17):
+        assert same(*both_ways(content[: place + 3] + bytes([depth]) + content[place + 4 :])), depth
+    for components in range(6):
+        assert same(*both_ways(content[: place + 8] + bytes([components]) + content[place + 9 :])), components
+
+
 # Size
 
 
@@ -531,7 +710,12 @@ def test_threads_decode_side_by_side_without_touching_the_warning_filters(tmp_pa
 
 
 @pytest.mark.shared
-def test_real_photographs_decode(shared):
-    folder = shared / "data" / "hymenoptera" / "val" / "ants"
-    for file in sorted(folder.glob("*.jpg"))[:8]:
-        assert is_picture(Decoder()(file))
+@pytest.mark.parametrize("folder", ["hymenoptera/val", "cat_dog/test"])
+def test_real_photographs_give_the_pixels_of_pillow(shared, monkeypatch, folder):
+    files = sorted((shared / "data" / folder).rglob("*.jpg"))
+    assert len(files) > 100
+    found = [Decoder()(file) for file in files]
+    monkeypatch.setattr(decoding, "_decode_plain_jpeg", lambda stream, image: None)
+    for file, picture in zip(files, found, strict=True):
+        assert is_picture(picture)
+        assert torch.equal(picture, Decoder()(file)), file

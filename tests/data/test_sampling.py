@@ -4,6 +4,10 @@ from collections import Counter
 from itertools import chain, product
 
 import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+from torch.utils.data import DataLoader, Dataset
 
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
 
@@ -107,6 +111,41 @@ def test_a_picture_that_is_drawn_again_is_augmented_in_another_way():
     draws = order(20, weights=[1.0] + [0.0] * 19)
     assert {index for index, _ in draws} == {0}
     assert len({draw for _, draw in draws}) == 20
+
+
+def test_batches_take_their_epoch_from_who_asks_them_or_their_sampler():
+    asked, by_sampler = batches(20, 4, 0, 1), batches(20, 4, 0, 1, epoch=3)
+    first = list(asked)
+    asked.set_epoch(3)
+    assert list(asked) == list(by_sampler) != first
+
+
+class Rows(Dataset):
+    """Give a row for a draw, or the rows of a whole batch of draws."""
+
+    def __getitem__(self, item: tuple[int, int] | list[tuple[int, int]]) -> torch.Tensor:
+        return torch.ones(32) if isinstance(item, tuple) else torch.ones(len(item), 32)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["batch_sampler", "sampler"])
+# What the trainer says of workers and of its own dependencies
+@pytest.mark.filterwarnings("ignore")
+def test_the_trainer_sets_each_epoch_once_in_either_place_of_a_loader(whole, monkeypatch, tmp_path):
+    made, calls, original = batches(6, 2, 0, 1), [], TrainSampler.set_epoch
+    monkeypatch.setattr(TrainSampler, "set_epoch", lambda self, epoch: (calls.append(epoch), original(self, epoch)))
+    loader = DataLoader(Rows(), **({"sampler": made, "batch_size": None} if whole else {"batch_sampler": made}))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        limit_val_batches=0,
+        default_root_dir=tmp_path,
+        enable_model_summary=False,
+        **quiet,
+    )
+    trainer.fit(BoringModel(), loader)
+    assert calls == [0, 1, 2]
+    assert trainer.global_step == 9
 
 
 @pytest.mark.parametrize("world_size", range(1, 5))

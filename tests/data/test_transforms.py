@@ -9,12 +9,13 @@ from torchvision.transforms.functional import to_pil_image
 
 from tlearn.assemble import build, complete_transforms
 from tlearn.configs import CONF_DIR, compose
-from tlearn.data.transforms import Transform, complete, mixing, random_resized_crop
+from tlearn.data.transforms import Transform, complete, mixing, random_resized_crop, stack
 from tlearn.errors import ConfigError
 from tlearn.models.torchvision_backbone import TorchvisionBackbone
 
 NOTHING = dict.fromkeys(("resize", "size", "interpolation", "mean", "std"))
 WEIGHTS = {"resize": 256, "size": 224, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+COMPLETE = {**WEIGHTS, "fit": "crop", "average": []}
 SMALL = {**WEIGHTS, "resize": 20, "size": 16}
 BACKBONES = ["resnet18", "efficientnet_b0", "inception_v3"]
 OPTIONS = sorted(path.stem for path in (CONF_DIR / "transforms").glob("*.yaml"))
@@ -62,7 +63,7 @@ def test_the_channels_are_normalised_one_by_one():
 
 
 def test_what_is_not_chosen_comes_from_the_weights():
-    assert complete(WEIGHTS, NOTHING) == complete(WEIGHTS, {}) == WEIGHTS
+    assert complete(WEIGHTS, NOTHING) == complete(WEIGHTS, {}) == COMPLETE
 
 
 @pytest.mark.parametrize(
@@ -70,22 +71,214 @@ def test_what_is_not_chosen_comes_from_the_weights():
     [("resize", 224), ("interpolation", "nearest"), ("mean", [0.0, 0.0, 0.0]), ("std", [1.0, 1.0, 1.0])],
 )
 def test_what_is_chosen_overrides_the_weights_and_nothing_else_changes(key, value):
-    assert complete(WEIGHTS, {**NOTHING, key: value}) == {**WEIGHTS, key: value}
+    assert complete(WEIGHTS, {**NOTHING, key: value}) == {**COMPLETE, key: value}
 
 
 @pytest.mark.parametrize(("size", "resize"), [(32, 37), (112, 128), (224, 256), (448, 512)])
 def test_a_size_alone_keeps_the_ratio_of_the_weights(size, resize):
-    assert complete(WEIGHTS, {**NOTHING, "size": size}) == {**WEIGHTS, "size": size, "resize": resize}
+    assert complete(WEIGHTS, {**NOTHING, "size": size}) == {**COMPLETE, "size": size, "resize": resize}
 
 
 def test_size_and_resize_can_both_be_chosen():
-    assert complete(WEIGHTS, {"size": 64, "resize": 64}) == {**WEIGHTS, "size": 64, "resize": 64}
+    assert complete(WEIGHTS, {"size": 64, "resize": 64}) == {**COMPLETE, "size": 64, "resize": 64}
 
 
 @pytest.mark.parametrize("chosen", [{"resize": 223}, {"size": 64, "resize": 63}], ids=str)
 def test_a_resize_below_the_size_is_refused(chosen):
     with pytest.raises(ConfigError, match=rf"transforms.resize={chosen['resize']}.*black borders"):
         complete(WEIGHTS, chosen)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "crops"),
+    [
+        ({"fit": "squash"}, False),
+        ({"fit": "pad", "average": ["flip", "squash"]}, False),
+        ({"fit": "squash", "average": ["crop"]}, True),
+        ({"fit": "crop", "average": ["flip"]}, True),
+        ({"fit": "crop", "average": ["squash"]}, False),
+    ],
+    ids=str,
+)
+def test_a_resize_below_the_size_matters_only_where_something_is_cropped(chosen, crops):
+    if crops:
+        with pytest.raises(ConfigError, match="black borders"):
+            complete(WEIGHTS, {**chosen, "resize": 200})
+    else:
+        assert complete(WEIGHTS, {**chosen, "resize": 200})["resize"] == 200
+
+
+# Pixels and normalisation
+
+
+def reference(preprocessing: dict, picture: Tensor) -> Tensor:
+    """Crop and normalise by torchvision's own steps."""
+    steps = v2.Compose(
+        [
+            v2.Resize(preprocessing["resize"], v2.InterpolationMode(preprocessing["interpolation"]), antialias=True),
+            v2.CenterCrop(preprocessing["size"]),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(preprocessing["mean"], preprocessing["std"]),
+        ]
+    )
+    return steps(picture)
+
+
+def as_decoded(picture: Tensor) -> Tensor:
+    """Store a picture as decoders do, with the channels last."""
+    return picture.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(37, 91), (91, 37), (16, 16), (20, 21), (8, 8), (5, 300)], ids=str)
+def test_the_values_are_exactly_those_of_torchvision_s_steps(shape, interpolation):
+    preprocessing = {
+        **SMALL,
+        "interpolation": interpolation,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+    for picture in (noise(*shape), as_decoded(noise(*shape))):
+        assert torch.equal(Transform(preprocessing)(picture), reference(preprocessing, picture))
+
+
+def test_a_batch_is_normalised_exactly_as_its_pictures_are():
+    transform = Transform({**SMALL, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]})
+    pictures = [transform.pixels(noise(seed=seed)) for seed in range(5)]
+    alone = torch.stack([transform.normalise(picture) for picture in pictures])
+    assert alone.dtype == torch.float32
+    for batch in (torch.stack(pictures), stack(pictures)):
+        assert torch.equal(transform.normalise(batch), alone)
+    assert torch.equal(alone[3], transform(noise(seed=3)))
+
+
+def test_pixels_are_bytes_and_a_batch_of_them_has_its_channels_last():
+    transform = Transform(SMALL)
+    batch = stack([transform.pixels(as_decoded(noise(seed=seed))) for seed in range(3)])
+    assert (batch.shape, batch.dtype) == ((3, 3, 16, 16), torch.uint8)
+    for one in (batch, transform.normalise(batch)):
+        assert one.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_normalising_changes_nothing_it_was_given():
+    transform = Transform(SMALL)
+    for pixels in (noise(16, 16), torch.rand(3, 16, 16), as_decoded(torch.rand(3, 16, 16))):
+        before = pixels.clone()
+        transform.normalise(pixels)
+        assert torch.equal(pixels, before)
+
+
+def test_steps_that_leave_floats_are_not_scaled_twice():
+    crop, to_floats = v2.CenterCrop(16), v2.ToDtype(torch.float32, scale=True)
+    picture = noise()
+    assert torch.equal(Transform(SMALL, [crop, to_floats])(picture), Transform(SMALL, [crop])(picture))
+
+
+# Fit and average
+
+
+def test_without_a_fit_pictures_are_cropped_as_model_folders_meant_that_say_nothing():
+    assert torch.equal(Transform(SMALL)(noise()), Transform({**SMALL, "fit": "crop", "average": []})(noise()))
+
+
+def halves() -> Tensor:
+    """Give a wide picture, red on the left and blue on the right, with a green line at each end."""
+    picture = torch.zeros(3, 40, 80, dtype=torch.uint8)
+    picture[0, :, :40] = picture[2, :, 40:] = 255
+    picture[:, :, :4] = picture[:, :, -4:] = torch.tensor([0, 255, 0], dtype=torch.uint8)[:, None, None]
+    return picture
+
+
+def test_squash_shows_all_of_a_picture_and_crop_its_centre():
+    squashed, cropped = (Transform({**SMALL, "fit": fit}).pixels(halves()) for fit in ("squash", "crop"))
+    assert squashed.shape == cropped.shape == (3, 16, 16)
+    assert (squashed[1, :, [0, -1]] > 100).all()
+    assert not cropped[1].any()
+    expected = v2.functional.resize(halves(), [16, 16], v2.InterpolationMode.BILINEAR, antialias=True)
+    assert torch.equal(squashed, expected)
+
+
+@pytest.mark.parametrize("shape", [(40, 80), (80, 40), (3, 300), (1, 1), (16, 16), (7, 16)], ids=str)
+def test_pad_shows_all_of_a_picture_on_nothing(shape):
+    transform = Transform({**SMALL, "fit": "pad"})
+    picture = torch.full((3, *shape), 255, dtype=torch.uint8)
+    result = transform(picture)
+    assert result.shape == (3, 16, 16)
+    # Half a level of 8 bits, in units of the smallest deviation
+    border = (result.abs() <= 0.51 / 255 / 0.2).all(0)
+    scale = 16 / max(shape)
+    height, width = (max(1, round(side * scale)) for side in shape)
+    inside = torch.zeros(16, 16, dtype=torch.bool)
+    inside[(16 - height) // 2 :, (16 - width) // 2 :][:height, :width] = True
+    assert torch.equal(border, ~inside)
+
+
+def test_pad_keeps_proportions_and_colours():
+    pixels = Transform({**SMALL, "fit": "pad"}).pixels(halves())
+    expected = v2.functional.resize(halves(), [8, 16], v2.InterpolationMode.BILINEAR, antialias=True)
+    assert torch.equal(pixels[:, 4:12], expected)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+def test_the_versions_come_in_their_order_and_flip_mirrors_the_fit(fit):
+    names = ["squash", "flip", "crop", "pad"]
+    transform = Transform({**SMALL, "fit": fit, "average": names})
+    versions = transform(as_decoded(noise()))
+    alone = {name: Transform({**SMALL, "fit": name})(noise()) for name in ("crop", "squash", "pad")}
+    alone["flip"] = alone[fit].flip(-1)
+    assert versions.shape == (4, 3, 16, 16)
+    for version, name in zip(versions, names, strict=True):
+        assert torch.equal(version, alone[name]), name
+    assert torch.equal(transform.normalise(transform.pixels(noise())), versions)
+
+
+@pytest.mark.parametrize("name", ["crop", "squash", "pad", "flip"])
+def test_one_version_alone_is_a_picture(name):
+    expected = Transform({**SMALL, "fit": "squash" if name == "flip" else name})(noise())
+    found = Transform({**SMALL, "fit": "squash", "average": [name]})(noise())
+    assert torch.equal(found, expected.flip(-1) if name == "flip" else expected)
+
+
+def test_batches_of_versions_are_stacked_and_normalised_as_such():
+    transform = Transform({**SMALL, "average": ["crop", "flip"]})
+    batch = transform.normalise(stack([transform.pixels(noise(seed=seed)) for seed in range(3)]))
+    assert batch.shape == (3, 2, 3, 16, 16)
+    assert torch.equal(batch[1], transform(noise(seed=1)))
+    assert batch.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_random_steps_know_neither_fit_nor_average():
+    plain = Transform(SMALL, augmentation())
+    chosen = Transform({**SMALL, "fit": "pad", "average": ["crop", "flip"]}, augmentation())
+    assert torch.equal(chosen(noise(), draw=5), plain(noise(), draw=5))
+
+
+@pytest.mark.parametrize("wrong", [{"fit": "stretch"}, {"fit": "resized"}, {"average": ["crop", "turn"]}], ids=str)
+def test_unknown_ways_are_refused_at_once(wrong):
+    with pytest.raises(KeyError):
+        Transform({**SMALL, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "steps", "expected"),
+    [
+        ({}, [], True),
+        ({"average": ["crop", "flip"]}, [], True),
+        ({"fit": "squash"}, [], False),
+        ({"average": ["crop", "pad"]}, [], False),
+        ({"fit": "squash"}, augmentation(), True),
+    ],
+    ids=["crop", "mirrored", "squash", "pad too", "random"],
+)
+def test_only_crops_take_pictures_that_were_shrunk_before(chosen, steps, expected):
+    assert Transform({**SMALL, **chosen}, steps).takes_shrunk is expected
+
+
+@pytest.mark.parametrize("shape", [(37, 91), (91, 37), (20, 30), (12, 30)], ids=str)
+def test_what_takes_shrunk_pictures_gives_the_same_values_for_them(shape):
+    picture, transform = as_decoded(noise(*shape)), Transform({**SMALL, "average": ["crop", "flip"]})
+    shrunk = v2.functional.resize(picture, [min(20, *shape)], transform.interpolation, antialias=True)
+    assert torch.equal(transform(shrunk), transform(picture))
 
 
 def test_the_draw_alone_decides_the_augmentation():
@@ -162,6 +355,7 @@ def test_no_mixing_is_none():
 def test_every_shipped_option_gives_the_networks_input(option):
     config = compose([f"transforms={option}", "backbone=resnet18", "transforms.size=48"])
     preprocessing = complete_transforms(config, TorchvisionBackbone("resnet18"))
+    assert (preprocessing["fit"], preprocessing["average"]) == ("crop", [])
     transform = Transform(preprocessing, build(config.transforms.train))
     results = [transform(noise(), draw) for draw in range(8)]
     for result in results:

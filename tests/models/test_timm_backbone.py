@@ -85,7 +85,7 @@ def test_a_skeleton_takes_a_saved_body_whole():
 def test_a_description_holds_the_complete_name_and_no_file(tmp_path):
     torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "mine.pth")
     description = TimmBackbone(SMALL, str(tmp_path / "mine.pth")).architecture()
-    assert description == {"library": "timm", "name": f"{SMALL}.r160_in1k", "weights": None}
+    assert description == {"library": "timm", "name": f"{SMALL}.r160_in1k", "weights": None, "pooling": "avg"}
     default = TimmBackbone(SMALL).architecture()
     assert TimmBackbone.from_architecture(default).architecture() == default | {"weights": "DEFAULT"}
 
@@ -117,3 +117,33 @@ def test_weights_that_cannot_be_fetched_are_answered_with_the_ways_around(monkey
 def test_unknown_replace_is_refused_with_the_choices():
     with pytest.raises(ConfigError, match=r"replace=all .* classifier, last, nothing"):
         TimmBackbone(SMALL, None).skeleton("all")
+
+
+def test_timm_pools_by_its_own_means_with_the_same_weights(tmp_path):
+    torch.save(timm.create_model(SMALL).state_dict(), tmp_path / "mine.pth")
+    images = torch.randn(2, 3, 160, 160)
+    found = {}
+    for pooling in ("avg", "max", "avgmax"):
+        body = TimmBackbone(SMALL, str(tmp_path / "mine.pth"), pooling).build()
+        with torch.no_grad():
+            found[pooling] = body.module.eval()(images)
+        assert found[pooling].shape == (2, body.num_features)
+    torch.testing.assert_close(found["avgmax"], torch.cat((found["avg"], found["max"]), 1))
+    assert (found["max"] > found["avg"]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [("test_vit", "max"), ("test_vit", "avgmax"), ("test_convnext", "avgmax"), ("mobilenetv3_small_050", "avgmax")],
+)
+def test_what_timm_cannot_pool_with_the_same_weights_is_refused(name, pooling):
+    with pytest.raises(ConfigError, match=rf"backbone\.pooling={pooling}.* {name}.*; take avg"):
+        TimmBackbone(name, None, pooling).skeleton()
+
+
+def test_looking_for_a_pooling_changes_no_random_weights():
+    bodies = []
+    for pooling in ("avg", "max"):
+        torch.manual_seed(0)
+        bodies.append(TimmBackbone(SMALL, None, pooling).build().module.state_dict())
+    assert all(torch.equal(tensor, bodies[1][key]) for key, tensor in bodies[0].items())

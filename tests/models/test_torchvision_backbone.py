@@ -145,7 +145,7 @@ def test_a_backbone_from_a_file_comes_back_without_the_file(small_weights):
     small_weights[1].unlink()
     again = TorchvisionBackbone.from_architecture(description)
     assert again.architecture() == description == {
-        "library": "torchvision", "name": SMALL, "weights": None, "variant": "IMAGENET1K_V1",
+        "library": "torchvision", "name": SMALL, "weights": None, "variant": "IMAGENET1K_V1", "pooling": "avg",
     }  # fmt: skip
 
 

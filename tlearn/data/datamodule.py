@@ -1,17 +1,20 @@
 """The Lightning face of a run's pictures: one loader per split."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tlearn.data.dataset import ImageDataset, class_counts
 from tlearn.data.decode import Decoder
+from tlearn.data.pixels import DiskPixels, MemoryPixels
 from tlearn.data.prepare import Pictures, available_cpus
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler
-from tlearn.data.transforms import Transform
+from tlearn.data.transforms import Transform, stack
 from tlearn.errors import DataError
 
 
@@ -20,14 +23,106 @@ def default_workers(processes: int = 1) -> int:
     return min(8, max(0, available_cpus() // processes - 1))
 
 
-class ImageDataModule(LightningDataModule):
+def math_threads(workers: int, processes: int = 1) -> int:
+    """Leave each worker a CPU: threads that wait for one another are slower than fewer when a CPU is taken away."""
+    return max(1, available_cpus() // processes - workers)
+
+
+class SplitDataModule(LightningDataModule):
+    """What loaders of pictures and of their features share: which pictures come, in which order and in which process.
+
+    Args:
+        pictures: the splits, made and checked before.
+        datasets: one for each split, with `targets` and `paths` of its pictures.
+        batch_size: of training, per process.
+        balance: "sampler" draws the classes of train equally often.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        datasets: Mapping[str, Any],
+        batch_size: int,
+        num_workers: int | None = None,
+        balance: str = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.pictures, self.datasets = pictures, dict(datasets)
+        self.batch_size, self.num_workers, self.balance, self.seed = batch_size, num_workers, balance, seed
+
+    def setup(self, stage: str) -> None:
+        """Leave workers their CPUs."""
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(min(self._threads, self._math_threads()))
+
+    def teardown(self, stage: str) -> None:
+        """Take the CPUs back."""
+        torch.set_num_threads(self._threads)
+
+    def files(self, split: str, indices: Sequence[int]) -> list[str]:
+        """Name the pictures of a batch."""
+        return [str(self.pictures.root / self.datasets[split].paths[index]) for index in indices]
+
+    def class_weights(self) -> list[float]:
+        """Give a weight for each class that makes all classes count the same: pictures / (classes x its pictures)."""
+        counts = class_counts(self.pictures.splits["train"], self.pictures.classes)
+        present = sum(count > 0 for count in counts.values())
+        return [sum(counts.values()) / (present * count) if count else 0.0 for count in counts.values()]
+
+    def val_dataloader(self) -> DataLoader:
+        """Give each validation picture once, in order."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader:
+        """Give each test picture once, in order."""
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> DataLoader:
+        raise NotImplementedError
+
+    def _train_batches(self) -> TrainBatches:
+        """Choose the training pictures of each batch."""
+        dataset = self.datasets["train"]
+        per_class = self.class_weights()
+        weights = [per_class[target] for target in dataset.targets] if self.balance == "sampler" else None
+        by_heart = bool(getattr(self.trainer, "overfit_batches", 0))
+        sampler = TrainSampler(len(dataset), self.seed, weights, *self._place("train"), fixed=by_heart)
+        return TrainBatches(sampler, self.batch_size)
+
+    def _place(self, split: str) -> tuple[int, int]:
+        """Give this process's rank and the number of processes, each of which must have a picture."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        count = len(self.datasets[split])
+        if count < world_size:
+            raise DataError(
+                f"{count} pictures in {split} are too few for {world_size} processes: set trainer.devices={count}"
+            )
+        return rank, world_size
+
+    def _processes(self) -> int:
+        """Count the run's processes on this machine."""
+        return self.trainer.num_devices if self.trainer and self.trainer.world_size > 1 else 1
+
+    def _math_threads(self) -> int:
+        return math_threads(self._workers(), self._processes())
+
+    def _workers(self) -> int:
+        return default_workers(self._processes()) if self.num_workers is None else self.num_workers
+
+
+class ImageDataModule(SplitDataModule):
     """Load batches of (pictures [N, 3, S, S], targets [N], indices [N]).
+
+    Pictures whose transform averages V versions come as [N, V, 3, S, S]. The datasets give pictures as uint8, and each
+    batch is normalised as a whole.
 
     Args:
         pictures: the splits, made and checked before.
         train_transform: for training pictures.
         transform: for all others.
         balance: "sampler" draws the classes of train equally often.
+        cache: keeps what every epoch of a fit decodes, for transforms that take shrunk pictures.
     """
 
     def __init__(
@@ -40,67 +135,55 @@ class ImageDataModule(LightningDataModule):
         num_workers: int | None = None,
         balance: str = "none",
         seed: int = 0,
+        cache: MemoryPixels | DiskPixels | None = None,
     ) -> None:
-        super().__init__()
-        self.pictures, self.batch_size, self.balance, self.seed = pictures, batch_size, balance, seed
-        self.num_workers = num_workers
-        self.datasets = {
+        self.transforms = {split: train_transform if split == "train" else transform for split in pictures.splits}
+        cached = ("train", "val") if cache is not None else ()
+        self._cached = [split for split in cached if split in pictures.splits and self.transforms[split].takes_shrunk]
+        datasets = {
             split: ImageDataset(
-                pictures.root, samples, pictures.classes, decoder, train_transform if split == "train" else transform
+                pictures.root,
+                samples,
+                pictures.classes,
+                cache if cache is not None and split in self._cached else decoder,
+                self.transforms[split].pixels,
             )
             for split, samples in pictures.splits.items()
         }
+        super().__init__(pictures, datasets, batch_size, num_workers, balance, seed)
+        self.cache = cache
 
-    def files(self, split: str, indices: Sequence[int]) -> list[str]:
-        """Name the pictures of a batch."""
-        return [str(self.pictures.root / self.datasets[split].paths[index]) for index in indices]
-
-    def class_weights(self) -> list[float]:
-        """Give a weight for each class that makes all classes count the same: pictures / (classes x its pictures)."""
-        counts = class_counts(self.pictures.splits["train"], self.pictures.classes)
-        present = sum(count > 0 for count in counts.values())
-        return [sum(counts.values()) / (present * count) if count else 0.0 for count in counts.values()]
+    def setup(self, stage: str) -> None:
+        """Keep what is to be kept before workers start, and leave them their CPUs."""
+        if stage == "fit" and self.cache is not None:
+            paths = [file for split in self._cached for file in self.files(split, range(len(self.datasets[split])))]
+            self.cache.prepare(paths, max(1, available_cpus() // self._processes()))
+        super().setup(stage)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffle and augment."""
-        dataset = self.datasets["train"]
-        per_class = self.class_weights()
-        weights = [per_class[target] for target in dataset.targets] if self.balance == "sampler" else None
-        by_heart = bool(getattr(self.trainer, "overfit_batches", 0))
-        sampler = TrainSampler(len(dataset), self.seed, weights, *self._place("train"), fixed=by_heart)
-        return self._loader("train", batch_sampler=TrainBatches(sampler, self.batch_size))
-
-    def val_dataloader(self) -> DataLoader:
-        """Give each validation picture once, in order."""
-        return self._evaluation("val")
-
-    def test_dataloader(self) -> DataLoader:
-        """Give each test picture once, in order."""
-        return self._evaluation("test")
+        return self._loader("train", batch_sampler=self._train_batches())
 
     def _evaluation(self, split: str) -> DataLoader:
         sampler = EvaluationSampler(len(self.datasets[split]), *self._place(split))
         return self._loader(split, sampler=sampler, batch_size=self.batch_size)
 
-    def _place(self, split: str) -> tuple[int, int]:
-        """Give this process's rank and the number of processes, each of which must have a picture."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        count = len(self.datasets[split])
-        if count < world_size:
-            raise DataError(
-                f"{count} pictures in {split} are too few for {world_size} processes: set trainer.devices={count}"
-            )
-        return rank, world_size
-
     def _loader(self, split: str, **how: Any) -> DataLoader:
-        processes = self.trainer.num_devices if self.trainer and self.trainer.world_size > 1 else 1
-        workers = default_workers(processes) if self.num_workers is None else self.num_workers
+        workers = self._workers()
         return DataLoader(
             self.datasets[split],
             num_workers=workers,
+            collate_fn=partial(_collate, self.transforms[split].normalise),
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             # The loader draws a seed at every start: from its own generator, so that the run's stays as it is
             generator=torch.Generator().manual_seed(self.seed),
             **how,
         )
+
+
+def _collate(
+    normalise: Callable[[Tensor], Tensor], rows: Sequence[tuple[Tensor, int, int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    images, targets, indices = zip(*rows, strict=True)
+    return normalise(stack(images)), torch.tensor(targets), torch.tensor(indices)

@@ -1,26 +1,38 @@
 """Pictures as tensors: with their labels for training and evaluation, without for prediction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tlearn.data.decode import Decoder
+from tlearn.data.pixels import Decode
 from tlearn.data.samples import Sample
 from tlearn.data.sampling import Draw
-from tlearn.data.transforms import Transform
 from tlearn.errors import BadImageError
 
 
 class ImageDataset(Dataset):
-    """Give (picture [3, S, S], target, index) for an index, or for an index and the seed of its augmentation."""
+    """Give (picture, target, index) for an index, or for an index and the seed of its augmentation.
+
+    Args:
+        root: what the samples' paths are relative to.
+        samples: the pictures.
+        classes: names in the order of their indices.
+        decode: the file at a path -> uint8 [3, H, W].
+        transform: that, and the seed of the augmentation or None -> what is given.
+    """
 
     def __init__(
-        self, root: Path, samples: Sequence[Sample], classes: Sequence[str], decoder: Decoder, transform: Transform
+        self,
+        root: Path,
+        samples: Sequence[Sample],
+        classes: Sequence[str],
+        decode: Decode,
+        transform: Callable[[Tensor, int | None], Tensor],
     ) -> None:
         index_of = {name: index for index, name in enumerate(classes)}
-        self.root, self.decoder, self.transform = root, decoder, transform
+        self.root, self.decode, self.transform = root, decode, transform
         self.paths = [sample.path for sample in samples]
         self.targets = [index_of[sample.label] for sample in samples]
 
@@ -29,22 +41,22 @@ class ImageDataset(Dataset):
 
     def __getitem__(self, item: int | Draw) -> tuple[Tensor, int, int]:
         index, draw = item if isinstance(item, tuple) else (item, None)
-        image = self.decoder(self.root / self.paths[index])
+        image = self.decode(self.root / self.paths[index])
         return self.transform(image, draw), self.targets[index], index
 
 
 class PictureDataset(Dataset):
-    """Give (picture [3, S, S], "") for an index, or (None, reason) for a picture that cannot be read."""
+    """Give (transformed picture, "") for an index, or (None, reason) for a picture that cannot be read."""
 
-    def __init__(self, paths: Sequence[Path], decoder: Decoder, transform: Transform) -> None:
-        self.paths, self.decoder, self.transform = paths, decoder, transform
+    def __init__(self, paths: Sequence[Path], decode: Decode, transform: Callable[[Tensor], Tensor]) -> None:
+        self.paths, self.decode, self.transform = paths, decode, transform
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, str]:
         try:
-            return self.transform(self.decoder(self.paths[index])), ""
+            return self.transform(self.decode(self.paths[index])), ""
         except BadImageError as error:
             return None, error.reason
 

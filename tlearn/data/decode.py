@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+import torchvision  # noqa: F401  registers torch.ops.image
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 from torch import Tensor
 
@@ -22,6 +23,9 @@ _OPENERS = [
     for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
     if name in Image.OPEN
 ]
+
+# torchvision's ImageReadMode.RGB
+_RGB = 3
 
 _HIGH_BIT_DEPTH = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
@@ -88,9 +92,12 @@ class Decoder:
             Image.MAX_IMAGE_PIXELS = self.max_pixels
         image = _open_header(stream)
         self._check_header(image)
+        if (pixels := _decode_plain_jpeg(stream, image)) is not None:
+            return pixels
         _match_transparent_colour(image)
         image.load()
-        upright = _turn_upright(image)
+        turn = _turn(image)
+        upright = image if turn is None else image.transpose(turn)
         rgb = self._to_rgb(_to_8_bit(upright) if upright.mode in _HIGH_BIT_DEPTH else upright)
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
@@ -158,6 +165,24 @@ def _open_header(stream: BinaryIO) -> ImageFile.ImageFile:
     raise _RefusedError(f"not an image (starts with {repr(shown)[1:]})")
 
 
+def _decode_plain_jpeg(stream: BinaryIO, image: ImageFile.ImageFile) -> Tensor | None:
+    """Decode a grey or RGB JPEG that is stored upright by torchvision, which copies no pixels; give None for others.
+
+    Both libraries share libjpeg-turbo and give the same pixels; Pillow has read the header and judges what fails here.
+    """
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or _turn(image) is not None:
+        return None
+    stream.seek(0)
+    content = torch.frombuffer(bytearray(stream.read()), dtype=torch.uint8)
+    try:
+        # The operator itself: torchvision.io.decode_jpeg warns since 0.29 that it will move to another package.
+        pixels = torch.ops.image.decode_jpeg(content, _RGB)
+    # AttributeError: a torchvision without the operator; RuntimeError: one built without JPEG, or damaged bytes.
+    except (AttributeError, RuntimeError):
+        return None
+    return pixels if pixels.shape == (3, image.height, image.width) else None
+
+
 def _check_tiff_grey(image: TiffImagePlugin.TiffImageFile) -> None:
     """Refuse deep greys with another scale than `_to_8_bit` takes: Pillow neither inverts nor stretches them."""
     if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
@@ -177,14 +202,14 @@ def _match_transparent_colour(image: ImageFile.ImageFile) -> None:
         image.info["transparency"] = tuple(level >> 8 for level in colour)
 
 
-def _turn_upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Give what makes a picture upright."""
     # Not ImageOps.exif_transpose: it writes the EXIF block anew, and odd tags that no pixel depends on make that fail.
     try:
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     # An EXIF block that cannot be read states no orientation, and viewers show such a picture as it is stored.
     except Exception:
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

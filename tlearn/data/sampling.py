@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 Draw = tuple[int, int]
 
 
-def draw_seed(seed: int, epoch: int, place: int) -> int:
+def draw_seed(seed: int, epoch: int, place: int | str) -> int:
     """Give the seed of the augmentation at one place of an epoch: a picture drawn twice is augmented in two ways."""
     return int.from_bytes(blake2b(f"{seed}/{epoch}/{place}".encode(), digest_size=8).digest(), "big") >> 1
 
@@ -64,8 +64,13 @@ class TrainBatches(Sampler[list[Draw]]):
     """
 
     def __init__(self, sampler: TrainSampler, batch_size: int) -> None:
-        # Lightning looks for `sampler` to call its set_epoch.
+        # Lightning looks for `sampler` to call its set_epoch where this is a loader's batch_sampler, and calls the one
+        # below where this is the sampler of a loader that takes whole batches (batch_size=None).
         self.sampler, self.batch_size = sampler, batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the sampler."""
+        self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.sampler), self.batch_size)

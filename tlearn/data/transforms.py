@@ -1,15 +1,20 @@
 """From a decoded picture to the network's input: a deterministic part, or a random one for training; normalisation."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional
 
 from tlearn.errors import ConfigError
 
-KEYS = ("resize", "size", "interpolation", "mean", "std")
+_DRAWING = threading.Lock()
+# What weights say nothing of, and what model folders may lack that were written before there was a choice
+_DEFAULTS: dict[str, Any] = {"fit": "crop", "average": []}
+KEYS = ("resize", "size", "interpolation", "mean", "std", *_DEFAULTS)
 
 
 def complete(preprocessing: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,12 +24,13 @@ def complete(preprocessing: Mapping[str, Any], chosen: Mapping[str, Any]) -> dic
 
     Args:
         preprocessing: resize and size in pixels, interpolation, mean and std per channel, from the weights.
-        chosen: the same keys, None where nothing was chosen.
+        chosen: the same keys, None where nothing was chosen, and fit and average as `Transform` takes them.
     """
-    filled = {key: preprocessing[key] if chosen.get(key) is None else chosen[key] for key in KEYS}
+    known = {**_DEFAULTS, **preprocessing}
+    filled = {key: known[key] if chosen.get(key) is None else chosen[key] for key in KEYS}
     if chosen.get("resize") is None and chosen.get("size") is not None:
         filled["resize"] = round(preprocessing["resize"] * chosen["size"] / preprocessing["size"])
-    if filled["resize"] < filled["size"]:
+    if "crop" in _fits(filled) and filled["resize"] < filled["size"]:
         raise ConfigError(
             f"transforms.resize={filled['resize']} is smaller than transforms.size={filled['size']}: "
             "pictures would get black borders"
@@ -43,44 +49,116 @@ def random_resized_crop(
 
 
 class Transform:
-    """Turn a uint8 picture [3, H, W] into a normalised float picture [3, size, size].
+    """Turn a uint8 picture [3, H, W] into a normalised float picture [3, size, size], or [V, 3, size, size].
+
+    Pictures are stored with their channels last, the order in which resizing, stacking and convolutions are fastest.
 
     Args:
-        preprocessing: resize and size in pixels, interpolation, mean and std per channel.
-        random: steps that replace resize and centre crop (training only); their last step must leave size x size.
+        preprocessing: resize and size in pixels, interpolation, mean and std per channel; fit: how a picture becomes a
+            square, "crop" (short side to resize, then the centre), "squash" or "pad" (whole, on the mean colour);
+            average: V >= 2 versions to give, each a fit, or "flip" for a mirrored one. Without the last two: a crop.
+        random: steps that replace all versions (training only); their last step must leave size x size.
     """
 
     def __init__(self, preprocessing: Mapping[str, Any], random: Sequence[Callable[[Tensor], Tensor]] = ()) -> None:
-        self.size = int(preprocessing["size"])
-        self.is_random = bool(random)
-        interpolation = InterpolationMode(preprocessing["interpolation"])
-        fixed = [v2.Resize(int(preprocessing["resize"]), interpolation, antialias=True), v2.CenterCrop(self.size)]
-        self._geometry = v2.Compose(list(random) or fixed)
-        self._normalise = v2.Compose(
-            [
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(list(preprocessing["mean"]), list(preprocessing["std"])),
-            ]
-        )
+        self.resize, self.size = int(preprocessing["resize"]), int(preprocessing["size"])
+        self.interpolation = InterpolationMode(preprocessing["interpolation"])
+        self.is_random, self._random = bool(random), list(random)
+        self._fit, self._versions = _fit(preprocessing), _versions(preprocessing)
+        ways = {"crop": self._crop, "squash": self._squash, "pad": self._pad}
+        self._fits = {name: ways[name] for name in _fits(preprocessing)}
+        self._mean, self._std = (torch.tensor(preprocessing[key], dtype=torch.float32) for key in ("mean", "std"))
 
     def __call__(self, image: Tensor, draw: int | None = None) -> Tensor:
         """Transform one picture; `draw` seeds the random part, whose result depends on nothing else."""
-        if self.is_random and draw is not None:
-            # The global generator is what torchvision's transforms draw from; the head's dropout must not notice.
-            state = torch.get_rng_state()
-            torch.default_generator.manual_seed(draw)
-            try:
-                image = self._geometry(image)
-            finally:
-                torch.set_rng_state(state)
+        return self.normalise(self.pixels(image, draw))
+
+    @property
+    def takes_shrunk(self) -> bool:
+        """Whether pictures may come with their short side shrunk to `resize`: only crops stay what they were."""
+        return self.is_random or self._fits.keys() == {"crop"}
+
+    def pixels(self, image: Tensor, draw: int | None = None) -> Tensor:
+        """Do all but the normalisation: uint8 [3, size, size], or [V, 3, size, size] where versions are averaged."""
+        if self.is_random:
+            return self._augment(image, draw)
+        fitted = {name: fit(image) for name, fit in self._fits.items()}
+        versions = [fitted[self._fit].flip(-1) if name == "flip" else fitted[name] for name in self._versions]
+        return versions[0] if len(versions) == 1 else stack(versions)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Make floats with mean 0 and deviation 1 of uint8 [..., 3, H, W], whose values do not depend on the others."""
+        height, width = pixels.shape[-2:]
+        # In rows of width x 3: broadcasting over three channels alone is several times slower.
+        rows = pixels.movedim(-3, -1).reshape(*pixels.shape[:-3], height, width * 3)
+        values = rows.to(torch.float32, copy=True)
+        # A random step may have left floats already.
+        if not pixels.is_floating_point():
+            values.mul_(1 / 255)
+        mean, std = (level.to(values.device).repeat(width) for level in (self._mean, self._std))
+        return values.sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)
+
+    def _augment(self, image: Tensor, draw: int | None) -> Tensor:
+        if draw is None:
+            image = self._stepped(image)
         else:
-            image = self._geometry(image)
+            # The global generator is what torchvision's transforms draw from: other threads must not draw meanwhile,
+            # and the head's dropout must not notice.
+            with _DRAWING:
+                state = torch.get_rng_state()
+                torch.default_generator.manual_seed(draw)
+                try:
+                    image = self._stepped(image)
+                finally:
+                    torch.set_rng_state(state)
         if image.shape[-2:] != (self.size, self.size):
             raise ConfigError(
                 f"transforms.train leaves pictures of {tuple(image.shape[-2:])} where the network takes "
                 f"{self.size} x {self.size}: end the list with a crop to transforms.size"
             )
-        return self._normalise(image)
+        return image
+
+    def _stepped(self, image: Tensor) -> Tensor:
+        for step in self._random:
+            image = step(image)
+        return image
+
+    def _crop(self, image: Tensor) -> Tensor:
+        return functional.center_crop(self._resized(image, [self.resize]), [self.size, self.size])
+
+    def _squash(self, image: Tensor) -> Tensor:
+        return self._resized(image, [self.size, self.size])
+
+    def _pad(self, image: Tensor) -> Tensor:
+        scale = self.size / max(image.shape[-2:])
+        height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        # The mean colour is 0 after normalisation, up to the rounding to 8 bits.
+        canvas = (self._mean * 255).round().clamp(0, 255).to(torch.uint8).repeat(self.size, self.size, 1).movedim(-1, 0)
+        canvas[:, top : top + height, left : left + width] = self._resized(image, [height, width])
+        return canvas
+
+    def _resized(self, image: Tensor, size: list[int]) -> Tensor:
+        return functional.resize(image, size, self.interpolation, antialias=True)
+
+
+def stack(pictures: Sequence[Tensor]) -> Tensor:
+    """Stack pictures [..., 3, S, S] to [N, ..., 3, S, S] with channels last in memory, as `Transform` leaves them."""
+    return torch.stack([picture.movedim(-3, -1) for picture in pictures]).movedim(-1, -3)
+
+
+def _fit(preprocessing: Mapping[str, Any]) -> str:
+    return preprocessing.get("fit", _DEFAULTS["fit"])
+
+
+def _versions(preprocessing: Mapping[str, Any]) -> list[str]:
+    """Name the versions of a picture that a deterministic transform gives, at least one."""
+    return list(preprocessing.get("average", _DEFAULTS["average"])) or [_fit(preprocessing)]
+
+
+def _fits(preprocessing: Mapping[str, Any]) -> set[str]:
+    """Name the ways of making a square that the versions need."""
+    return {_fit(preprocessing) if name == "flip" else name for name in _versions(preprocessing)}
 
 
 def mixing(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> Callable[[Tensor, Tensor], Any] | None:

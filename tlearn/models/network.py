@@ -4,14 +4,25 @@ import difflib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from tlearn.errors import ConfigError
+from tlearn.models.split import FrozenPart, divide, run_rest
 
 Stages = Sequence[str] | str
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a body goes on from: a frozen part without its layers, which every copy of the network would copy too."""
+
+    ndim: int
+    rest: fx.Graph | None
+    stages: tuple[str, ...]
 
 
 class TransferNetwork(nn.Module):
@@ -28,18 +39,42 @@ class TransferNetwork(nn.Module):
         self.head = head
         # Names and no modules: copies of the network keep them, and a replica's parameters say nothing about gradients.
         self.stages: tuple[str, ...] = ()
+        self._start: _Start | None = None
         self.body.requires_grad_(False)
         self.unfreeze(stages)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn images [N, 3, S, S] into logits [N, C]."""
+        """Turn images into logits [N, C]; for the shapes of images see `features`."""
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """Turn images [N, 3, S, S] into features [N, F], without a graph while the whole body is frozen."""
+        """Turn images [N, 3, S, S] into features [N, F], without a graph while the whole body is frozen.
+
+        Of images [N, V, 3, S, S], V versions of each picture, it gives the mean features. After `start_after`, what
+        crosses the cut takes the place of [3, S, S].
+        """
         # Not inference mode: the head's backward pass needs ordinary tensors.
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.stages)):
-            return self.body(images)
+            if images.ndim == 1 + (3 if self._start is None else self._start.ndim):
+                return self._run(images)
+            return self._run(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(dim=1)
+
+    def frozen_part(self, size: int, later: Stages = ()) -> FrozenPart:
+        """Find the part of the body that cannot change now or in a `later` stage, for pictures of `size` pixels.
+
+        Raises NotDivisibleError, with the reason, where there is none that could be computed ahead.
+        """
+        stages = (*self.stages, *self._checked(later))
+        return replace(divide(self.body, lambda name: _covers(stages, name), size), stages=stages)
+
+    def start_after(self, part: FrozenPart | None) -> None:
+        """Take what a frozen part gives in place of images from now on; None: take images again.
+
+        Raises ValueError where something of the part trains.
+        """
+        start = None if part is None else _Start(len(part.shape), part.rest, part.stages)
+        _check_trainable(start, self.stages)
+        self._start = start
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of everything that is not frozen."""
@@ -58,8 +93,13 @@ class TransferNetwork(nn.Module):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def unfreeze(self, stages: Stages) -> None:
-        """Let more parts of the body train; ConfigError for a name that is no part with parameters."""
-        self.stages = tuple(dict.fromkeys((*self.stages, *self._checked(stages))))
+        """Let more parts of the body train.
+
+        Raises ConfigError for a name that is no part with parameters, ValueError for one that `start_after` has passed.
+        """
+        names = self._checked(stages)
+        _check_trainable(self._start, names)
+        self.stages = tuple(dict.fromkeys((*self.stages, *names)))
         for name, parameter in self.body.named_parameters():
             if _covers(self.stages, name):
                 parameter.requires_grad_(True)
@@ -88,6 +128,11 @@ class TransferNetwork(nn.Module):
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
         return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
 
+    def _run(self, values: Tensor) -> Tensor:
+        if self._start is None:
+            return self.body(values)
+        return values if self._start.rest is None else run_rest(self.body, self._start.rest, values)
+
     def _checked(self, stages: Stages) -> tuple[str, ...]:
         names = (stages,) if isinstance(stages, str) else tuple(stages)
         parameters = [name for name, _ in self.body.named_parameters()]
@@ -106,6 +151,12 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         # numpy has no bfloat16, and a scalar cannot be viewed as bytes.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _check_trainable(start: _Start | None, stages: Sequence[str]) -> None:
+    passed = [stage for stage in stages if start is not None and not _covers(start.stages, stage)]
+    if passed:
+        raise ValueError(f"{passed[0]} cannot train: the network starts after a part that was frozen with it")
 
 
 def _covers(stages: Sequence[str], name: str) -> bool:

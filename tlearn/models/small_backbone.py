@@ -10,6 +10,7 @@ from torchvision import models
 from tlearn.errors import ConfigError
 from tlearn.models.assembly import on_meta
 from tlearn.models.cut import Body, apply_cut, count_features, plan_cut
+from tlearn.models.pooling import check_pooling, pooled
 from tlearn.models.weights import load_body, read_state_dict, sha256_of, weights_path
 
 # Trained by `python -m tlearn.train experiment=pretrain_tiny`; recipe, seed and accuracy are in the file's metadata.
@@ -24,6 +25,7 @@ class SmallBackbone:
         arguments: what its constructor takes.
         preprocessing: resize and size in pixels, interpolation, mean and std per channel.
         weights: DEFAULT for the file that comes with tlearn, a .pth, .pt or .safetensors file, or None for random.
+        pooling: of the last feature map: avg as the network pools, max, or avgmax for both.
     """
 
     def __init__(
@@ -32,8 +34,9 @@ class SmallBackbone:
         arguments: Mapping[str, Any],
         preprocessing: Mapping[str, Any],
         weights: str | None = "DEFAULT",
+        pooling: str = "avg",
     ) -> None:
-        self.name, self.weights = name, weights
+        self.name, self.weights, self.pooling = name, weights, check_pooling(pooling)
         self._arguments, self._preprocessing = _plain(arguments), _plain(preprocessing)
         self._path = SHIPPED if weights == "DEFAULT" else weights_path(weights)
         if weights is not None and self._path is None:
@@ -42,11 +45,12 @@ class SmallBackbone:
     @classmethod
     def from_architecture(cls, architecture: dict[str, Any]) -> Self:
         """Make the backbone that gave this `architecture()`, without its weights file."""
-        return cls(architecture["name"], architecture["arguments"], architecture["preprocessing"], weights=None)
+        described = (architecture["name"], architecture["arguments"], architecture["preprocessing"])
+        return cls(*described, weights=None, pooling=architecture.get("pooling", "avg"))
 
     def architecture(self) -> dict[str, Any]:
         """Describe the backbone in plain data."""
-        described = {"arguments": self._arguments, "preprocessing": self._preprocessing}
+        described = {"arguments": self._arguments, "preprocessing": self._preprocessing, "pooling": self.pooling}
         return {"library": "small", "name": self.name, **described}
 
     def preprocessing(self) -> dict[str, Any]:
@@ -59,18 +63,24 @@ class SmallBackbone:
 
     def skeleton(self, replace: str = "classifier") -> Body:
         """Build the body on the meta device, for `load_state_dict(..., assign=True)`."""
-        with on_meta():
-            classifier = self._classifier()
-        return self._cut(classifier.to("meta"), replace)
+        return self._pooled(self._skeleton(replace))
 
     def build(self, replace: str = "classifier") -> Body:
         """Build the body and load its weights; CheckpointError where the file does not fit."""
         if self._path is None:
-            return self._cut(self._classifier(), replace)
-        body = self.skeleton(replace)
+            return self._pooled(self._cut(self._classifier(), replace))
+        body = self._skeleton(replace)
         state = read_state_dict(self._path)
         load_body(body.module, state, removed=("classifier", "fc"), path=self._path, name=self.name)
-        return Body(body.module, body.num_features, sha256_of(self._path))
+        return self._pooled(Body(body.module, body.num_features, sha256_of(self._path)))
+
+    def _skeleton(self, replace: str) -> Body:
+        with on_meta():
+            classifier = self._classifier()
+        return self._cut(classifier.to("meta"), replace)
+
+    def _pooled(self, body: Body) -> Body:
+        return pooled(body, self.pooling, self.name)
 
     def _classifier(self) -> nn.Module:
         kind = getattr(models, self.name, None)

@@ -5,12 +5,16 @@ import math
 from types import ModuleType
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from tlearn.errors import ConfigError, DownloadError
 from tlearn.models.cut import REPLACE, Body, count_features
 from tlearn.models.network import fingerprint
+from tlearn.models.pooling import check_pooling
 from tlearn.models.weights import load_body, read_state_dict, sha256_of, weights_path
+
+_POOLINGS = {"max": "max", "avgmax": "catavgmax"}
 
 
 class TimmBackbone:
@@ -19,18 +23,20 @@ class TimmBackbone:
     timm cuts its models itself, so `replace` "classifier" and "last" are the same here.
     """
 
-    def __init__(self, name: str, weights: str | None = "DEFAULT") -> None:
+    def __init__(self, name: str, weights: str | None = "DEFAULT", pooling: str = "avg") -> None:
         """Check the names.
 
         Args:
             name: a model of timm, with the tag of its weights or without: resnet18.a1_in1k, resnet18.
             weights: DEFAULT for timm's own, a .pth, .pt or .safetensors file, or None for random.
+            pooling: of the last feature map: avg as the backbone pools, max, or avgmax for both.
 
-        Raises ConfigError without timm and for an unknown name, CheckpointError for a missing file.
+        Raises ConfigError without timm and for an unknown name or pooling, CheckpointError for a missing file.
         """
         self._config = _config(name)
         self.name = name
         self.weights = weights
+        self.pooling = check_pooling(pooling)
         self._path = weights_path(weights)
         if weights not in (None, "DEFAULT") and self._path is None:
             raise ConfigError(f"backbone.weights={weights} is unknown: with timm it is DEFAULT, a file or null")
@@ -40,14 +46,15 @@ class TimmBackbone:
     @classmethod
     def from_architecture(cls, architecture: dict[str, Any]) -> Self:
         """Make the backbone that gave this `architecture()`, without its weights file."""
-        backbone = cls(architecture["name"], weights=None)
+        backbone = cls(architecture["name"], None, architecture.get("pooling", "avg"))
         backbone.weights = None if architecture["weights"] is None else "DEFAULT"
         return backbone
 
     def architecture(self) -> dict[str, Any]:
         """Describe the backbone in plain data; the name is complete, as another timm can choose another tag."""
         name = ".".join(filter(None, (self._config.architecture, self._config.tag)))
-        return {"library": "timm", "name": name, "weights": None if self._path else self.weights}
+        weights = None if self._path else self.weights
+        return {"library": "timm", "name": name, "weights": weights, "pooling": self.pooling}
 
     def preprocessing(self) -> dict[str, Any]:
         """Give the weights' own resize, size (both in pixels), interpolation, mean and std."""
@@ -91,7 +98,8 @@ class TimmBackbone:
     def _create(self, replace: str, pretrained: bool = False) -> nn.Module:
         if replace not in REPLACE:
             raise ConfigError(f"replace={replace} is unknown; choose one of {', '.join(REPLACE)}")
-        cut = {} if replace == "nothing" else {"num_classes": 0}
+        cut: dict[str, Any] = {} if replace == "nothing" else {"num_classes": 0}
+        cut |= self._pool(cut)
         try:
             return _timm().create_model(self.name, pretrained=pretrained, **cut)
         # The hub, its cache and the network raise nearly anything.
@@ -101,9 +109,29 @@ class TimmBackbone:
             instead = "set backbone.weights to a file or null to do without"
             raise DownloadError(f"timm cannot get the weights of {self.name} ({error}): {instead}") from error
 
+    def _pool(self, cut: dict[str, Any]) -> dict[str, str]:
+        """Give timm's name of the pooling, if the same weights fit a model that has it."""
+        if self.pooling == "avg":
+            return {}
+        pool = {"global_pool": _POOLINGS[self.pooling]}
+        try:
+            # Models that are only looked at must not change what random weights follow.
+            with torch.random.fork_rng(devices=[]):
+                own, other = (_timm().create_model(self.name, **cut, **arguments) for arguments in ({}, pool))
+        # Each family of models refuses in its own way.
+        except Exception as error:
+            raise ConfigError(f"backbone.pooling={self.pooling}: {self.name} refuses it ({error}); take avg") from error
+        if _shapes(own) != _shapes(other):
+            raise ConfigError(f"backbone.pooling={self.pooling} does not fit the weights of {self.name}; take avg")
+        return pool
+
     def _classifiers(self) -> set[str]:
         names = self._config.classifier or ()
         return {name.split(".")[0] for name in ((names,) if isinstance(names, str) else names)}
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in module.state_dict().items()}
 
 
 def _timm() -> ModuleType:

@@ -15,6 +15,7 @@ from tlearn.download import fetch
 from tlearn.errors import ConfigError
 from tlearn.models.assembly import Assembly, assemble, initialise
 from tlearn.models.cut import Body, Cut, apply_cut, count_features, plan_cut
+from tlearn.models.pooling import check_pooling, pooled
 from tlearn.models.weights import load_body, read_state_dict, sha256_of, weights_path
 
 
@@ -25,14 +26,15 @@ class TorchvisionBackbone:
     none of torchvision's own from the model's first entry.
     """
 
-    def __init__(self, name: str, weights: str | None = "DEFAULT") -> None:
+    def __init__(self, name: str, weights: str | None = "DEFAULT", pooling: str = "avg") -> None:
         """Check the names.
 
         Args:
             name: a model that torchvision lists, such as resnet18.
             weights: an entry such as DEFAULT or IMAGENET1K_V1, a .pth, .pt or .safetensors file, or None for random.
+            pooling: of the last feature map: avg as the backbone pools, max, or avgmax for both.
 
-        Raises ConfigError for an unknown name or entry, CheckpointError for a missing file.
+        Raises ConfigError for an unknown name, entry or pooling, CheckpointError for a missing file.
         """
         known = list_models(module=torchvision.models)
         if name not in known:
@@ -40,6 +42,7 @@ class TorchvisionBackbone:
             raise ConfigError(f"backbone.name={name} is no torchvision classifier; the closest are {', '.join(close)}")
         self.name = name
         self.weights = weights
+        self.pooling = check_pooling(pooling)
         self._path = weights_path(weights)
         if weights is not None and self._path is None:
             self._member(weights)
@@ -47,7 +50,7 @@ class TorchvisionBackbone:
     @classmethod
     def from_architecture(cls, architecture: dict[str, Any]) -> Self:
         """Make the backbone that gave this `architecture()`, without its weights file."""
-        backbone = cls(architecture["name"], weights=None)
+        backbone = cls(architecture["name"], None, architecture.get("pooling", "avg"))
         # Never a path: the description can come from somebody else's model.
         if architecture["weights"] is not None:
             backbone.weights = backbone._member(architecture["weights"]).name
@@ -57,7 +60,8 @@ class TorchvisionBackbone:
     def architecture(self) -> dict[str, Any]:
         """Describe the backbone in plain data: `weights` is the entry it has, `variant` the one it is built like."""
         weights = None if self._own_entry is None else self._own_entry.name
-        return {"library": "torchvision", "name": self.name, "weights": weights, "variant": self._entry.name}
+        described = {"weights": weights, "variant": self._entry.name, "pooling": self.pooling}
+        return {"library": "torchvision", "name": self.name, **described}
 
     def preprocessing(self) -> dict[str, Any]:
         """Give the weights' own resize, size (both in pixels), interpolation, mean and std."""
@@ -77,7 +81,7 @@ class TorchvisionBackbone:
 
     def skeleton(self, replace: str = "classifier") -> Body:
         """Build the body on the meta device, for `load_state_dict(..., assign=True)`."""
-        return self._skeleton(assemble(self.name, self._entry), replace)[0]
+        return self._pooled(self._skeleton(assemble(self.name, self._entry), replace)[0])
 
     def build(self, replace: str = "classifier") -> Body:
         """Build the body and load its weights.
@@ -89,14 +93,20 @@ class TorchvisionBackbone:
         """
         if self.weights is None:
             skeleton, cut = self._skeleton(assemble(self.name, self._entry), replace)
-            return Body(apply_cut(initialise(self.name, self._entry), cut), skeleton.num_features)
+            module = apply_cut(initialise(self.name, self._entry), cut)
+            return self._pooled(Body(module, skeleton.num_features))
         path = self._path or self._fetched()
         assembly = assemble(self.name, self._entry, read_state_dict(path))
         body, _ = self._skeleton(assembly, replace)
         # The parts that lost keys to the cut: in a file, they can hold a classifier of any shape.
         removed = {key.split(".")[0] for key in assembly.keys.difference(body.module.state_dict())}
         load_body(body.module, assembly.state, removed=removed, path=path, name=self.name)
-        return Body(body.module, body.num_features, self._file_digest if self._path else sha256_of(path))
+        digest = self._file_digest if self._path else sha256_of(path)
+        # Not before: layers read old files by the class of the network they are in.
+        return self._pooled(Body(body.module, body.num_features, digest))
+
+    def _pooled(self, body: Body) -> Body:
+        return pooled(body, self.pooling, self.name)
 
     def _skeleton(self, assembly: Assembly, replace: str) -> tuple[Body, Cut]:
         size = self.preprocessing()["size"]

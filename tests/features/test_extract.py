@@ -1,0 +1,153 @@
+"""Features are those of the plain body and the plain transform, however they are computed."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+from tests.conftest import draw
+from tlearn.data.decode import Decoder
+from tlearn.data.transforms import Transform
+from tlearn.errors import BadImageError, ConfigError
+from tlearn.features import extract, precision
+from tlearn.features.allocator import keep_memory
+from tlearn.features.extract import Extractor, Reader
+
+PREPROCESSING = {
+    "resize": 36,
+    "size": 32,
+    "interpolation": "bilinear",
+    "mean": [0.4, 0.5, 0.6],
+    "std": [0.2, 0.25, 0.3],
+}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    numbers = random.Random(0)
+    return [
+        draw(tmp_path / f"{number}.jpg", tuple(numbers.choices(range(256), k=3)), (50, 40 + number % 7), number)
+        for number in range(70)
+    ]
+
+
+@pytest.fixture
+def body() -> nn.Module:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 5, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+    )
+    for _ in range(20):
+        network.train()(torch.randn(16, 3, 32, 32))
+    return network.eval().requires_grad_(False)
+
+
+def reader(*steps: Callable, **more: object) -> Reader:
+    return Reader(Decoder(), Transform({**PREPROCESSING, **more}), Transform(PREPROCESSING, steps))
+
+
+def all_of(extractor: Extractor, items: list) -> torch.Tensor:
+    return torch.cat(list(extractor(items)))
+
+
+def plain(body: nn.Module, read: Reader, files: list[Path]) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([body(read.fixed(Decoder()(file))[None]) for file in files])
+
+
+def test_features_are_those_of_the_plain_body_in_order(body, files):
+    read = reader()
+    features = all_of(Extractor(body, read), [(file, None) for file in files])
+    assert features.dtype == torch.float32
+    assert torch.allclose(features, plain(body, read, files), atol=1e-5, rtol=1e-5)
+
+
+def test_the_body_itself_is_not_touched(body, files):
+    before = {name: value.clone() for name, value in body.state_dict().items()}
+    all_of(Extractor(body, reader(), torch.bfloat16), [(file, None) for file in files[:20]])
+    after = body.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_loader_workers_give_the_same_as_threads(body, files, monkeypatch):
+    extractor, items = Extractor(body, reader()), [(file, None) for file in files]
+    threads = all_of(extractor, items)
+    monkeypatch.setattr(extract, "_GPU_BATCH", 16)
+    assert torch.allclose(torch.cat(list(extractor._on_device(items))), threads, atol=1e-6)
+
+
+def test_a_picture_that_cannot_be_read_is_named_after_what_came_before(body, files):
+    files[40].write_bytes(b"no picture")
+    got = []
+    with pytest.raises(BadImageError, match=files[40].name):
+        got.extend(Extractor(body, reader())([(file, None) for file in files]))
+    assert sum(map(len, got)) == 32
+
+
+def test_draws_decide_views_whatever_the_thread(body, files):
+    read = reader(v2.RandomResizedCrop(32, (0.3, 1.0)), v2.RandomHorizontalFlip())
+    extractor = Extractor(body, read)
+    items = [(files[number % 7], number // 7) for number in range(70)]
+    together = all_of(extractor, items)
+    alone = torch.cat([all_of(extractor, [item]) for item in items])
+    assert (together - alone).abs().max() < 5e-6
+    # Far more than rounding: two views of one picture
+    assert (together[0] - together[7]).abs().max() > 1e-2
+    mixed = all_of(extractor, [(files[0], None), items[0]])
+    assert torch.allclose(mixed[0], plain(body, read, files[:1])[0], atol=1e-5)
+    assert torch.allclose(mixed[1], together[0], atol=1e-5)
+
+
+def test_the_mean_over_versions_of_a_picture(body, files):
+    read = reader(average=["crop", "flip", "squash"])
+    items = [(file, None) for file in files[:20]]
+    features = all_of(Extractor(body, read), items)
+    single = [plain(body, reader(average=[name]), files[:20]) for name in ("crop", "flip", "squash")]
+    assert torch.allclose(features, torch.stack(single).mean(0), atol=1e-5)
+    kept = all_of(Extractor(body, read, average=False), items)
+    assert torch.allclose(kept, torch.stack(single, 1), atol=1e-5)
+
+
+def test_bfloat16_is_close_and_of_its_type(body, files):
+    items = [(file, None) for file in files[:20]]
+    exact = all_of(Extractor(body, reader()), items)
+    half = all_of(Extractor(body, reader(), torch.bfloat16), items)
+    assert half.dtype == torch.bfloat16
+    assert 0.99 < precision.similarity(exact, half) < 1.0
+
+
+def test_features_that_lost_too_much_are_refused():
+    exact = torch.randn(8, 100)
+    precision.check_similarity(precision.similarity(exact, exact.bfloat16()))
+    with pytest.raises(ConfigError, match=r"features\.precision=bf16 changes"):
+        precision.check_similarity(precision.similarity(exact, exact + torch.randn(8, 100) / 5))
+    with pytest.raises(ConfigError, match="nan"):
+        precision.check_similarity(precision.similarity(exact, exact * float("nan")))
+
+
+def test_threads_of_torch_are_given_back(body, files):
+    before = torch.get_num_threads()
+    items = [(file, None) for file in files]
+    all_of(Extractor(body, reader()), items)
+    assert torch.get_num_threads() == before
+    batches = Extractor(body, reader())(items)
+    next(batches)
+    batches.close()
+    assert torch.get_num_threads() == before
+
+
+def test_memory_settings_change_no_number():
+    with keep_memory():
+        first = torch.arange(3_000_000).sum().item()
+    assert torch.arange(3_000_000).sum().item() == first

@@ -1,0 +1,229 @@
+"""Kept features are whole or absent, found again by what they depend on, and removed in the order of their use."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tlearn.errors import OutputError
+from tlearn.features import store
+from tlearn.features.room import kept, prune
+from tlearn.features.store import Rows, Space, picture_key
+
+RECIPE = {"format": 1, "weights": "abc"}
+
+
+def keys(*numbers: int) -> list[bytes]:
+    # The last byte is zero, which a text would lose.
+    return [number.to_bytes(15, "big") + b"\0" for number in numbers]
+
+
+def features(*numbers: int) -> torch.Tensor:
+    return torch.tensor([[number, number + 0.5] for number in numbers])
+
+
+def filled(root: Path, recipe: dict | None = None, count: int = 3) -> Space:
+    space = Space(root, recipe or RECIPE)
+    with space.only_writer():
+        space.add(keys(*range(count)), features(*range(count)))
+    return space
+
+
+def test_what_was_added_is_found_in_the_order_asked_for(tmp_path):
+    filled(tmp_path)
+    rows, missing = Space(tmp_path, RECIPE).find(keys(2, 0))
+    assert missing == []
+    assert rows[torch.tensor([0, 1])].tolist() == features(2, 0).tolist()
+
+
+def test_missing_ones_are_named_by_their_place(tmp_path):
+    rows, missing = filled(tmp_path).find(keys(1, 7, 2, 8))
+    assert rows is None
+    assert missing == [1, 3]
+
+
+def test_several_segments_are_one_table(tmp_path):
+    space = filled(tmp_path)
+    space.add(keys(10, 11), features(10, 11))
+    rows, _ = Space(tmp_path, RECIPE).find(keys(11, 0, 10, 2))
+    assert rows.shape == (4, 2)
+    assert rows[torch.tensor([3, 0, 1, 2, 2])].tolist() == features(2, 11, 0, 10, 10).tolist()
+    assert rows.chosen(torch.tensor([2, 0]))[torch.tensor([0, 1])].tolist() == features(10, 11).tolist()
+
+
+def test_half_precision_is_kept_exactly_and_read_as_single(tmp_path):
+    space, values = Space(tmp_path, RECIPE), torch.randn(3, 5).bfloat16()
+    space.add(keys(0, 1, 2), values)
+    rows, _ = space.find(keys(0, 1, 2))
+    read = rows[torch.arange(3)]
+    assert read.dtype == torch.float32
+    assert torch.equal(read, values.float())
+    assert rows.row_bytes == 10
+
+
+def test_features_are_mapped_and_not_read(tmp_path):
+    space = Space(tmp_path, RECIPE)
+    space.add(keys(*range(1000)), torch.zeros(1000, 50_000))
+    code = (
+        "import resource, sys, torch; from pathlib import Path; from tlearn.features.store import Space\n"
+        "names = [n.to_bytes(15, 'big') + b'\\0' for n in range(1000)]\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"rows, _ = Space(Path(sys.argv[1]), {RECIPE}).find(names)\n"
+        "rows[torch.arange(5)]\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    # kilobytes, of 200 megabytes
+    assert int(done.stdout) < 50_000
+
+
+def test_another_recipe_finds_nothing(tmp_path):
+    filled(tmp_path)
+    assert Space(tmp_path, {**RECIPE, "weights": "abd"}).find(keys(0))[1] == [0]
+
+
+def test_a_picture_is_known_by_path_size_time_and_draw(tmp_path):
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(b"1")
+    os.utime(picture, ns=(5, 5))
+    known = {picture_key(picture), picture_key(picture, "draw")}
+    other = tmp_path / "b.jpg"
+    other.write_bytes(b"1")
+    os.utime(other, ns=(5, 5))
+    known.add(picture_key(other))
+    os.utime(picture, ns=(6, 6))
+    known.add(picture_key(picture))
+    picture.write_bytes(b"12")
+    os.utime(picture, ns=(5, 5))
+    known.add(picture_key(picture))
+    assert len(known) == 5
+    picture.write_bytes(b"1")
+    os.utime(picture, ns=(5, 5))
+    assert picture_key(picture) in known
+
+
+def test_a_damaged_segment_is_removed_and_missing(tmp_path, capsys):
+    space = filled(tmp_path)
+    [segment] = space.folder.glob("*.safetensors")
+    whole = segment.read_bytes()
+    for length in (0, 4, len(whole) // 2, len(whole) - 1):
+        segment.write_bytes(whole[:length])
+        assert Space(tmp_path, RECIPE).find(keys(0, 1))[1] == [0, 1]
+        assert not segment.exists()
+        assert "damaged" in capsys.readouterr().out
+
+
+def test_what_a_killed_writer_left_is_neither_read_nor_kept(tmp_path):
+    space = filled(tmp_path)
+    [segment] = space.folder.glob("*.safetensors")
+    left = space.folder / ".0123.tmp"
+    left.write_bytes(segment.read_bytes()[:50])
+    assert Space(tmp_path, RECIPE).find(keys(0))[1] == []
+    with space.only_writer():
+        assert not left.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_output_error(tmp_path):
+    (tmp_path / "features").write_text("a file")
+    space = Space(tmp_path / "features", RECIPE)
+    with pytest.raises(OutputError, match="cannot keep features"), space.only_writer():
+        pass
+    with pytest.raises(OutputError, match="cannot keep features"):
+        space.add(keys(0), features(0))
+
+
+def test_a_full_disk_leaves_no_segment(tmp_path, monkeypatch):
+    space = filled(tmp_path)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        space.add(keys(9), features(9))
+    assert len(list(space.folder.iterdir())) == 3
+    assert Space(tmp_path, RECIPE).find(keys(9))[1] == [0]
+
+
+def test_held_features_are_this_processs_own(tmp_path):
+    space = filled(tmp_path)
+    space.hold(keys(9), features(9))
+    assert space.find(keys(9, 0))[0][torch.arange(2)].tolist() == features(9, 0).tolist()
+    assert Space(tmp_path, RECIPE).find(keys(9))[1] == [0]
+
+
+def test_a_second_writer_waits(tmp_path, capsys):
+    first, second = Space(tmp_path, RECIPE), Space(tmp_path, RECIPE)
+    order = []
+
+    def write() -> None:
+        with second.only_writer():
+            order.append("second")
+
+    with first.only_writer():
+        thread = threading.Thread(target=write)
+        thread.start()
+        while "waiting" not in capsys.readouterr().out:
+            time.sleep(0.01)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from tlearn.features.store import Space\n"
+        f"with Space(Path(sys.argv[1]), {RECIPE}).only_writer():\n"
+        "    print('held', flush=True); time.sleep(100)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    with Space(tmp_path, RECIPE).only_writer():
+        pass
+
+
+def test_pruning_removes_the_least_recently_used(tmp_path):
+    spaces = [filled(tmp_path, {"number": number}, count=100) for number in range(3)]
+    for age, space in enumerate(spaces):
+        os.utime(space.folder / "recipe.json", (1000 + age, 1000 + age))
+    # Used again
+    spaces[0].find(keys(0))
+    assert [one.folder for one in kept(tmp_path)] == [space.folder for space in (*spaces[1:], spaces[0])]
+    size = kept(tmp_path)[0].size
+    assert [one.folder for one in prune(tmp_path, 2 * size)] == [spaces[1].folder]
+    assert [one.folder for one in prune(tmp_path, 0, keep=spaces[0].folder)] == [spaces[2].folder]
+    assert [one.folder for one in kept(tmp_path)] == [spaces[0].folder]
+
+
+def test_pruning_by_age_and_not_what_is_being_written(tmp_path):
+    old, new = filled(tmp_path), filled(tmp_path, {"new": True})
+    os.utime(old.folder / "recipe.json", (1000, 1000))
+    with old.only_writer():
+        assert prune(tmp_path, float("inf"), unused_since=2000) == []
+    assert [one.folder for one in prune(tmp_path, float("inf"), unused_since=2000)] == [old.folder]
+    assert new.find(keys(0))[1] == []
+
+
+def test_mapped_rows_survive_their_removal(tmp_path):
+    rows, _ = filled(tmp_path).find(keys(0, 1))
+    prune(tmp_path, 0)
+    assert rows[torch.arange(2)].tolist() == features(0, 1).tolist()
+
+
+def test_one_part_and_several_give_the_same(tmp_path):
+    values = torch.randn(20, 3)
+    part, row = torch.arange(20) % 2, torch.arange(20) // 2
+    several = Rows([values[0::2], values[1::2]], part, row)
+    one = Rows([values], torch.zeros(20, dtype=torch.long), torch.arange(20))
+    chosen = torch.tensor([5, 5, 0, 19, 4])
+    assert torch.equal(several[chosen], values[chosen])
+    assert torch.equal(one[chosen], values[chosen])

@@ -1,0 +1,105 @@
+"""Look at what is kept between runs, and make room: python -m tlearn.cache list|prune|clear."""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from tlearn.errors import OutputError
+from tlearn.features.room import kept, prune
+
+_GIGABYTE = 1e9
+_DAY = 24 * 3600
+_FEATURES = "features"
+# The other folders that tlearn makes there; the user may have put more beside them.
+_OTHERS = ("pixels", "shapes", "verified")
+
+
+def main() -> None:
+    """Run the program."""
+    arguments = _parser().parse_args()
+    folder = Path(arguments.cache).expanduser()
+    try:
+        sys.exit({"list": _list, "prune": _prune, "clear": _clear}[arguments.command](folder, arguments))
+    except OSError as error:
+        print(f"tlearn: {error}", file=sys.stderr)
+        sys.exit(OutputError.exit_status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tlearn.cache",
+        description="Look at what is kept between runs, and make room. All of it can be made again at any time.",
+    )
+    where = os.environ.get("TLEARN_CACHE", "~/.cache/tlearn")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("list", "show the kept features, those unused for longest first, and what else there is"),
+        ("prune", "remove features that were unused for longest"),
+        ("clear", "remove everything"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--cache", default=where, metavar="FOLDER", help=f"default: TLEARN_CACHE, or {where}")
+        if name == "prune":
+            command.add_argument("--gb", type=_positive, help="until all features together have at most so many GB")
+            command.add_argument("--days", type=_positive, help="those unused for so many days")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def _list(folder: Path, arguments: argparse.Namespace) -> int:
+    spaces = kept(folder / _FEATURES)
+    for space in spaces:
+        recipe = space.recipe
+        unused = (time.time() - space.used) / _DAY
+        print(
+            f"{space.folder.name}  {space.size / _GIGABYTE:8.3f} GB  {unused:6.1f} days unused  "
+            f"{recipe['backbone']['name']}, {recipe['preprocessing']['size']} pixels, {recipe['precision']}"
+        )
+    others = [folder / name for name in _OTHERS if (folder / name).is_dir()]
+    for path in others:
+        print(f"{path.name:<32}  {_size(path) / _GIGABYTE:8.3f} GB")
+    print(f"{(sum(space.size for space in spaces) + sum(map(_size, others))) / _GIGABYTE:.3f} GB in {folder}")
+    return 0
+
+
+def _prune(folder: Path, arguments: argparse.Namespace) -> int:
+    if arguments.gb is None and arguments.days is None:
+        print("tlearn: prune needs --gb or --days", file=sys.stderr)
+        return 2
+    limit = float("inf") if arguments.gb is None else arguments.gb * _GIGABYTE
+    since = None if arguments.days is None else time.time() - arguments.days * _DAY
+    removed = prune(folder / _FEATURES, limit, since)
+    print(f"removed {len(removed)} sets of features, {sum(space.size for space in removed) / _GIGABYTE:.3f} GB")
+    return 0
+
+
+def _clear(folder: Path, arguments: argparse.Namespace) -> int:
+    size = _ours(folder)
+    # First those with locks: features that a run is writing stay.
+    prune(folder / _FEATURES, -1)
+    for name in _OTHERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    left = _ours(folder)
+    print(f"removed {(size - left) / _GIGABYTE:.3f} GB" + (f", {left / _GIGABYTE:.3f} GB are in use" if left else ""))
+    return 0
+
+
+def _ours(folder: Path) -> int:
+    return sum(_size(folder / name) for name in (_FEATURES, *_OTHERS))
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Decoded pictures kept as uint8, in memory or on disk, so that training on the fly decodes every file once."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from tlearn.data.decode import Decoder
+from tlearn.data.transforms import Transform
+from tlearn.errors import ConfigError
+
+# The file at a path -> uint8 [3, H, W]
+Decode = Callable[[str | Path], Tensor]
+
+# Part of what a kept file is valid for: raise it when files are laid out anew or the pixels become others.
+_FORMAT = 1
+# Height and width, before the pixels
+_HEADER = np.dtype(("<u4", 2))
+# Bytes left free: a disk filled to its last one would end the run when it writes a checkpoint.
+_RESERVE = 2**30
+# Pictures by which the memory for all is estimated
+_SAMPLED = 64
+
+
+@dataclass(frozen=True)
+class Shrink:
+    """Decode a file and bring its short side down to `short_side` pixels; smaller pictures stay as they are."""
+
+    decoder: Decoder
+    short_side: int
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR
+
+    def __call__(self, path: str | Path) -> Tensor:
+        """Give uint8 [3, H, W] in the memory order H, W, 3; raise BadImageError as the decoder does."""
+        image = self.decoder(path)
+        if min(image.shape[-2:]) <= self.short_side:
+            return image
+        return functional.resize(image, [self.short_side], self.interpolation, antialias=True)
+
+
+class MemoryPixels:
+    """Keep shrunk pictures in memory, which worker processes share that are forked after `prepare`."""
+
+    def __init__(self, shrink: Shrink) -> None:
+        self._shrink = shrink
+        self._kept: dict[str, Tensor] = {}
+
+    def prepare(self, paths: Sequence[str | Path], threads: int) -> None:
+        """Decode all pictures now; raise ConfigError if they would not fit."""
+        missing = [path for path in map(str, paths) if path not in self._kept]
+        with ThreadPoolExecutor(threads) as pool:
+            first = list(pool.map(self._shrink, missing[:_SAMPLED]))
+            _check_memory(first, len(missing))
+            rest = pool.map(self._shrink, missing[_SAMPLED:])
+            self._kept.update(zip(missing, chain(first, rest), strict=True))
+
+    def __call__(self, path: str | Path) -> Tensor:
+        """Give the kept picture, or decode one that is not."""
+        kept = self._kept.get(str(path))
+        return self._shrink(path) if kept is None else kept
+
+
+class DiskPixels:
+    """Keep shrunk pictures in a folder, a file for each, when they are first asked for.
+
+    The file's name is a hash of all that its pixels depend on, so that what is found is right and nothing is changed.
+    """
+
+    def __init__(self, shrink: Shrink, folder: Path) -> None:
+        self._shrink, self._folder, self._writing = shrink, folder, True
+        how = {**asdict(shrink), "interpolation": shrink.interpolation.value}
+        self._key = [_FORMAT, how, PIL.__version__, torchvision.__version__]
+
+    def prepare(self, paths: Sequence[str | Path], threads: int) -> None:
+        """Keep one picture, so that a folder that cannot be written to is warned of here and not by every worker."""
+        for path in paths[:1]:
+            self(path)
+
+    def __call__(self, path: str | Path) -> Tensor:
+        """Give the kept picture, or decode and keep it."""
+        # Taken before decoding: a file that changes meanwhile is then decoded again.
+        file = self._file(path)
+        if file is None:
+            return self._shrink(path)
+        kept = _read(file)
+        if kept is None:
+            kept = self._shrink(path)
+            self._write(file, kept)
+        return kept
+
+    def _file(self, path: str | Path) -> Path | None:
+        """Name the file that keeps a picture; None for one that cannot be found."""
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        state = [os.path.abspath(path), status.st_size, status.st_mtime_ns, *self._key]
+        name = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        return self._folder / name[:2] / f"{name[2:]}.pixels"
+
+    def _write(self, file: Path, image: Tensor) -> None:
+        """Write a file whole or not at all; after a failure, write no more."""
+        if not self._writing:
+            return
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(file.parent).free < _RESERVE:
+                raise OSError(errno.ENOSPC, "less than 1 GiB is free")
+            _write_whole(file, image)
+        except OSError as error:
+            self._writing = False
+            reason = error.strerror or error
+            warnings.warn(f"data.cache=disk keeps no more pictures in {self._folder}: {reason}", stacklevel=2)
+
+
+def pixel_cache(kind: str, decoder: Decoder, transform: Transform, folder: Path) -> MemoryPixels | DiskPixels | None:
+    """Choose by name what keeps pictures for a transform: memory, disk (in a folder of its own), or none."""
+    shrink = Shrink(decoder, transform.resize, transform.interpolation)
+    if kind == "none":
+        return None
+    return MemoryPixels(shrink) if kind == "memory" else DiskPixels(shrink, folder)
+
+
+def _read(file: Path) -> Tensor | None:
+    """Read a kept picture; give None if it is missing or cut short."""
+    try:
+        # Not mapped into memory: a crop touches most pages, and a fault for each takes longer than reading all at once.
+        with file.open("rb") as stream:
+            content = bytearray(stream.read())
+    except OSError:
+        return None
+    if len(content) <= _HEADER.itemsize:
+        return None
+    height, width = np.frombuffer(content, _HEADER, 1)[0].tolist()
+    if len(content) != _HEADER.itemsize + height * width * 3:
+        return None
+    pixels = torch.frombuffer(content, dtype=torch.uint8, offset=_HEADER.itemsize)
+    return pixels.view(height, width, 3).permute(2, 0, 1)
+
+
+def _write_whole(file: Path, image: Tensor) -> None:
+    descriptor, temporary = tempfile.mkstemp(suffix=".tmp", dir=file.parent)
+    try:
+        with open(descriptor, "wb") as stream:
+            stream.write(np.array([image.shape[-2:]], _HEADER.base).tobytes())
+            stream.write(image.permute(1, 2, 0).contiguous().numpy().data)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _check_memory(sample: Sequence[Tensor], count: int) -> None:
+    """Refuse what would not fit: the system would end the run without a word."""
+    needed = sum(image.nbytes for image in sample) * count // max(1, len(sample))
+    available = _available_memory()
+    if available is not None and needed > available:
+        raise ConfigError(
+            f"data.cache=memory would take {needed / 2**30:.1f} GiB for {count:,} pictures and "
+            f"{available / 2**30:.1f} GiB are free: choose data.cache=disk or none"
+        )
+
+
+def _available_memory() -> int | None:
+    """Give the bytes that can be taken without swapping, where the system tells (Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None

@@ -1,0 +1,101 @@
+"""Cached features with the face of a run's pictures: the same batches in the same order, without pictures."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tlearn.data.datamodule import SplitDataModule
+from tlearn.data.sampling import EvaluationSampler, TrainBatches
+from tlearn.features.store import Rows
+
+# Evaluation reads as much at once as a processor's cache likes to have.
+_EVALUATION_BYTES = 16 * 2**20
+
+# Batches of features smaller than this are one thread's work.
+_SHARED_BYTES = 2**20
+
+# (indices of the pictures, view)
+Choice = tuple[list[int], int]
+
+
+class FeatureDataset(Dataset):
+    """Give a whole batch (features [n, ...], targets [n], indices [n]) for the indices of its pictures and a view.
+
+    Args:
+        views: the features of all pictures, once for each view.
+        targets: the class of each picture.
+        paths: the picture's file, for messages.
+    """
+
+    def __init__(self, views: Sequence[Rows], targets: Sequence[int], paths: Sequence[str]) -> None:
+        self.views, self.targets, self.paths = views, list(targets), list(paths)
+        self._targets = torch.tensor(self.targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, choice: Choice) -> tuple[Tensor, Tensor, Tensor]:
+        indices, view = torch.tensor(choice[0]), choice[1]
+        return self.views[view][indices], self._targets[indices], indices
+
+
+class FeatureDataModule(SplitDataModule):
+    """Load batches of (features [N, ...], targets [N], indices [N]).
+
+    Args:
+        images: the pictures that the features are of; splits, order and batches are theirs.
+        rows: the features of each split, once for each view.
+        full_batch: give all training pictures as one batch.
+    """
+
+    def __init__(self, images: SplitDataModule, rows: Mapping[str, Sequence[Rows]], full_batch: bool = False) -> None:
+        datasets = {
+            split: FeatureDataset(rows[split], dataset.targets, dataset.paths)
+            for split, dataset in images.datasets.items()
+        }
+        size = len(datasets["train"]) if full_batch else images.batch_size
+        super().__init__(images.pictures, datasets, size, 0, images.balance, images.seed)
+
+    def _math_threads(self) -> int:
+        # Sharing out a small product costs more than it saves, and very much more when a CPU is taken away.
+        first = self.datasets["train"].views[0]
+        return 1 if self.batch_size * first.row_bytes < _SHARED_BYTES else super()._math_threads()
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffle as with pictures, and take one view per epoch in turn."""
+        dataset = self.datasets["train"]
+        batches = _Choices(self._train_batches(), len(dataset.views))
+        return self._batches_of(dataset, batches)
+
+    def _evaluation(self, split: str) -> DataLoader:
+        dataset = self.datasets[split]
+        indices = list(EvaluationSampler(len(dataset), *self._place(split)))
+        count = max(1, _EVALUATION_BYTES // dataset.views[0].row_bytes)
+        choices = [(indices[start : start + count], 0) for start in range(0, len(indices), count)]
+        return self._batches_of(dataset, choices)
+
+    def _batches_of(self, dataset: FeatureDataset, choices: Any) -> DataLoader:
+        # The loader draws a seed at every start: from its own generator, so that the run's stays as it is
+        return DataLoader(dataset, batch_size=None, sampler=choices, generator=torch.Generator().manual_seed(self.seed))
+
+
+class _Choices(Sampler[Choice]):
+    """Batches of pictures without the seeds of their augmentation, with the epoch's view."""
+
+    def __init__(self, batches: TrainBatches, views: int) -> None:
+        self._batches, self._views = batches, views
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each."""
+        self._batches.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Choice]:
+        view = self._batches.sampler.epoch % self._views
+        for batch in self._batches:
+            yield [index for index, _ in batch], view

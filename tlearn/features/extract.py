@@ -1,0 +1,156 @@
+"""From picture files to features, as fast as the machine allows: decode, transform and a forward pass, nothing else."""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from tlearn.data.datamodule import default_workers
+from tlearn.data.decode import Decoder
+from tlearn.data.prepare import available_cpus
+from tlearn.data.transforms import Transform, stack
+from tlearn.features.allocator import keep_memory
+from tlearn.models.fold import fold
+
+# (file, seed of its augmentation)
+Item = tuple[Path, int | None]
+
+# Activations of more pictures fall out of a CPU's caches; a GPU is filled by more.
+_CPU_BATCH, _GPU_BATCH = 16, 256
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Decode and transform one picture: uint8 [3, S, S], or [V, 3, S, S] where the transform gives several versions.
+
+    `fixed` is the transform of pictures without a draw, `random` of those with one.
+    """
+
+    decoder: Decoder
+    fixed: Transform
+    random: Transform
+
+    def __call__(self, item: Item) -> Tensor:
+        """Read one picture; BadImageError if it cannot be read."""
+        path, draw = item
+        transform = self.fixed if draw is None else self.random
+        return transform.pixels(self.decoder(path), draw)
+
+
+class Extractor:
+    """Compute features of pictures.
+
+    Args:
+        frozen: images [N, 3, S, S] -> features [N, ...]; a folded copy of it runs, itself stays as it is.
+        reader: gives the pictures.
+        dtype: the precision of the body, float32 or bfloat16; features have it too.
+        average: take the mean over the versions of a picture; otherwise they stay, [N, V, ...].
+    """
+
+    def __init__(
+        self,
+        frozen: nn.Module,
+        reader: Reader,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+        average: bool = True,
+    ) -> None:
+        self.reader, self.dtype = reader, dtype
+        self.device = device or torch.device("cpu")
+        self._body = fold(frozen).to(self.device, dtype)
+        self._average = average
+
+    def __call__(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
+        """Yield features [n, ...] of consecutive pictures, in order, on the CPU.
+
+        Raises:
+            BadImageError: a picture cannot be read; what came before it has been given.
+        """
+        return self._on_cpu(items) if self.device.type == "cpu" else self._on_device(items)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Turn uint8 pictures [N, 3, S, S] or [N, V, 3, S, S] on the device into features."""
+        versions = pixels.shape[1] if pixels.ndim == 5 else 0
+        images = self.reader.fixed.normalise(pixels.flatten(0, 1) if versions else pixels)
+        images = images.to(self.dtype, memory_format=torch.channels_last)
+        features = self._body(images)
+        if not versions:
+            return features
+        features = features.unflatten(0, (-1, versions))
+        # The mean of half-precision numbers would lose what they have
+        return features.float().mean(1).to(self.dtype) if self._average else features
+
+    def _on_cpu(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
+        """Let each thread decode and run the body by itself: no thread waits for another."""
+        batches = [items[start : start + _CPU_BATCH] for start in range(0, len(items), _CPU_BATCH)]
+        threads = min(available_cpus(), len(batches))
+        with keep_memory(), _single_math_threads(threads) as pool:
+            yield from _in_order(pool, self._batch, batches, ahead=2 * threads)
+
+    def _batch(self, items: Sequence[Item]) -> Tensor:
+        with torch.inference_mode():
+            return self.features(stack([self.reader(item) for item in items]))
+
+    def _on_device(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
+        """Let loader workers decode while the device computes and the copy to it runs."""
+        loader = DataLoader(
+            _Pixels(self.reader, items),
+            _GPU_BATCH,
+            num_workers=default_workers(),
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if default_workers() else None,
+        )
+        with torch.inference_mode():
+            before: Tensor | None = None
+            for pixels in loader:
+                computed = self.features(pixels.to(self.device, non_blocking=True))
+                # Fetched one batch later, so that the device has work while the CPU waits for it
+                if before is not None:
+                    yield before.cpu()
+                before = computed
+            if before is not None:
+                yield before.cpu()
+
+
+class _Pixels(Dataset):
+    """Pictures for loader workers, which shall not take the body with them."""
+
+    def __init__(self, reader: Reader, items: Sequence[Item]) -> None:
+        self._reader, self._items = reader, items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._reader(self._items[index])
+
+
+@contextmanager
+def _single_math_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads that each calculate alone, and torch its own number of threads back afterwards."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, task: Callable[[Sequence[Item]], Tensor], batches: list[Sequence[Item]], ahead: int
+) -> Iterator[Tensor]:
+    """Yield results in order, with few batches in the making: a million at once would fill the memory."""
+    running: deque[Future[Tensor]] = deque()
+    for batch in batches:
+        running.append(pool.submit(task, batch))
+        if len(running) > ahead:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()

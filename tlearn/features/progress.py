@@ -1,0 +1,53 @@
+"""How far a long pass over pictures is: a moving bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Give a function to call with each number of pictures done; shows pictures per second and the remaining time."""
+    show = _bar if sys.stdout.isatty() else _lines
+    with show(total) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    speed = TextColumn("{task.fields[speed]:,.0f} pictures/s")
+    started = time.monotonic()
+    with Progress(TextColumn("features"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn()) as shown:
+        task = shown.add_task("", total=total, speed=0.0)
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            shown.update(task, advance=count, speed=done / max(time.monotonic() - started, 1e-3))
+
+        yield advance
+
+
+@contextmanager
+def _lines(total: int) -> Iterator[Callable[[int], None]]:
+    started = shown = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, shown
+        done += count
+        if time.monotonic() - shown >= _SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            speed = done / (shown - started)
+            left = (total - done) / speed
+            print(f"features: {done:,} of {total:,}, {speed:,.0f} pictures/s, {left:,.0f} s left", flush=True)
+
+    yield advance
+    seconds = max(time.monotonic() - started, 1e-3)
+    print(f"features: {done:,} pictures in {seconds:.1f} s, {done / seconds:,.0f} pictures/s", flush=True)

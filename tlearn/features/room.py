@@ -1,0 +1,63 @@
+"""How much room kept features take, and which go first."""
+
+import fcntl
+import json
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Files of a space: what its features depend on, last modified when they were last used; and what writers lock
+RECIPE, LOCK = "recipe.json", ".lock"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A space: its folder, recipe, size in bytes and last use in seconds since the epoch."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    size: int
+    used: float
+
+
+def kept(root: Path) -> list[Kept]:
+    """List all spaces, the least recently used first."""
+    found = []
+    for recipe in root.glob(f"*/{RECIPE}"):
+        with suppress(OSError, ValueError):
+            size = sum(file.stat().st_size for file in recipe.parent.iterdir())
+            found.append(Kept(recipe.parent, json.loads(recipe.read_text("utf-8")), size, recipe.stat().st_mtime))
+    return sorted(found, key=lambda one: one.used)
+
+
+def prune(root: Path, limit: float, unused_since: float | None = None, keep: Path | None = None) -> list[Kept]:
+    """Remove the least recently used spaces until all together have at most `limit` bytes; give those removed.
+
+    Processes that have mapped a removed segment keep it until they end. A space that is being written stays.
+
+    Args:
+        root: the folder of all spaces.
+        limit: bytes.
+        unused_since: remove also everything last used before this time (seconds since the epoch).
+        keep: a space that stays.
+    """
+    spaces, removed = kept(root), []
+    total = sum(space.size for space in spaces)
+    for space in spaces:
+        old = unused_since is not None and space.used < unused_since
+        if (total > limit or old) and space.folder != keep and _remove(space.folder):
+            total -= space.size
+            removed.append(space)
+    return removed
+
+
+def _remove(folder: Path) -> bool:
+    with (folder / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()

@@ -1,0 +1,198 @@
+"""Features on disk: written once, whole or absent, found again by everything they depend on.
+
+A *space* is a folder for one recipe (body, cut, transform, precision, versions), named by its hash. It holds segments,
+safetensors files that never change, each with some pictures' features and their keys. A picture's key is a hash of its
+path, size, modification time and draw, so a changed picture is another one.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tlearn.errors import OutputError
+from tlearn.features.room import LOCK, RECIPE
+
+_KEYS, _FEATURES = "keys", "features"
+_KEY_BYTES = 16
+
+
+def picture_key(path: str | Path, version: str = "") -> bytes:
+    """Hash what a picture's features depend on beside the recipe.
+
+    Args:
+        path: the file; OSError if there is none.
+        version: what is drawn for it, if something is.
+    """
+    status = os.stat(path)
+    text = b"%s\0%d\0%d\0%s" % (os.fsencode(path), status.st_size, status.st_mtime_ns, version.encode())
+    return hashlib.blake2b(text, digest_size=_KEY_BYTES).digest()
+
+
+class Rows:
+    """Rows of several mapped tensors as if they were one tensor [N, ...].
+
+    Args:
+        parts: tensors [n, ...] of equal dtype and shape behind the first dimension.
+        part: the tensor of each row [N].
+        row: its place in that tensor [N].
+    """
+
+    def __init__(self, parts: Sequence[Tensor], part: Tensor, row: Tensor) -> None:
+        self._parts, self._part, self._row = list(parts), part, row
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Give the shape as a tensor's."""
+        return (len(self), *self._parts[0].shape[1:])
+
+    @property
+    def row_bytes(self) -> int:
+        """Give the size of one row in bytes."""
+        return self._parts[0][:1].nbytes
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Copy rows [n] into memory as float32 [n, ...]."""
+        part, row = self._part[indices], self._row[indices]
+        if len(self._parts) == 1:
+            return self._parts[0][row].float()
+        chosen = torch.empty((len(row), *self.shape[1:]), dtype=torch.float32)
+        for number in part.unique().tolist():
+            here = part == number
+            chosen[here] = self._parts[number][row[here]].float()
+        return chosen
+
+    def chosen(self, indices: Tensor) -> "Rows":
+        """Give these rows only, without copying features."""
+        return Rows(self._parts, self._part[indices], self._row[indices])
+
+
+class Space:
+    """The features of one recipe; constructing it touches no disk."""
+
+    def __init__(self, root: Path, recipe: Mapping[str, Any]) -> None:
+        text = json.dumps(recipe, indent=2, sort_keys=True)
+        self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
+        self._text = text
+        self._opened: dict[str, tuple[np.ndarray, Tensor]] = {}
+
+    def find(self, keys: Sequence[bytes]) -> tuple[Rows | None, list[int]]:
+        """Give the rows of the keys, or the places of those that are missing."""
+        parts: list[Tensor] = []
+        places: dict[bytes, tuple[int, int]] = {}
+        for number, (segment_keys, features) in enumerate(self._segments()):
+            parts.append(features)
+            places |= {key: (number, row) for row, key in enumerate(segment_keys.tolist())}
+        missing = [place for place, key in enumerate(keys) if key not in places]
+        if missing or not keys:
+            return None, missing
+        found = torch.tensor([places[key] for key in keys])
+        # Marks the recent use that pruning goes by
+        with suppress(OSError):
+            os.utime(self.folder / RECIPE)
+        return Rows(parts, found[:, 0].contiguous(), found[:, 1].contiguous()), []
+
+    def add(self, keys: Sequence[bytes], features: Tensor) -> None:
+        """Write one segment, whole or not at all.
+
+        Raises:
+            OutputError: the disk is full or the folder cannot be written to.
+        """
+        name = uuid.uuid4().hex
+        temporary = self.folder / f".{name}.tmp"
+        packed = torch.from_numpy(_packed(keys).view(np.uint8).reshape(len(keys), _KEY_BYTES))
+        try:
+            self._prepare()
+            save_file({_KEYS: packed, _FEATURES: features.contiguous()}, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self.folder / f"{name}.safetensors")
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"cannot keep features in {self.folder}: {error}") from error
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+
+    def hold(self, keys: Sequence[bytes], features: Tensor) -> None:
+        """Keep features in memory, for this process alone."""
+        self._opened[uuid.uuid4().hex] = (_packed(keys), features)
+
+    @contextmanager
+    def only_writer(self) -> Iterator[None]:
+        """Hold the space for writing, after waiting while another process does.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        with self._lock():
+            # What a killed process left: nobody else writes now.
+            for left in self.folder.glob(".*.tmp"):
+                left.unlink(missing_ok=True)
+            yield
+
+    def _lock(self) -> IO[str]:
+        while True:
+            try:
+                self._prepare()
+                lock = (self.folder / LOCK).open("a")
+            except OSError as error:
+                raise OutputError(f"cannot keep features in {self.folder}: {error}") from error
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("another process computes these features: waiting for it", flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # Pruning may have removed the folder meanwhile, and with it the file that others would lock.
+            if os.fstat(lock.fileno()).st_nlink:
+                return lock
+            lock.close()
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        recipe = self.folder / RECIPE
+        if not recipe.exists():
+            temporary = self.folder / f".{uuid.uuid4().hex}.json"
+            temporary.write_text(self._text + "\n", encoding="utf-8")
+            temporary.replace(recipe)
+
+    def _segments(self) -> list[tuple[np.ndarray, Tensor]]:
+        """Map all segments, those first that were there first; a damaged one is removed and computed again."""
+        for path in self.folder.glob("*.safetensors"):
+            if path.name not in self._opened:
+                with suppress(FileNotFoundError):
+                    try:
+                        self._opened[path.name] = _map_segment(path)
+                    except (SafetensorError, OSError, ValueError) as error:
+                        if isinstance(error, FileNotFoundError):
+                            raise
+                        print(f"{path} is damaged and will be computed again ({error})", flush=True)
+                        path.unlink(missing_ok=True)
+        return list(self._opened.values())
+
+
+def _packed(keys: Sequence[bytes]) -> np.ndarray:
+    # Not numpy's S: it would drop zeros at the end of a key. A copy, since torch wants memory that it may write to.
+    return np.frombuffer(b"".join(keys), dtype=f"V{_KEY_BYTES}").copy()
+
+
+def _map_segment(path: Path) -> tuple[np.ndarray, Tensor]:
+    """Map one segment: its keys as an array of bytes, its features without reading them."""
+    with safe_open(path, framework="pt") as file:
+        keys, features = file.get_tensor(_KEYS), file.get_tensor(_FEATURES)
+    if len(keys) != len(features):
+        raise ValueError(f"{len(keys)} keys for {len(features)} features")
+    return keys.numpy().view(f"V{_KEY_BYTES}").reshape(-1), features

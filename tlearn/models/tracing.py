@@ -1,0 +1,32 @@
+"""See the structure of a network by torch.fx, also where a library asks for parts of it to be left whole."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+
+class Tracer(fx.Tracer):
+    """Leave whole what timm says cannot be looked into."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_functions=tuple(_named_by_timm("get_notrace_functions")))
+        self._closed = tuple(_named_by_timm("get_notrace_modules"))
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Say whether a module stays one node."""
+        return isinstance(m, self._closed) or super().is_leaf_module(m, module_qualified_name)
+
+    def graph_of(self, module: nn.Module) -> fx.Graph:
+        """Trace what a module does with its first argument alone, in the modes that its parts are in."""
+        parameters = inspect.signature(module.forward).parameters.values()
+        optional = {one.name: one.default for one in parameters if one.default is not one.empty}
+        return self.trace(module, concrete_args=optional or None)
+
+
+def _named_by_timm(list_of: str) -> list[Any]:
+    # A network of timm cannot be there before timm is.
+    known: Callable[[], list[Any]] = getattr(sys.modules.get("timm.models"), list_of, list)
+    return known()
