@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ FORMAT = 1
 _KEY = "tlearn"
 
 
-def strip_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mark: str) -> None:
-    """Replace the frozen tensors of a checkpoint by their fingerprint `mark`."""
+def strip_frozen(checkpoint: dict[str, Any], frozen: Collection[str], mark: str) -> None:
+    """Replace the tensors with the names `frozen` of a checkpoint by their fingerprint `mark`."""
     kept = {key: value for key, value in checkpoint["state_dict"].items() if key not in frozen}
     checkpoint["state_dict"] = kept
     checkpoint[_KEY] = {"format": FORMAT, "frozen": mark}

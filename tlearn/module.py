@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class TransferModule(LightningModule):
         # The keys end in a slash: every module has a method `train`, which a key of a ModuleDict may not hide.
         self.metrics = nn.ModuleDict({f"{split}/": metrics.clone(prefix=f"{split}/") for split in SPLITS})
         self.losses = nn.ModuleDict({f"{split}/": mean.clone() for split in SPLITS})
-        self._frozen_fingerprint: str | None = None
+        self._frozen_once: tuple[Collection[str], str] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Give logits [N, num_classes]."""
@@ -180,22 +180,25 @@ class TransferModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what cannot change in this run."""
-        strip_frozen(checkpoint, *self._frozen())
+        names, mark = self._frozen()
+        strip_frozen(checkpoint, names, mark)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put back what was left out, if it is the same."""
-        restore_frozen(checkpoint, *self._frozen())
-        own = {key: value.shape for key, value in self.state_dict().items()}
+        names, mark = self._frozen()
+        state = self.state_dict()
+        restore_frozen(checkpoint, {name: state[name] for name in names}, mark)
+        own = {key: value.shape for key, value in state.items()}
         if own != {key: value.shape for key, value in checkpoint["state_dict"].items()}:
             raise CheckpointError(
                 "the checkpoint holds another network than this run's: give the same head and classes"
             )
 
-    def _frozen(self) -> tuple[Mapping[str, Tensor], str]:
-        """Give what cannot change in this run, and its fingerprint."""
-        state = self.network.state_dict()
-        frozen = {f"network.{key}": state[key] for key in self.network.frozen_keys(self.later_stages)}
-        if self._frozen_fingerprint is None:
-            # Once a run: hashing a large body takes a second.
-            self._frozen_fingerprint = fingerprint(frozen)
-        return frozen, self._frozen_fingerprint
+    def _frozen(self) -> tuple[Collection[str], str]:
+        """Name the tensors that cannot change in this run, and give their fingerprint."""
+        if self._frozen_once is None:
+            # Once a run: hashing a large body takes a second, and looking for names longer than a short epoch.
+            state = self.network.state_dict()
+            frozen = {f"network.{key}": state[key] for key in self.network.frozen_keys(self.later_stages)}
+            self._frozen_once = set(frozen), fingerprint(frozen)
+        return self._frozen_once

@@ -131,9 +131,10 @@ def _rows(config: DictConfig, model: "Model", paths: list[Path], bad: list[BadIm
 
     from tlearn.data.datamodule import default_workers
     from tlearn.data.dataset import PictureDataset
-    from tlearn.data.transforms import Transform
+    from tlearn.data.transforms import Transform, stack
 
-    dataset = PictureDataset(paths, model.decoder, Transform(model.description["preprocessing"]))
+    transform = Transform(model.description["preprocessing"])
+    dataset = PictureDataset(paths, model.decoder, transform.pixels)
     workers = default_workers() if config.num_workers is None else config.num_workers
     # A single picture is done before a worker has started.
     workers = min(workers, len(paths) // config.batch_size)
@@ -147,7 +148,8 @@ def _rows(config: DictConfig, model: "Model", paths: list[Path], bad: list[BadIm
         images = [image for image, _ in batch if image is not None]
         if images:
             with torch.inference_mode():
-                top = network(torch.stack(images).to(device)).softmax(1).topk(config.topk)
+                pixels = stack(images).to(device)
+                top = network(transform.normalise(pixels)).softmax(1).topk(config.topk)
             answers = iter(zip(top.values.tolist(), top.indices.tolist(), strict=True))
         for image, reason in batch:
             path = next(remaining)

@@ -1,6 +1,5 @@
 """Loaders: the same batches whatever the workers, every picture traceable, classes balanced, and plain errors."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from tlearn.data import datamodule as loading
-from tlearn.data.datamodule import ImageDataModule, default_workers, math_threads
+from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
 from tlearn.data.pixels import DiskPixels, MemoryPixels, Shrink
 from tlearn.data.prepare import Pictures, prepare
@@ -260,58 +258,3 @@ def test_only_a_fit_decodes_beforehand(pictures, cache, decoded):
 
 
 # Threads beside workers
-
-
-@pytest.mark.parametrize(
-    ("cpus", "workers", "processes", "expected"),
-    [(2, 1, 1, 1), (2, 0, 1, 2), (2, 5, 1, 1), (1, 0, 1, 1), (16, 8, 1, 8), (16, 3, 4, 1), (16, 1, 4, 3), (2, 0, 4, 1)],
-)
-def test_workers_are_left_their_cpus(monkeypatch, cpus, workers, processes, expected):
-    monkeypatch.setattr(loading, "available_cpus", lambda: cpus)
-    assert math_threads(workers, processes) == expected
-
-
-@pytest.mark.parametrize("cpus", [1, 2, 4, 16, 64])
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_by_default_nobody_has_to_wait_for_a_cpu(monkeypatch, cpus, processes):
-    monkeypatch.setattr(loading, "available_cpus", lambda: cpus)
-    workers = default_workers(processes)
-    assert (workers + math_threads(workers, processes)) * processes <= max(cpus, processes)
-
-
-@pytest.fixture
-def four_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let this process use four threads for its tensors, on four CPUs."""
-    before = torch.get_num_threads()
-    monkeypatch.setattr(loading, "available_cpus", lambda: 4)
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("four_threads")
-@pytest.mark.parametrize(("num_workers", "expected"), [(0, 4), (1, 3), (3, 1), (8, 1), (None, 1)])
-def test_a_stage_has_the_threads_that_its_workers_leave_and_gives_them_back(pictures, num_workers, expected):
-    data = datamodule(pictures, num_workers=num_workers)
-    for stage in ("fit", "test"):
-        data.setup(stage)
-        assert torch.get_num_threads() == expected
-        data.teardown(stage)
-        assert torch.get_num_threads() == 4
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_processes_share_the_cpus(pictures):
-    data = as_process(datamodule(pictures, num_workers=1), 0, 2)
-    data.setup("fit")
-    assert torch.get_num_threads() == 1
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_fewer_threads_that_somebody_asked_for_are_not_made_more(pictures):
-    torch.set_num_threads(2)
-    data = datamodule(pictures, num_workers=0)
-    data.setup("fit")
-    assert torch.get_num_threads() == 2
-    data.teardown("fit")
-    assert torch.get_num_threads() == 2

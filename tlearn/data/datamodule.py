@@ -23,11 +23,6 @@ def default_workers(processes: int = 1) -> int:
     return min(8, max(0, available_cpus() // processes - 1))
 
 
-def math_threads(workers: int, processes: int = 1) -> int:
-    """Leave each worker a CPU: threads that wait for one another are slower than fewer when a CPU is taken away."""
-    return max(1, available_cpus() // processes - workers)
-
-
 class SplitDataModule(LightningDataModule):
     """What loaders of pictures and of their features share: which pictures come, in which order and in which process.
 
@@ -50,15 +45,6 @@ class SplitDataModule(LightningDataModule):
         super().__init__()
         self.pictures, self.datasets = pictures, dict(datasets)
         self.batch_size, self.num_workers, self.balance, self.seed = batch_size, num_workers, balance, seed
-
-    def setup(self, stage: str) -> None:
-        """Leave workers their CPUs."""
-        self._threads = torch.get_num_threads()
-        torch.set_num_threads(min(self._threads, self._math_threads()))
-
-    def teardown(self, stage: str) -> None:
-        """Take the CPUs back."""
-        torch.set_num_threads(self._threads)
 
     def files(self, split: str, indices: Sequence[int]) -> list[str]:
         """Name the pictures of a batch."""
@@ -103,9 +89,6 @@ class SplitDataModule(LightningDataModule):
     def _processes(self) -> int:
         """Count the run's processes on this machine."""
         return self.trainer.num_devices if self.trainer and self.trainer.world_size > 1 else 1
-
-    def _math_threads(self) -> int:
-        return math_threads(self._workers(), self._processes())
 
     def _workers(self) -> int:
         return default_workers(self._processes()) if self.num_workers is None else self.num_workers
@@ -154,11 +137,10 @@ class ImageDataModule(SplitDataModule):
         self.cache = cache
 
     def setup(self, stage: str) -> None:
-        """Keep what is to be kept before workers start, and leave them their CPUs."""
+        """Keep what is to be kept before workers start."""
         if stage == "fit" and self.cache is not None:
             paths = [file for split in self._cached for file in self.files(split, range(len(self.datasets[split])))]
             self.cache.prepare(paths, max(1, available_cpus() // self._processes()))
-        super().setup(stage)
 
     def train_dataloader(self) -> DataLoader:
         """Shuffle and augment."""

@@ -14,9 +14,6 @@ from tlearn.features.store import Rows
 # Evaluation reads as much at once as a processor's cache likes to have.
 _EVALUATION_BYTES = 16 * 2**20
 
-# Batches of features smaller than this are one thread's work.
-_SHARED_BYTES = 2**20
-
 # (indices of the pictures, view)
 Choice = tuple[list[int], int]
 
@@ -58,11 +55,6 @@ class FeatureDataModule(SplitDataModule):
         }
         size = len(datasets["train"]) if full_batch else images.batch_size
         super().__init__(images.pictures, datasets, size, 0, images.balance, images.seed)
-
-    def _math_threads(self) -> int:
-        # Sharing out a small product costs more than it saves, and very much more when a CPU is taken away.
-        first = self.datasets["train"].views[0]
-        return 1 if self.batch_size * first.row_bytes < _SHARED_BYTES else super()._math_threads()
 
     def train_dataloader(self) -> DataLoader:
         """Shuffle as with pictures, and take one view per epoch in turn."""

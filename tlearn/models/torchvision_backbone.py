@@ -18,6 +18,9 @@ from tlearn.models.cut import Body, Cut, apply_cut, count_features, plan_cut
 from tlearn.models.pooling import check_pooling, pooled
 from tlearn.models.weights import load_body, read_state_dict, sha256_of, weights_path
 
+# What is cut from a model and the width of what is left: found by two passes, which every trial of a sweep would repeat
+_CUTS: dict[tuple[str, str, str], tuple[Cut, int]] = {}
+
 
 class TorchvisionBackbone:
     """A torchvision classifier with its weights and preprocessing; constructing it builds and loads nothing.
@@ -109,10 +112,13 @@ class TorchvisionBackbone:
         return pooled(body, self.pooling, self.name)
 
     def _skeleton(self, assembly: Assembly, replace: str) -> tuple[Body, Cut]:
-        size = self.preprocessing()["size"]
-        cut = plan_cut(assembly.classifier, size, replace)
+        key, size = (self.name, self._entry.name, replace), self.preprocessing()["size"]
+        known = key in _CUTS
+        cut = _CUTS[key][0] if known else plan_cut(assembly.classifier, size, replace)
         module = apply_cut(assembly.classifier, cut)
-        return Body(module, count_features(module, size)), cut
+        if not known:
+            _CUTS[key] = cut, count_features(module, size)
+        return Body(module, _CUTS[key][1]), cut
 
     def _fetched(self) -> Path:
         url = self._entry.url
