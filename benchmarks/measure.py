@@ -194,12 +194,12 @@ class Record:
                 quality = f"; accuracy {_mean(scores)} %" if scores else ""
                 self.say(f"{name:<40} {self.spread(name, key)} {unit}{quality}")
 
-    def ratio(self, slow: str, fast: str, key: str = "seconds", goal: str = "") -> None:
+    def ratio(self, slow: str, fast: str, key: str = "seconds") -> None:
         """Say how many times `slow` is of `fast`, pair by pair."""
         slows, fasts = ({row["pair"]: row[key] for row in self.rows.get(name, [])} for name in (slow, fast))
         ratios = [slows[pair] / fasts[pair] for pair in slows if pair in fasts]
         if ratios:
-            self.say(f"{slow} / {fast}: {spread(ratios)} times{f' (goal {goal})' if goal else ''}")
+            self.say(f"{slow} / {fast}: {spread(ratios)} times")
 
     def _write(self) -> None:
         if self.output is not None:

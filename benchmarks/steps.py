@@ -81,8 +81,7 @@ def main(options: argparse.Namespace) -> None:
     for name in jobs:
         record.say()
         for key in [key for key in record.rows.get(name, [{}])[0] if key not in ("pair", "metrics")]:
-            goal = " (goal <= 1.3)" if key == "ms per step" else ""
-            record.say(f"{name}: {key:<40} {record.spread(name, key)}{goal}")
+            record.say(f"{name}: {key:<40} {record.spread(name, key)}")
 
 
 def head(options: argparse.Namespace, folder: Path, pair: int) -> dict[str, Any]:

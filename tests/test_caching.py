@@ -210,18 +210,18 @@ def test_a_run_that_cannot_write_the_store_goes_on_or_stops(tmp_path, folder_dat
 
 
 def test_an_interrupted_extraction_goes_on(tmp_path, folder_data, weights, monkeypatch, computed):
-    features = Extractor.features
+    forward = Extractor._forward
     batches = []
 
     def interrupted(self: Extractor, pixels: torch.Tensor) -> torch.Tensor:
         batches.append(len(pixels))
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return features(self, pixels)
+        return forward(self, pixels)
 
     monkeypatch.setattr(extract, "available_cpus", lambda: 1)
     with monkeypatch.context() as patch:
-        patch.setattr(Extractor, "features", interrupted)
+        patch.setattr(Extractor, "_forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             runs.run(tmp_path / "first", folder_data, weights)
     runs.run(tmp_path / "second", folder_data, weights)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import PIL
@@ -16,7 +18,7 @@ from tlearn.assemble import cache, decoder, names
 from tlearn.cli import is_main_process
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.sampling import draw_seed
-from tlearn.errors import ConfigError
+from tlearn.errors import BadImageError, ConfigError
 from tlearn.features import precision
 from tlearn.features.compute import compute
 from tlearn.features.datamodule import FeatureDataModule
@@ -91,7 +93,7 @@ def _frozen_part(
 
 def _room(config: DictConfig, part: FrozenPart, images: ImageDataModule, preprocessing: dict[str, Any]) -> str | None:
     """Tell why the features are too many, if they are."""
-    row_bytes = 4 * math.prod(part.shape)
+    row_bytes = (2 if config.features.precision == "bf16" else 4) * math.prod(part.shape)
     versions = 1 if part.rest is None else max(1, len(preprocessing["average"]))
     count = sum(len(dataset) for dataset in images.datasets.values())
     count += len(images.datasets["train"]) * ((config.features.views or 1) - 1)
@@ -110,25 +112,33 @@ def _rows(
     trainer: Trainer,
 ) -> dict[str, list[Rows]]:
     """Read or compute the features of each split, those of train once for each view."""
-    reader = Reader(decoder(config), images.transforms["val"], images.transforms["train"])
+    device, root = trainer.strategy.root_device, cache(config) / "features"
     groups = _groups(config, images)
     items = [item for _, group in groups for item, _ in group]
-    keys = [picture_key(path, version) for _, group in groups for (path, _), version in group]
-    make = partial(Extractor, part.module, reader, device=trainer.strategy.root_device, average=part.rest is None)
-    kind = _precision(config, make, items)
-    root = cache(config) / "features"
-    space = Space(root, _recipe(config, chosen, part, preprocessing, kind, trainer.strategy.root_device))
-    rows = compute(
-        space, items, keys, partial(make, dtype=precision.DTYPES[kind]), config.features.on_write_error == "stop"
-    )
-    prune(root, config.features.limit_gb * 1e9, keep=space.folder)
+    keys = [_key(path, version) for _, group in groups for (path, _), version in group]
+    recipe = _recipe(config, chosen, part, preprocessing, device)
+    spaces = {kind: Space(root, {**recipe, "precision": kind}) for kind in precision.DTYPES}
+    reader = Reader(decoder(config), images.transforms["val"], images.transforms["train"])
+    make = partial(Extractor, part.module, reader, device=device, average=part.rest is None)
+    complete = spaces["bf16"].find(keys)[0] is not None
+    kind = "bf16" if complete and _wants_bf16(config, device) else _precision(config, device, make, items)
+    stop = config.features.on_write_error == "stop"
+    rows = compute(spaces[kind], items, keys, partial(make, dtype=precision.DTYPES[kind]), stop)
+    prune(root, config.features.limit_gb * 1e9)
     _say(f"features: of {part.name}, computed once ({len(keys):,} x {list(rows.shape[1:])}, {kind})")
-    split: dict[str, list[Rows]] = {}
+    found: dict[str, list[Rows]] = {}
     start = 0
-    for name, group in groups:
-        split.setdefault(name, []).append(rows.chosen(torch.arange(start, start + len(group))))
+    for split, group in groups:
+        found.setdefault(split, []).append(rows.chosen(torch.arange(start, start + len(group))))
         start += len(group)
-    return split
+    return found
+
+
+def _key(path: Path, version: str) -> bytes:
+    try:
+        return picture_key(path, version)
+    except OSError as error:
+        raise BadImageError(path, f"cannot be read ({error.strerror})") from error
 
 
 def _groups(config: DictConfig, images: ImageDataModule) -> list[tuple[str, list[tuple[Item, str]]]]:
@@ -147,18 +157,20 @@ def _groups(config: DictConfig, images: ImageDataModule) -> list[tuple[str, list
     return groups
 
 
-def _precision(config: DictConfig, make: Any, items: list[Item]) -> str:
-    """Choose fp32 or bf16; ConfigError where bf16 is asked for and changes the features."""
+def _wants_bf16(config: DictConfig, device: torch.device) -> bool:
     asked = config.features.precision
-    device = make.keywords["device"]
-    if asked == "fp32" or (asked == "auto" and not precision.has_bf16(device)):
+    return asked == "bf16" or (asked == "auto" and precision.has_bf16(device))
+
+
+def _precision(config: DictConfig, device: torch.device, make: Callable[..., Extractor], items: list[Item]) -> str:
+    """Choose fp32, or bf16 if it is wanted and changes no features; ConfigError where it is asked for and does."""
+    if not _wants_bf16(config, device):
         return "fp32"
     some = items[:: max(1, len(items) // _TRIED)][:_TRIED]
-    exact, close = (torch.cat(list(make(dtype=precision.DTYPES[kind])(some))) for kind in ("fp32", "bf16"))
+    exact, close = (torch.cat(list(make(dtype=dtype)(some))) for dtype in (torch.float32, torch.bfloat16))
     similarity = precision.similarity(exact, close)
-    if asked == "bf16":
+    if config.features.precision == "bf16":
         precision.check_similarity(similarity)
-        return "bf16"
     return "bf16" if precision.is_similar(similarity) else "fp32"
 
 
@@ -167,17 +179,15 @@ def _recipe(
     chosen: Any,
     part: FrozenPart,
     preprocessing: dict[str, Any],
-    kind: str,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Describe all that features depend on, but for the single picture and what is drawn for it."""
+    """Describe all that features depend on, but for the precision, the single picture and what is drawn for it."""
     return {
         "format": _FORMAT,
         "backbone": {**chosen.architecture(), "replace": config.head.replace, "part": part.name},
         "weights": fingerprint(part.module.state_dict()),
         "preprocessing": preprocessing,
         "decoder": vars(decoder(config)) | {"alpha_background": list(config.data.alpha_background)},
-        "precision": kind,
         "device": device.type,
         "versions": {library.__name__: library.__version__ for library in (torch, torchvision, PIL)},
     }

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,6 +16,11 @@ from tlearn.errors import OutputError
 from tlearn.features import store
 from tlearn.features.room import kept, prune
 from tlearn.features.store import Rows, Space, picture_key
+
+
+class Usage(NamedTuple):
+    free: int
+
 
 RECIPE = {"format": 1, "weights": "abc"}
 
@@ -83,16 +89,26 @@ def test_features_are_mapped_and_not_read(tmp_path):
     assert int(done.stdout) < 50_000
 
 
+def test_a_disk_is_not_filled_to_its_last_byte(tmp_path, monkeypatch):
+    space = filled(tmp_path)
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: Usage(2**30 + 10))
+    with pytest.raises(OutputError, match="less than 1 GiB would be left"):
+        space.add(keys(9), torch.zeros(1, 100))
+    space.add(keys(9), torch.zeros(1, 2))
+
+
 def test_another_recipe_finds_nothing(tmp_path):
     filled(tmp_path)
     assert Space(tmp_path, {**RECIPE, "weights": "abd"}).find(keys(0))[1] == [0]
 
 
-def test_a_picture_is_known_by_path_size_time_and_draw(tmp_path):
+def test_a_picture_is_known_by_path_size_time_and_draw(tmp_path, monkeypatch):
     picture = tmp_path / "a.jpg"
     picture.write_bytes(b"1")
     os.utime(picture, ns=(5, 5))
     known = {picture_key(picture), picture_key(picture, "draw")}
+    monkeypatch.chdir(tmp_path)
+    assert picture_key("a.jpg") in known
     other = tmp_path / "b.jpg"
     other.write_bytes(b"1")
     os.utime(other, ns=(5, 5))
@@ -200,8 +216,9 @@ def test_pruning_removes_the_least_recently_used(tmp_path):
     assert [one.folder for one in kept(tmp_path)] == [space.folder for space in (*spaces[1:], spaces[0])]
     size = kept(tmp_path)[0].size
     assert [one.folder for one in prune(tmp_path, 2 * size)] == [spaces[1].folder]
-    assert [one.folder for one in prune(tmp_path, 0, keep=spaces[0].folder)] == [spaces[2].folder]
+    assert [one.folder for one in prune(tmp_path, size)] == [spaces[2].folder]
     assert [one.folder for one in kept(tmp_path)] == [spaces[0].folder]
+    assert [one.folder for one in prune(tmp_path, size - 1)] == [spaces[0].folder]
 
 
 def test_pruning_by_age_and_not_what_is_being_written(tmp_path):

@@ -74,12 +74,12 @@ class Extractor:
         """
         return self._on_cpu(items) if self.device.type == "cpu" else self._on_device(items)
 
-    def features(self, pixels: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def _forward(self, pixels: Tensor) -> Tensor:
         """Turn uint8 pictures [N, 3, S, S] or [N, V, 3, S, S] on the device into features."""
         versions = pixels.shape[1] if pixels.ndim == 5 else 0
         images = self.reader.fixed.normalise(pixels.flatten(0, 1) if versions else pixels)
-        images = images.to(self.dtype, memory_format=torch.channels_last)
-        features = self._body(images)
+        features = self._body(images.to(self.dtype, memory_format=torch.channels_last))
         if not versions:
             return features
         features = features.unflatten(0, (-1, versions))
@@ -94,8 +94,7 @@ class Extractor:
             yield from _in_order(pool, self._batch, batches, ahead=2 * threads)
 
     def _batch(self, items: Sequence[Item]) -> Tensor:
-        with torch.inference_mode():
-            return self.features(stack([self.reader(item) for item in items]))
+        return self._forward(stack([self.reader(item) for item in items]))
 
     def _on_device(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
         """Let loader workers decode while the device computes and the copy to it runs."""
@@ -106,16 +105,15 @@ class Extractor:
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if default_workers() else None,
         )
-        with torch.inference_mode():
-            before: Tensor | None = None
-            for pixels in loader:
-                computed = self.features(pixels.to(self.device, non_blocking=True))
-                # Fetched one batch later, so that the device has work while the CPU waits for it
-                if before is not None:
-                    yield before.cpu()
-                before = computed
+        before: Tensor | None = None
+        for pixels in loader:
+            computed = self._forward(pixels.to(self.device, non_blocking=True))
+            # Fetched one batch later, so that the device has work while the CPU waits for it
             if before is not None:
                 yield before.cpu()
+            before = computed
+        if before is not None:
+            yield before.cpu()
 
 
 class _Pixels(Dataset):

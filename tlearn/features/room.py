@@ -32,7 +32,7 @@ def kept(root: Path) -> list[Kept]:
     return sorted(found, key=lambda one: one.used)
 
 
-def prune(root: Path, limit: float, unused_since: float | None = None, keep: Path | None = None) -> list[Kept]:
+def prune(root: Path, limit: float, unused_since: float | None = None) -> list[Kept]:
     """Remove the least recently used spaces until all together have at most `limit` bytes; give those removed.
 
     Processes that have mapped a removed segment keep it until they end. A space that is being written stays.
@@ -41,13 +41,12 @@ def prune(root: Path, limit: float, unused_since: float | None = None, keep: Pat
         root: the folder of all spaces.
         limit: bytes.
         unused_since: remove also everything last used before this time (seconds since the epoch).
-        keep: a space that stays.
     """
     spaces, removed = kept(root), []
     total = sum(space.size for space in spaces)
     for space in spaces:
         old = unused_since is not None and space.used < unused_since
-        if (total > limit or old) and space.folder != keep and _remove(space.folder):
+        if (total > limit or old) and _remove(space.folder):
             total -= space.size
             removed.append(space)
     return removed

@@ -5,10 +5,12 @@ safetensors files that never change, each with some pictures' features and their
 path, size, modification time and draw, so a changed picture is another one.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +28,8 @@ from tlearn.features.room import LOCK, RECIPE
 
 _KEYS, _FEATURES = "keys", "features"
 _KEY_BYTES = 16
+# Bytes left free: a disk filled to its last one would end the run when it writes a checkpoint.
+_RESERVE = 2**30
 
 
 def picture_key(path: str | Path, version: str = "") -> bytes:
@@ -36,7 +40,12 @@ def picture_key(path: str | Path, version: str = "") -> bytes:
         version: what is drawn for it, if something is.
     """
     status = os.stat(path)
-    text = b"%s\0%d\0%d\0%s" % (os.fsencode(path), status.st_size, status.st_mtime_ns, version.encode())
+    text = b"%s\0%d\0%d\0%s" % (
+        os.fsencode(os.path.abspath(path)),
+        status.st_size,
+        status.st_mtime_ns,
+        version.encode(),
+    )
     return hashlib.blake2b(text, digest_size=_KEY_BYTES).digest()
 
 
@@ -117,6 +126,8 @@ class Space:
         packed = torch.from_numpy(_packed(keys).view(np.uint8).reshape(len(keys), _KEY_BYTES))
         try:
             self._prepare()
+            if shutil.disk_usage(self.folder).free < features.nbytes + _RESERVE:
+                raise OSError(errno.ENOSPC, "less than 1 GiB would be left on the disk")
             save_file({_KEYS: packed, _FEATURES: features.contiguous()}, temporary)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
