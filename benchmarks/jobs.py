@@ -60,9 +60,8 @@ def main(options: argparse.Namespace) -> None:
     record.show()
     record.say()
     for row in options.rows:
-        data = ROWS[row]
         for kind in options.precision:
-            record.ratio(row, f"tlearn {kind}, {data}")
+            record.ratio(row, f"tlearn {kind}, {ROWS[row]}")
 
 
 def cold(options: argparse.Namespace, data: str, kind: str, folder: Path, seed: int) -> dict[str, Any]:
@@ -95,7 +94,7 @@ def loop(options: argparse.Namespace, row: str, seed: int) -> dict[str, Any]:
     if row in ("lightning", "fastai"):
         more += ["--epochs", str(options.library_epochs)]
     python = options.python_fastai if row == "fastai" else sys.executable
-    data = options.data / ROWS[row][0]
+    data = options.data / ROWS[row]
     return baseline(row, ["--data", data, "--weights", options.weights, "--seed", str(seed), *more], python)
 
 

@@ -296,6 +296,10 @@ def test_bfloat16_is_kept_only_where_features_stay_the_same(tmp_path, folder_dat
     monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     runs.run(tmp_path / "good", folder_data, weights, "features.precision=auto")
     assert "bf16)" in capsys.readouterr().out
+    # What is there was found good before.
+    runs.run(tmp_path / "again", folder_data, weights, "features.precision=auto")
+    assert "bf16)" in capsys.readouterr().out
+    monkeypatch.setenv("TLEARN_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(precision, "similarity", lambda exact, approximate: 0.9)
     runs.run(tmp_path / "bad", folder_data, weights, "features.precision=auto")
     assert "fp32)" in capsys.readouterr().out
