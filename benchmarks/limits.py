@@ -109,7 +109,7 @@ def decode(options: argparse.Namespace) -> dict[str, float]:
 
     def ours() -> None:
         for start in range(0, len(files), 16):
-            transform.normalise(torch.stack([reader((path, None)) for path in files[start : start + 16]]))
+            transform.normalise(stack([reader((path, None)) for path in files[start : start + 16]]))
 
     def pillow() -> None:
         for path in files:

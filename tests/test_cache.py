@@ -90,6 +90,15 @@ def test_clear_leaves_what_is_being_written(cache):
     assert spaces(cache) == 1
 
 
+def test_an_empty_name_is_not_the_current_folder(cache, monkeypatch):
+    monkeypatch.chdir(cache)
+    assert run("clear", "--cache", "").returncode == 2
+    monkeypatch.setenv("TLEARN_CACHE", "")
+    monkeypatch.setenv("HOME", str(cache / "home"))
+    assert run("clear").stdout == "removed 0.000 GB\n"
+    assert spaces(cache) == 2
+
+
 def test_the_folder_comes_from_the_environment(cache, monkeypatch):
     monkeypatch.setenv("TLEARN_CACHE", str(cache))
     assert run("list").stdout.endswith(f"in {cache}\n")

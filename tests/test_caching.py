@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import gc
 import json
 import os
 import subprocess
@@ -164,17 +165,79 @@ def test_on_the_fly_where_features_are_not_the_same_and_the_log_says_why(
 def test_views_are_drawn_once_and_shared_by_seeds(tmp_path, folder_data, weights, computed, capsys):
     more = ("transforms=light", "features.views=3", "trainer.max_epochs=2")
     first = runs.run(tmp_path / "first", folder_data, weights, *more)
-    assert computed == [3 * 24 + 24]
+    assert computed == [24, 3 * 24]
     again = runs.run(tmp_path / "again", folder_data, weights, *more)
-    assert computed == [96]
+    assert computed == [24, 72]
     same(again, first)
     runs.run(tmp_path / "seed", folder_data, weights, *more, "seed=7")
-    assert computed == [96]
+    assert computed == [24, 72]
     runs.run(tmp_path / "more", folder_data, weights, "transforms=light", "features.views=4")
-    assert computed == [96, 24]
+    assert computed == [24, 72, 24]
     # The deterministic features of val and test are those of every run.
     runs.run(tmp_path / "none", folder_data, weights)
-    assert computed == [96, 24, 24]
+    assert computed == [24, 72, 24, 24]
+
+
+def test_views_leave_other_pictures_as_they_are(tmp_path, folder_data, weights):
+    plain = runs.run(tmp_path / "plain", folder_data, weights, "transforms.average=[crop,flip]", "optimizer.lr=1e-9")
+    steps = (
+        "{_target_: torchvision.transforms.v2.RandomResizedCrop, size: 32},"
+        "{_target_: torchvision.transforms.v2.ConvertImageDtype}"
+    )
+    more = ("transforms.average=[crop,flip]", f"transforms.train=[{steps}]", "features.views=2", "optimizer.lr=1e-9")
+    views = runs.run(tmp_path / "views", folder_data, weights, *more)
+    # The head hardly moves, so these are figures of the first head on features of val and test.
+    for name in ("val/loss", "test/loss"):
+        assert views[name] == pytest.approx(plain[name], abs=1e-6)
+
+
+def test_a_run_by_heart_takes_pictures(tmp_path, folder_data, weights, capsys):
+    runs.run(tmp_path / "run", folder_data, weights, "debug=overfit", "trainer.max_epochs=2")
+    assert "features: on the fly, because trainer.overfit_batches" in capsys.readouterr().out
+
+
+def test_counted_evaluation_batches_are_those_of_pictures(tmp_path, folder_data, weights):
+    limited = ("+trainer.limit_val_batches=1", "data.batch_size=4")
+    cached = runs.run(tmp_path / "cached", folder_data, weights, *limited)
+    same(cached, runs.run(tmp_path / "plain", folder_data, weights, *limited, "features=off"))
+
+
+def test_train_figures_are_there_when_an_epoch_ends_early(tmp_path, folder_data, weights):
+    runs.run(
+        tmp_path / "run",
+        folder_data,
+        weights,
+        "+trainer.max_steps=2",
+        "callbacks.checkpoint=null",
+        "callbacks.early_stopping=null",
+    )
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    assert any(row["train/top1"] for row in rows)
+
+
+def test_broken_weights_are_named_before_training(tmp_path, folder_data, weights):
+    state = torch.load(weights, weights_only=True)
+    state["conv5.0.weight"] *= 1e38
+    state["conv5.0.weight"] *= 1e38
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(Exception, match="not finite"):
+        runs.run(tmp_path / "run", folder_data, tmp_path / "broken.pth")
+
+
+def test_file_names_that_are_no_text_have_views(tmp_path, folder_data, weights):
+    picture = folder_data / "train" / "red" / "red_0.jpg"
+    os.rename(picture, os.fsencode(picture.parent) + b"/\xff.jpg")
+    runs.run(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2")
+
+
+def test_a_fit_of_more_epochs_than_weight_decays_can_be_resumed(tmp_path, folder_data, weights):
+    more = ("optimizer=lbfgs", "optimizer.weight_decays=[1.0,0.1]", "trainer.max_epochs=9")
+    program = runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / 'run'}", *more)
+    assert runs.program("train", *program, cwd=tmp_path).returncode == 0
+    (tmp_path / "run" / "metrics.json").unlink()
+    done = runs.program("train", f"resume={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epoch/last"] == 1
 
 
 def test_views_take_turns(tmp_path, folder_data, weights, monkeypatch):
@@ -279,6 +342,7 @@ def test_a_full_batch_fit_chooses_the_weight_decay_by_val(tmp_path, folder_data,
     [
         (("transforms=light",), "optimizer=lbfgs needs features that are computed once"),
         (("transforms=light", "features.views=2"), "one view"),
+        (("data.balance=sampler",), "data.balance=weights"),
         (("head=mlp",), "choose head=linear"),
         (("finetune=partial", "finetune.stages=[conv5]"), "finetune=frozen"),
         (("scheduler=cosine",), "scheduler=none"),
@@ -315,6 +379,8 @@ def test_other_runs_features_make_room(tmp_path, folder_data, weights):
     runs.run(tmp_path / "first", folder_data, weights)
     [old] = store.iterdir()
     size = sum(file.stat().st_size for file in old.iterdir())
+    # The run above is over, and what it has read with it.
+    gc.collect()
     runs.run(
         tmp_path / "second", folder_data, weights, "transforms.fit=squash", f"features.limit_gb={1.5 * size / 1e9}"
     )

@@ -186,6 +186,8 @@ def module(config: DictConfig, built: TransferNetwork, data: SplitDataModule, ch
     if isinstance(chosen, FullBatch):
         if config.scheduler.build is not None or config.scheduler.warmup_steps:
             raise ConfigError("optimizer=lbfgs fits to convergence and has no learning rate: choose scheduler=none")
+        if config.data.balance == "sampler":
+            raise ConfigError("optimizer=lbfgs fits every picture once: choose data.balance=weights")
         return LogisticModule(built, len(classes), loss, fit=chosen, **common)
     return TransferModule(
         built,
@@ -313,7 +315,7 @@ def finish(
 
 def _recipe(resolved: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
     """Say how a network was trained, without the places where it was."""
-    groups = ("seed", "backbone", "head", "finetune", "loss", "optimizer", "scheduler", "transforms")
+    groups = ("seed", "backbone", "head", "finetune", "features", "loss", "optimizer", "scheduler", "transforms")
     places = ("root", "download_root", "cache", "csv", "source")
     return {
         **{group: resolved[group] for group in groups},

@@ -32,7 +32,7 @@ _HEADS: dict[str, Any] = {"linear": heads.linear, "mlp": heads.mlp}
 class Model:
     """What a model folder holds.
 
-    `description` has: classes (names in logit order), preprocessing (resize, size, interpolation, mean, std), decoding
+    `description` has: classes (names in logit order), preprocessing (as `Transform` takes it), decoding
     (the Decoder's arguments), data_root, figures, and config (the run's configuration, for reading only).
     """
 

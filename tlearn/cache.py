@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tlearn.cache",
         description="Look at what is kept between runs, and make room. All of it can be made again at any time.",
     )
-    where = os.environ.get("TLEARN_CACHE", "~/.cache/tlearn")
+    where = os.environ.get("TLEARN_CACHE") or "~/.cache/tlearn"
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("list", "show the kept features, those unused for longest first, and what else there is"),
@@ -41,28 +41,39 @@ def _parser() -> argparse.ArgumentParser:
         ("clear", "remove everything"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--cache", default=where, metavar="FOLDER", help=f"default: TLEARN_CACHE, or {where}")
+        command.add_argument(
+            "--cache", type=_folder, default=where, metavar="FOLDER", help="default: TLEARN_CACHE, or ~/.cache/tlearn"
+        )
         if name == "prune":
             command.add_argument("--gb", type=_positive, help="until all features together have at most so many GB")
             command.add_argument("--days", type=_positive, help="those unused for so many days")
     return parser
 
 
+def _folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty, and would mean the current folder")
+    return text
+
+
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < float("inf"):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text} is no number of at least 0")
     return value
 
 
 def _list(folder: Path, arguments: argparse.Namespace) -> int:
     spaces = kept(folder / _FEATURES)
     for space in spaces:
-        recipe = space.recipe
+        backbone, size, precision = (space.recipe.get(key, {}) for key in ("backbone", "preprocessing", "precision"))
         unused = (time.time() - space.used) / _DAY
         print(
             f"{space.folder.name}  {space.size / _GIGABYTE:8.3f} GB  {unused:6.1f} days unused  "
-            f"{recipe['backbone']['name']}, {recipe['preprocessing']['size']} pixels, {recipe['precision']}"
+            f"{backbone.get('name')}, {size.get('size')} pixels, {precision or None}"
         )
     others = [folder / name for name in _OTHERS if (folder / name).is_dir()]
     for path in others:

@@ -23,6 +23,7 @@ from tlearn import schema
 from tlearn.configs import CONF_DIR, compose, plain
 from tlearn.errors import ConfigError, OutputError
 from tlearn.explain import explain
+from tlearn.help import help_text
 from tlearn.resume import quoted, restored_arguments
 from tlearn.run import RunFolder
 from tlearn.sweep import Sweep
@@ -60,14 +61,18 @@ def _skip_teardown(status: int) -> None:
 
     Profilers and debuggers are left to do their own work, and so are tests that call a program in their own process.
     """
-    observed = sys.getprofile() or sys.gettrace() or "pytest" in sys.modules
+    # Python 3.12 and later have another interface for them.
+    monitoring = getattr(sys, "monitoring", None)
+    watched = monitoring is not None and any(monitoring.get_tool(number) for number in range(6))
+    observed = watched or sys.getprofile() or sys.gettrace() or "pytest" in sys.modules
     if "torch" not in sys.modules or observed:
         return
     # What the interpreter does first: wait for threads, then call what was registered.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError):
+        # Closed, or none at all
+        with suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(status)
 
@@ -98,9 +103,12 @@ def _run(config_name: str, task: Task) -> int:
 def _hydra_main(config_name: str, task: Task) -> int:
     sys.argv[1:] = restored_arguments(sys.argv[1:])
     arguments = get_args_parser().parse_args(sys.argv[1:])
-    shows_only = arguments.help or arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
+    shows_only = arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
     if arguments.config_name or arguments.config_path:
         raise ConfigError("--config-name and --config-path are not for this program: add options with --config-dir")
+    if arguments.help:
+        print(help_text(config_name, arguments.overrides, arguments.config_dir))
+        return 0
     if not shows_only and not arguments.multirun:
         _check(config_name, arguments.overrides, arguments.config_dir)
     sweep = Sweep()

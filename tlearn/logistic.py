@@ -39,6 +39,8 @@ class LogisticModule(TransferModule):
     The best epoch, and so the weight decay, is the checkpoint callback's choice.
     """
 
+    full_batch = True
+
     def __init__(self, *args: Any, fit: FullBatch, **more: Any) -> None:
         super().__init__(*args, **more)
         self.automatic_optimization = False
@@ -57,9 +59,11 @@ class LogisticModule(TransferModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Refuse processes that would each fit their own part of the pictures."""
-        if self.trainer.world_size > 1:
-            raise ConfigError("optimizer=lbfgs needs all features in one process: choose one device")
+        """Make as many epochs as there are weight decays, or as many as were asked for."""
+        asked, loop = self.trainer.max_epochs, self.trainer.fit_loop
+        loop.max_epochs = (
+            len(self.fit.weight_decays) if asked in (None, -1) else min(asked, len(self.fit.weight_decays))
+        )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Fit the epoch's weight decay, and measure the fitted head on the same batch, which holds all pictures."""
@@ -67,10 +71,8 @@ class LogisticModule(TransferModule):
         with torch.no_grad():
             features = self.network.features(inputs)
         self._fit(features, targets, self.fit.weight_decays[self.current_epoch])
-        if self.current_epoch + 1 == len(self.fit.weight_decays):
-            self.trainer.should_stop = True
         with torch.no_grad():
-            return self._step(batch, "train")
+            return self._step(batch, batch_idx, "train")
 
     def _fit(self, features: Tensor, targets: Tensor, weight_decay: float) -> None:
         head, optimizer = self.network.head, self.optimizers()

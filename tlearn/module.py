@@ -48,6 +48,9 @@ class TransferModule(LightningModule):
         monitor: the figure that a plateau schedule watches.
     """
 
+    # Whether all training pictures must come as one batch
+    full_batch = False
+
     def __init__(
         self,
         network: TransferNetwork,
@@ -75,7 +78,7 @@ class TransferModule(LightningModule):
         """Give logits [N, num_classes]."""
         return self.network(images)
 
-    def _step(self, batch: Batch, split: str) -> Tensor:
+    def _step(self, batch: Batch, batch_idx: int, split: str) -> Tensor:
         images, targets, indices = batch
         if split == "train" and self.mix is not None:
             images, objective_targets = self.mix(images, targets)
@@ -85,7 +88,7 @@ class TransferModule(LightningModule):
         loss = self.loss(logits, objective_targets) if split == "train" else F.cross_entropy(logits, targets)
         if split == "train" and not torch.isfinite(loss):
             self._stop_on_non_finite(loss, indices)
-        self._measure(split, logits, targets, loss)
+        self._measure(split, batch_idx, logits, targets, loss)
         return loss
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -96,16 +99,16 @@ class TransferModule(LightningModule):
                 raise
             raise ConfigError("one picture cannot train BatchNorm: raise data.batch_size, or add pictures") from error
 
-    def _measure(self, split: str, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
+    def _measure(self, split: str, batch_idx: int, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
         metrics, mean = self.metrics[f"{split}/"], self.losses[f"{split}/"]
         assert isinstance(metrics, MetricCollection)
         assert isinstance(mean, MeanMetric)
         metrics.update(logits.detach(), targets)
         mean.update(loss.detach(), weight=len(targets))
-        # Logging takes as long as the step of a head on cached features, and what is logged are objects that go on.
-        if split == "train" and not self.trainer.is_last_batch:
+        # Logging takes as long as the step of a head on cached features, and what is logged are objects that add up all
+        # batches of all processes until the epoch ends, so that every picture counts once.
+        if split == "train" and batch_idx > 0:
             return
-        # The metric objects add up over batches and processes, so every picture counts once.
         self.log_dict(dict(metrics.items(keep_base=False)), on_step=False, on_epoch=True)
         self.log(f"{split}/loss", mean, on_step=False, on_epoch=True, prog_bar=split != "test")
 
@@ -115,7 +118,7 @@ class TransferModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the objective of one batch."""
-        loss = self._step(batch, "train")
+        loss = self._step(batch, batch_idx, "train")
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0:
             self.log("train/step_loss", loss.detach(), on_step=True, on_epoch=False)
@@ -123,11 +126,11 @@ class TransferModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch."""
-        self._step(batch, "val")
+        self._step(batch, batch_idx, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch."""
-        self._step(batch, "test")
+        self._step(batch, batch_idx, "test")
 
     def on_validation_start(self) -> None:
         """Measure one network, not one per process."""

@@ -14,6 +14,8 @@ from tlearn.errors import CheckpointError, ConfigError
 _FREE = (
     *("resume", "paths", "extra", "logger", "callbacks", "data.root", "data.num_workers"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
+    # where features are kept, and whether: the figures are the same
+    *("features.mode", "features.on_write_error", "features.limit_gb"),
 )
 
 

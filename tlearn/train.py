@@ -45,8 +45,8 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     optimizer = assemble.optimizer(config)
     network = assemble.network(config, backbone, len(pictures.classes), preprocessing["size"])
     images = assemble.datamodule(config, pictures, preprocessing)
-    data = cached(config, backbone, network, images, preprocessing, trainer, optimizer)
-    module = assemble.module(config, network, data, optimizer)
+    module = assemble.module(config, network, images, optimizer)
+    data = cached(config, backbone, network, images, preprocessing, trainer, module.full_batch)
     with parallel.further_processes(trainer):
         fit_started = time.monotonic()
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)

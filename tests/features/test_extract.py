@@ -119,6 +119,22 @@ def test_the_mean_over_versions_of_a_picture(body, files):
     assert torch.allclose(kept, torch.stack(single, 1), atol=1e-5)
 
 
+def test_a_batch_too_large_for_the_memory_is_halved(body, files, monkeypatch):
+    extractor, items = Extractor(body, reader()), [(file, None) for file in files[:20]]
+    whole = all_of(extractor, items)
+    compute, sizes = Extractor._features, []
+
+    def small_only(self: Extractor, pixels: torch.Tensor) -> torch.Tensor:
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        sizes.append(len(pixels))
+        return compute(self, pixels)
+
+    monkeypatch.setattr(Extractor, "_features", small_only)
+    assert torch.allclose(all_of(extractor, items), whole, atol=1e-6)
+    assert max(sizes) <= 3
+
+
 def test_bfloat16_is_close_and_of_its_type(body, files):
     items = [(file, None) for file in files[:20]]
     exact = all_of(Extractor(body, reader()), items)

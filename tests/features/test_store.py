@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tlearn.errors import OutputError
-from tlearn.features import store
+from tlearn.features import room, store
 from tlearn.features.room import kept, prune
 from tlearn.features.store import Rows, Space, picture_key
 
@@ -163,7 +163,8 @@ def test_a_full_disk_leaves_no_segment(tmp_path, monkeypatch):
     monkeypatch.setattr(store.os, "fsync", full)
     with pytest.raises(OutputError, match="No space left"):
         space.add(keys(9), features(9))
-    assert len(list(space.folder.iterdir())) == 3
+    assert len(list(space.folder.glob("*.safetensors"))) == 1
+    assert not list(space.folder.glob("*.tmp"))
     assert Space(tmp_path, RECIPE).find(keys(9))[1] == [0]
 
 
@@ -211,7 +212,7 @@ def test_pruning_removes_the_least_recently_used(tmp_path):
     spaces = [filled(tmp_path, {"number": number}, count=100) for number in range(3)]
     for age, space in enumerate(spaces):
         os.utime(space.folder / "recipe.json", (1000 + age, 1000 + age))
-    # Used again
+    # Used again, and no longer
     spaces[0].find(keys(0))
     assert [one.folder for one in kept(tmp_path)] == [space.folder for space in (*spaces[1:], spaces[0])]
     size = kept(tmp_path)[0].size
@@ -230,10 +231,55 @@ def test_pruning_by_age_and_not_what_is_being_written(tmp_path):
     assert new.find(keys(0))[1] == []
 
 
-def test_mapped_rows_survive_their_removal(tmp_path):
+def test_rows_in_use_are_not_pruned(tmp_path):
     rows, _ = filled(tmp_path).find(keys(0, 1))
-    prune(tmp_path, 0)
-    assert rows[torch.arange(2)].tolist() == features(0, 1).tolist()
+    part = rows.chosen(torch.tensor([1]))
+    del rows
+    assert prune(tmp_path, 0) == []
+    assert part[torch.tensor([0])].tolist() == features(1).tolist()
+    del part
+    assert len(prune(tmp_path, 0)) == 1
+
+
+def test_what_cannot_be_pruned_stays_and_stops_nothing(tmp_path, monkeypatch):
+    space = filled(tmp_path)
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room.shutil, "rmtree", refused)
+        assert prune(tmp_path, 0) == []
+    assert space.find(keys(0))[1] == []
+
+
+def test_segments_that_nobody_needs_are_dropped(tmp_path):
+    space = filled(tmp_path)
+    space.add(keys(10, 11), features(10, 11))
+    size = space.size()
+    space.find(keys(10))
+    space.drop_others(keys(11))
+    assert 0 < space.size() < size
+    assert Space(tmp_path, RECIPE).find(keys(0, 10, 11))[1] == [0]
+
+
+def test_a_segment_that_cannot_be_mapped_now_is_kept(tmp_path, monkeypatch):
+    space = filled(tmp_path)
+
+    def busy(*_, **__):
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "safe_open", busy)
+        assert Space(tmp_path, RECIPE).find(keys(0))[1] == [0]
+    assert Space(tmp_path, RECIPE).find(keys(0))[1] == []
+    assert len(list(space.folder.glob("*.safetensors"))) == 1
+
+
+def test_segments_can_be_shared_as_the_folder_is(tmp_path):
+    space = filled(tmp_path)
+    [segment] = space.folder.glob("*.safetensors")
+    assert segment.stat().st_mode & 0o777 == (space.folder / "recipe.json").stat().st_mode & 0o777
 
 
 def test_one_part_and_several_give_the_same(tmp_path):

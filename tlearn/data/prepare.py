@@ -36,9 +36,19 @@ class Pictures:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
+# In a container: microseconds of CPU time that all processes may take, and in how many
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
 def available_cpus() -> int:
     """Count the CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(count, int(quota) // int(period)))
+    # No such file, or "max": no limit
+    except (OSError, ValueError):
+        return count
 
 
 def prepare(

@@ -12,7 +12,9 @@ Draw = tuple[int, int]
 
 def draw_seed(seed: int, epoch: int, place: int | str) -> int:
     """Give the seed of the augmentation at one place of an epoch: a picture drawn twice is augmented in two ways."""
-    return int.from_bytes(blake2b(f"{seed}/{epoch}/{place}".encode(), digest_size=8).digest(), "big") >> 1
+    # surrogateescape: file names need not be text
+    text = f"{seed}/{epoch}/{place}".encode(errors="surrogateescape")
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 class TrainSampler(Sampler[Draw]):

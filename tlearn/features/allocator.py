@@ -5,10 +5,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# From glibc's malloc.h, and the values that mallopt(3) documents as its own
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+# From glibc's malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
 _KEEPING = {_TRIM_THRESHOLD: 2**30, _TOP_PAD: 64 * 2**20, _MMAP_MAX: 0, _ARENA_MAX: 1}
-_USUAL = {_TRIM_THRESHOLD: 128 * 2**10, _TOP_PAD: 128 * 2**10, _MMAP_MAX: 65536, _ARENA_MAX: 0}
+# What mallopt(3) says glibc moves its own thresholds to in a process that has freed large blocks: once one of them was
+# set, it moves them no more. The number of arenas stays.
+_AFTERWARDS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20, _TOP_PAD: 128 * 2**10}
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def keep_memory() -> Iterator[None]:
     try:
         yield
     finally:
-        for option, value in _USUAL.items():
+        for option, value in _AFTERWARDS.items():
             library.mallopt(option, value)
         library.malloc_trim(0)
 

@@ -7,7 +7,7 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from tlearn.errors import OutputError
+from tlearn.errors import NonFiniteError, OutputError
 from tlearn.features.extract import Extractor, Item
 from tlearn.features.progress import progress
 from tlearn.features.store import Rows, Space
@@ -35,38 +35,50 @@ def compute(
     Raises:
         OutputError: features cannot be written, and `stop_on_write_error`.
         BadImageError: a picture cannot be read; what came before it is kept.
+        NonFiniteError: the body gives features that are no numbers.
     """
     rows, _ = space.find(keys)
     if rows is not None:
         return rows
+    writer = _Writer(space, stop_on_write_error)
     try:
         with space.only_writer():
-            return _complete(space, items, keys, extractor, stop_on_write_error)
+            return _complete(space, items, keys, extractor, writer)
     except OutputError as error:
-        if stop_on_write_error:
-            raise
-        print(f"{error}: they stay in memory for this run", flush=True)
-        return _complete(space, items, keys, extractor, stop_on_write_error)
+        writer.give_up(error)
+        return _complete(space, items, keys, extractor, writer)
 
 
 def _complete(
-    space: Space, items: Sequence[Item], keys: Sequence[bytes], extractor: Callable[[], Extractor], stop: bool
+    space: Space, items: Sequence[Item], keys: Sequence[bytes], extractor: Callable[[], Extractor], writer: "_Writer"
 ) -> Rows:
     # Another process may have done some of it meanwhile.
     rows, missing = space.find(keys)
+    if rows is not None:
+        return rows
+    places = iter(missing)
+    with progress(len(missing)) as advance, closing(extractor()([items[place] for place in missing])) as batches:
+        try:
+            for features in batches:
+                done = [next(places) for _ in features]
+                _check_finite(features, [items[place] for place in done])
+                writer.add([keys[place] for place in done], features)
+                advance(len(features))
+        finally:
+            writer.flush()
+    rows, missing = space.find(keys)
     if rows is None:
-        writer = _Writer(space, stop)
-        places = iter(missing)
-        with progress(len(missing)) as advance, closing(extractor()([items[place] for place in missing])) as batches:
-            try:
-                for features in batches:
-                    writer.add([keys[next(places)] for _ in features], features)
-                    advance(len(features))
-            finally:
-                writer.flush()
-        rows, missing = space.find(keys)
-    assert rows is not None, f"{len(missing)} features are missing after all were computed"
+        raise OutputError(f"{len(missing)} of the features in {space.folder} vanished while others were computed")
     return rows
+
+
+def _check_finite(features: Tensor, items: Sequence[Item]) -> None:
+    good = features.flatten(1).isfinite().all(1)
+    if not good.all():
+        path = items[int(good.logical_not().nonzero()[0])][0]
+        raise NonFiniteError(
+            f"the body's features of {path} are not finite: its weights, backbone.weights, are damaged"
+        )
 
 
 class _Writer:
@@ -78,6 +90,13 @@ class _Writer:
         self._features: list[Tensor] = []
         self._bytes, self._since = 0, time.monotonic()
         self._can_write = True
+
+    def give_up(self, error: OutputError) -> None:
+        """Write nothing more, or raise the error."""
+        if self._stop:
+            raise error
+        print(f"{error}: they stay in memory for this run", flush=True)
+        self._can_write = False
 
     def add(self, keys: list[bytes], features: Tensor) -> None:
         self._keys += keys
@@ -96,8 +115,5 @@ class _Writer:
                 self._space.add(keys, features)
                 return
             except OutputError as error:
-                if self._stop:
-                    raise
-                print(f"{error}: they stay in memory for this run", flush=True)
-                self._can_write = False
+                self.give_up(error)
         self._space.hold(keys, features)

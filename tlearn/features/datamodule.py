@@ -55,6 +55,7 @@ class FeatureDataModule(SplitDataModule):
         }
         size = len(datasets["train"]) if full_batch else images.batch_size
         super().__init__(images.pictures, datasets, size, 0, images.balance, images.seed)
+        self._images_batch_size = images.batch_size
 
     def train_dataloader(self) -> DataLoader:
         """Shuffle as with pictures, and take one view per epoch in turn."""
@@ -66,6 +67,10 @@ class FeatureDataModule(SplitDataModule):
         dataset = self.datasets[split]
         indices = list(EvaluationSampler(len(dataset), *self._place(split)))
         count = max(1, _EVALUATION_BYTES // dataset.views[0].row_bytes)
+        limit = getattr(self.trainer, f"limit_{split}_batches", 1.0)
+        # 1.0 is all of them and 1 is one: then somebody counts batches.
+        if limit != 1.0 or isinstance(limit, int):
+            count = self._images_batch_size
         choices = [(indices[start : start + count], 0) for start in range(0, len(indices), count)]
         return self._batches_of(dataset, choices)
 
@@ -82,7 +87,7 @@ class _Choices(Sampler[Choice]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each."""
-        self._batches.sampler.set_epoch(epoch)
+        self._batches.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -51,6 +51,7 @@ class Extractor:
         reader: gives the pictures.
         dtype: the precision of the body, float32 or bfloat16; features have it too.
         average: take the mean over the versions of a picture; otherwise they stay, [N, V, ...].
+        workers: processes that decode for a GPU; None: from the CPUs there are.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Extractor:
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
         average: bool = True,
+        workers: int | None = None,
     ) -> None:
         self.reader, self.dtype = reader, dtype
+        self._workers = default_workers() if workers is None else workers
         self.device = device or torch.device("cpu")
         self._body = fold(frozen).to(self.device, dtype)
         self._average = average
@@ -74,8 +77,18 @@ class Extractor:
         """
         return self._on_cpu(items) if self.device.type == "cpu" else self._on_device(items)
 
-    @torch.inference_mode()
     def _forward(self, pixels: Tensor) -> Tensor:
+        """Compute the features of a batch, in parts if the device has too little memory for all at once."""
+        try:
+            return self._features(pixels)
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1:
+                raise
+        # After the error is gone, and with it what it holds of the memory
+        return torch.cat([self._forward(half) for half in pixels.chunk(2)])
+
+    @torch.inference_mode()
+    def _features(self, pixels: Tensor) -> Tensor:
         """Turn uint8 pictures [N, 3, S, S] or [N, V, 3, S, S] on the device into features."""
         versions = pixels.shape[1] if pixels.ndim == 5 else 0
         images = self.reader.fixed.normalise(pixels.flatten(0, 1) if versions else pixels)
@@ -101,9 +114,8 @@ class Extractor:
         loader = DataLoader(
             _Pixels(self.reader, items),
             _GPU_BATCH,
-            num_workers=default_workers(),
+            num_workers=self._workers,
             pin_memory=self.device.type == "cuda",
-            prefetch_factor=4 if default_workers() else None,
         )
         before: Tensor | None = None
         for pixels in loader:

@@ -2,14 +2,16 @@
 
 import fcntl
 import json
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Files of a space: what its features depend on, last modified when they were last used; and what writers lock
-RECIPE, LOCK = "recipe.json", ".lock"
+# Files of a space: what its features depend on, last modified when they were last used, and what writers and readers
+# lock
+RECIPE, LOCK, READERS = "recipe.json", ".lock", ".readers"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def kept(root: Path) -> list[Kept]:
 def prune(root: Path, limit: float, unused_since: float | None = None) -> list[Kept]:
     """Remove the least recently used spaces until all together have at most `limit` bytes; give those removed.
 
-    Processes that have mapped a removed segment keep it until they end. A space that is being written stays.
+    Spaces that a process writes or reads stay.
 
     Args:
         root: the folder of all spaces.
@@ -53,10 +55,14 @@ def prune(root: Path, limit: float, unused_since: float | None = None) -> list[K
 
 
 def _remove(folder: Path) -> bool:
-    with (folder / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        shutil.rmtree(folder, ignore_errors=True)
+    """Remove a space that nobody writes or reads; what cannot be removed, such as another user's, stays."""
+    try:
+        with (folder / LOCK).open("a") as writers, (folder / READERS).open("a") as readers:
+            for lock in (writers, readers):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process may have removed it, and a third one made it again.
+            if os.fstat(writers.fileno()).st_nlink:
+                shutil.rmtree(folder)
+    except OSError:
+        return False
     return not folder.exists()

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tlearn.errors import OutputError
-from tlearn.features.room import LOCK, RECIPE
+from tlearn.features.room import LOCK, READERS, RECIPE
 
 _KEYS, _FEATURES = "keys", "features"
 _KEY_BYTES = 16
@@ -56,10 +56,11 @@ class Rows:
         parts: tensors [n, ...] of equal dtype and shape behind the first dimension.
         part: the tensor of each row [N].
         row: its place in that tensor [N].
+        lock: kept open as long as the rows are in use.
     """
 
-    def __init__(self, parts: Sequence[Tensor], part: Tensor, row: Tensor) -> None:
-        self._parts, self._part, self._row = list(parts), part, row
+    def __init__(self, parts: Sequence[Tensor], part: Tensor, row: Tensor, lock: IO[str] | None = None) -> None:
+        self._parts, self._part, self._row, self._lock = list(parts), part, row, lock
 
     def __len__(self) -> int:
         return len(self._row)
@@ -87,7 +88,7 @@ class Rows:
 
     def chosen(self, indices: Tensor) -> "Rows":
         """Give these rows only, without copying features."""
-        return Rows(self._parts, self._part[indices], self._row[indices])
+        return Rows(self._parts, self._part[indices], self._row[indices], self._lock)
 
 
 class Space:
@@ -100,7 +101,8 @@ class Space:
         self._opened: dict[str, tuple[np.ndarray, Tensor]] = {}
 
     def find(self, keys: Sequence[bytes]) -> tuple[Rows | None, list[int]]:
-        """Give the rows of the keys, or the places of those that are missing."""
+        """Give the rows of the keys, or the places of those that are missing; rows in use are not pruned."""
+        lock = self._read_lock()
         parts: list[Tensor] = []
         places: dict[bytes, tuple[int, int]] = {}
         for number, (segment_keys, features) in enumerate(self._segments()):
@@ -113,7 +115,7 @@ class Space:
         # Marks the recent use that pruning goes by
         with suppress(OSError):
             os.utime(self.folder / RECIPE)
-        return Rows(parts, found[:, 0].contiguous(), found[:, 1].contiguous()), []
+        return Rows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), lock), []
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Write one segment, whole or not at all.
@@ -129,6 +131,8 @@ class Space:
             if shutil.disk_usage(self.folder).free < features.nbytes + _RESERVE:
                 raise OSError(errno.ENOSPC, "less than 1 GiB would be left on the disk")
             save_file({_KEYS: packed, _FEATURES: features.contiguous()}, temporary)
+            # safetensors makes files that only their owner can read, and a cache can be shared.
+            temporary.chmod((self.folder / RECIPE).stat().st_mode & 0o666)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(self.folder / f"{name}.safetensors")
@@ -152,21 +156,39 @@ class Space:
         with self._lock():
             # What a killed process left: nobody else writes now.
             for left in self.folder.glob(".*.tmp"):
-                left.unlink(missing_ok=True)
+                with suppress(OSError):
+                    left.unlink()
             yield
+
+    def drop_others(self, keys: Sequence[bytes]) -> None:
+        """Remove the segments in which none of the keys is, as far as they can be."""
+        wanted = set(keys)
+        for name, (segment_keys, _) in self._opened.items():
+            if not wanted.intersection(segment_keys.tolist()):
+                with suppress(OSError):
+                    (self.folder / name).unlink()
+
+    def size(self) -> int:
+        """Give the bytes of all segments on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
+    def _read_lock(self) -> IO[str] | None:
+        """Keep the space from being pruned while the file is open; None where there is nothing or it is read-only."""
+        try:
+            lock = (self.folder / READERS).open("a")
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return None
+        return lock
 
     def _lock(self) -> IO[str]:
         while True:
             try:
                 self._prepare()
                 lock = (self.folder / LOCK).open("a")
+                _wait_for(lock)
             except OSError as error:
                 raise OutputError(f"cannot keep features in {self.folder}: {error}") from error
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print("another process computes these features: waiting for it", flush=True)
-                fcntl.flock(lock, fcntl.LOCK_EX)
             # Pruning may have removed the folder meanwhile, and with it the file that others would lock.
             if os.fstat(lock.fileno()).st_nlink:
                 return lock
@@ -176,7 +198,7 @@ class Space:
         self.folder.mkdir(parents=True, exist_ok=True)
         recipe = self.folder / RECIPE
         if not recipe.exists():
-            temporary = self.folder / f".{uuid.uuid4().hex}.json"
+            temporary = self.folder / f".{uuid.uuid4().hex}.tmp"
             temporary.write_text(self._text + "\n", encoding="utf-8")
             temporary.replace(recipe)
 
@@ -184,15 +206,24 @@ class Space:
         """Map all segments, those first that were there first; a damaged one is removed and computed again."""
         for path in self.folder.glob("*.safetensors"):
             if path.name not in self._opened:
-                with suppress(FileNotFoundError):
-                    try:
-                        self._opened[path.name] = _map_segment(path)
-                    except (SafetensorError, OSError, ValueError) as error:
-                        if isinstance(error, FileNotFoundError):
-                            raise
-                        print(f"{path} is damaged and will be computed again ({error})", flush=True)
-                        path.unlink(missing_ok=True)
+                try:
+                    self._opened[path.name] = _map_segment(path)
+                except (SafetensorError, ValueError) as error:
+                    print(f"{path} is damaged and will be computed again ({error})", flush=True)
+                    with suppress(OSError):
+                        path.unlink()
+                # Pruned meanwhile, another user's, or a machine in trouble: not the segment's fault
+                except (OSError, RuntimeError):
+                    continue
         return list(self._opened.values())
+
+
+def _wait_for(lock: IO[str]) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another process computes these features: waiting for it", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _packed(keys: Sequence[bytes]) -> np.ndarray:
