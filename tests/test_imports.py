@@ -11,7 +11,9 @@ import tlearn
 
 PACKAGE = Path(tlearn.__file__).resolve().parent
 PROGRAMS = {"tlearn.train", "tlearn.evaluate", "tlearn.predict", "tlearn.explore"}
-CONFIGURATION = {f"tlearn.{name}" for name in ("configs", "cli", "explain", "resume", "sweep", "assemble", "caching", "help")}
+CONFIGURATION = {
+    f"tlearn.{name}" for name in ("configs", "cli", "explain", "resume", "sweep", "assemble", "caching", "help")
+}
 # What data and models share
 COMMON = {"tlearn.errors", "tlearn.download"}
 
