@@ -20,7 +20,8 @@ _TEXT = """\
 {options}
 Several values run one trial each: -m KEY=A,B.  Your own option files: --config-dir FOLDER.
 Exit status: 0 done, 1 fault in tlearn, 2 configuration, 3 data, 4 checkpoint or output, 5 download,
-6 training became NaN, 7 part of a sweep failed, 130 interrupted. HYDRA_FULL_ERROR=1 shows the full trace of an error."""
+6 training became NaN, 7 part of a sweep failed, 130 interrupted. HYDRA_FULL_ERROR=1 shows the full trace of an error.
+"""
 
 
 def help_text(config_name: str, overrides: Sequence[str], config_dir: str | None) -> str:
@@ -31,4 +32,4 @@ def help_text(config_name: str, overrides: Sequence[str], config_dir: str | None
             groups.setdefault(option.parent.name, set()).add(option.stem)
     lines = [f"{group}: {', '.join(sorted(groups[group]))}" for group in sorted(groups) if group != "hydra"]
     config = compose(list(overrides), config_name, config_dir=config_dir)
-    return _TEXT.format(groups="\n".join(lines), options=OmegaConf.to_yaml(config))
+    return _TEXT.rstrip().format(groups="\n".join(lines), options=OmegaConf.to_yaml(config))
