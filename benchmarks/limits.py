@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from tlearn.data.decode import Decoder
-from tlearn.data.transforms import Transform, complete
+from tlearn.data.transforms import Transform, complete, stack
 from tlearn.features.allocator import keep_memory
 from tlearn.features.extract import Extractor, Reader
 from tlearn.models.backbones import TorchvisionBackbone
