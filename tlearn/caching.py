@@ -154,10 +154,11 @@ class _Features:
         kind, limit = self._precision(items, keys, recipe), self._config.limit_gb * 1e9
         space = Space(self._root, {**recipe, "precision": kind})
         dtype = precision.DTYPES[kind]
-        if space.find(keys)[0] is None:
+        rows, _ = space.find(keys)
+        if rows is None:
             # Room is made before it is needed.
             prune(self._root, limit - dtype.itemsize * math.prod(self._part.shape) * len(keys))
-        rows = compute(space, items, keys, partial(self._make, dtype), self._config.on_write_error == "stop")
+            rows = compute(space, items, keys, partial(self._make, dtype), self._config.on_write_error == "stop")
         if space.size() > limit:
             space.drop_others(keys)
         _say(f"features: of {self._part.name}, computed once ({len(keys):,} x {list(rows.shape[1:])}, {kind})")
