@@ -1,7 +1,6 @@
 """Look at a data set before training: python -m tlearn.explore data=folder data.root=FOLDER."""
 
 import csv
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,8 @@ def explore(config: DictConfig) -> dict[str, float]:
     # Imported here: torch takes seconds, which help and configuration errors shall not.
     from tlearn import assemble
     from tlearn.insight import dataset
+    from tlearn.insight.drawing import write_figure
+    from tlearn.insight.tables import write_table
     from tlearn.run import RunFolder
 
     run = RunFolder(config.paths.output_dir)
@@ -39,27 +40,16 @@ def explore(config: DictConfig) -> dict[str, float]:
             "duplicates": len(same),
             "duplicates/across_splits": len(across),
         }
-        _write_table(run.path / "classes.csv", table)
+        write_table(run.path / "classes.csv", table)
         _write_duplicates(run.path / "duplicates.csv", same)
-        with warnings.catch_warnings():
-            # No font has every script, and classes.csv has every name.
-            warnings.filterwarnings("ignore", "Glyph .* missing")
-            dataset.class_figure(table, list(found.splits)).savefig(run.path / "images_per_class.png", dpi=120)
-        dataset.size_figure(sizes).savefig(run.path / "image_sizes.png", dpi=120)
+        write_figure(run.path / "images_per_class.png", dataset.class_figure(table, list(found.splits)))
+        write_figure(run.path / "image_sizes.png", dataset.size_figure(sizes))
         run.write_json("metrics.json", figures)
         _show(found, table, across)
         assemble.show(figures, run.path)
         return figures
     finally:
         run.release()
-
-
-def _write_table(path: Path, table: list[dict[str, Any]]) -> None:
-    # surrogateescape: names of folders, and so of classes, need not be text
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
 
 
 def _write_duplicates(path: Path, groups: list[list[tuple[str, str]]]) -> None:

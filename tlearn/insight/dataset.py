@@ -8,16 +8,13 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import get_font_names
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
 from tlearn.data.samples import Sample
+from tlearn.insight.drawing import fonts, shown
 
 Splits = Mapping[str, Sequence[Sample]]
-
-# Chinese, Japanese and Korean as Linux, Windows and macOS have them; a name that is not installed makes matplotlib warn
-_FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Arial Unicode MS")
 
 # Beyond this a figure gets longer than viewers, and PNG writers, take.
 _MOST_NAMES = 300
@@ -76,7 +73,7 @@ def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> F
     figure.suptitle("Pictures per class")
     axes = figure.subplots()
     if len(rows) <= _MOST_NAMES:
-        _draw_bars(axes, counts, [_shown(row["class"]) for row in rows])
+        _draw_bars(axes, counts, [shown(row["class"]) for row in rows])
     else:
         axes.stackplot(range(len(rows)), *counts.values(), labels=list(counts), step="mid")
         axes.set(xlabel=f"{len(rows)} classes, largest first", ylabel="pictures", xlim=(-0.5, len(rows) - 0.5))
@@ -90,7 +87,7 @@ def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[
     for split, values in counts.items():
         axes.barh(range(len(names)), values, left=left, label=split)
         left = [total + value for total, value in zip(left, values, strict=True)]
-    axes.set_yticks(range(len(names)), names, fontsize=8, fontfamily=_fonts(), parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=8, fontfamily=fonts(), parse_math=False)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("pictures")
@@ -116,15 +113,3 @@ def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
             axis.set_minor_formatter(NullFormatter())
     right.set(title="Shapes", xlabel="width (pixels)", ylabel="height (pixels)", xlim=limits, ylim=limits)
     return figure
-
-
-def _shown(name: str) -> str:
-    """Give a class name that can be drawn: what is no character as a mark, and the middle of a long name left out."""
-    visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
-    return visible if len(visible) <= 40 else f"{visible[:24]}\N{HORIZONTAL ELLIPSIS}{visible[-15:]}"
-
-
-def _fonts() -> list[str]:
-    """Name matplotlib's own font, and installed ones that have further scripts."""
-    installed = set(get_font_names())
-    return ["DejaVu Sans", *(name for name in _FURTHER_FONTS if name in installed)]

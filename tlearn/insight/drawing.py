@@ -1,0 +1,52 @@
+"""What all figures share: names that can be drawn, fonts that have their letters, and where figures go."""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
+
+# Chinese, Japanese and Korean as Linux, Windows and macOS have them; a name that is not installed makes matplotlib warn
+_FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Arial Unicode MS")
+
+
+def shown(name: str, most: int = 40) -> str:
+    """Give a name that can be drawn: what is no character as a mark, and the middle of a long name left out."""
+    visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    if len(visible) <= most:
+        return visible
+    end = most * 3 // 8
+    return f"{visible[: most - end - 1]}\N{HORIZONTAL ELLIPSIS}{visible[-end:]}"
+
+
+def fonts() -> list[str]:
+    """Name matplotlib's own font, and installed ones that have further scripts."""
+    installed = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in _FURTHER_FONTS if name in installed)]
+
+
+def write_figure(path: Path, figure: Figure, dpi: int = 120) -> None:
+    """Write a figure as the path's ending says."""
+    with _drawing():
+        figure.savefig(path, dpi=dpi)
+
+
+def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
+    """Give a figure as the bytes of a png or svg file."""
+    buffer = io.BytesIO()
+    with _drawing():
+        # Without a date the same figure gives the same bytes.
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Draw without a warning for letters that no font has: the tables have every name."""
+    with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "tlearn"}):
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield

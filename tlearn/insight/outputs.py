@@ -1,0 +1,108 @@
+"""What a network gives for the pictures of a split: all that the figures and tables are made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network gives for the N pictures of a split, in the order of the split.
+
+    Args:
+        split: train, val or test.
+        classes: the C class names in the order of the logits.
+        root: what the paths are relative to.
+        paths: the pictures' files, N.
+        targets: true class indices [N].
+        logits: [N, C] in single precision, on the CPU.
+        features: what the head turned into logits [N, F], or None where it was not kept.
+        temperature: what logits are divided by before the softmax; 1 leaves them as they are.
+    """
+
+    split: str
+    classes: Sequence[str]
+    root: Path
+    paths: Sequence[str]
+    targets: Tensor
+    logits: Tensor
+    features: Tensor | None = None
+    temperature: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Probabilities [N, C]."""
+        return (self.logits / self.temperature).softmax(1)
+
+    @cached_property
+    def predictions(self) -> Tensor:
+        """Indices of the most probable classes [N]."""
+        return self.logits.argmax(1)
+
+    @cached_property
+    def confidences(self) -> Tensor:
+        """Probabilities of the predictions [N]."""
+        return self.probabilities.amax(1)
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """The cross-entropy of each picture [N], in nats."""
+        return F.cross_entropy(self.logits / self.temperature, self.targets, reduction="none")
+
+    def correct(self, top: int = 1) -> Tensor:
+        """Tell for each picture whether its class is among the `top` most probable ones, bool [N]."""
+        among = self.logits.topk(min(top, len(self.classes)), dim=1).indices
+        return (among == self.targets[:, None]).any(1)
+
+    def best(self, index: int, count: int = 5) -> list[tuple[str, float]]:
+        """Give the most probable classes of a picture with their probabilities, at most `count`."""
+        top = self.probabilities[index].topk(min(count, len(self.classes)))
+        return [(self.classes[at], value) for value, at in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+
+    def scaled(self, temperature: float) -> Self:
+        """Give the same outputs with other probabilities."""
+        return replace(self, temperature=temperature)
+
+    def rows(self, count: int = 5) -> list[dict[str, Any]]:
+        """Make a table: path, class, prediction, probability, probability of the class, loss and the next classes."""
+        of_class = self.probabilities.gather(1, self.targets[:, None])[:, 0]
+        table = []
+        for index, path in enumerate(self.paths):
+            best = self.best(index, count)
+            row: dict[str, Any] = {"path": path, "class": self.classes[int(self.targets[index])]}
+            row |= {"prediction": best[0][0], "probability": best[0][1]}
+            row |= {"probability_of_class": float(of_class[index]), "loss": float(self.losses[index])}
+            for rank, (name, value) in enumerate(best[1:], 2):
+                row |= {f"prediction_{rank}": name, f"probability_{rank}": value}
+            table.append(row)
+        return table
+
+
+def figures(outputs: Outputs) -> dict[str, float]:
+    """Give loss (in nats), top1 and, beyond five classes, top5 over all pictures."""
+    found = {"loss": float(outputs.losses.double().mean()), "top1": float(outputs.correct().double().mean())}
+    if len(outputs.classes) > 5:
+        found["top5"] = float(outputs.correct(5).double().mean())
+    return found
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """Put several splits of the same root and classes behind each other; features only where all have them."""
+    features = [part.features for part in parts if part.features is not None]
+    return replace(
+        parts[0],
+        split="+".join(part.split for part in parts),
+        paths=[path for part in parts for path in part.paths],
+        targets=torch.cat([part.targets for part in parts]),
+        logits=torch.cat([part.logits for part in parts]),
+        features=torch.cat(features) if len(features) == len(parts) else None,
+    )
