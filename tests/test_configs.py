@@ -31,6 +31,10 @@ REQUIRED = {
     "run": "outputs/run",
     "images": "pictures",
 }
+# What a program must be told besides
+NEEDS = {"predict": ("run=outputs/run",)}
+# Options that are for another program than train; the commands in their comments are tested with it.
+OF_OTHERS = {"experiment=imagenet_vgg13"}
 
 
 def _groups() -> dict[str, list[str]]:
@@ -40,6 +44,8 @@ def _groups() -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for path in sorted(CONF_DIR.glob("*/**/*.yaml")):
         group = path.parent.relative_to(CONF_DIR).as_posix()
+        if f"{group}={path.stem}" in OF_OTHERS:
+            continue
         key = {"loading": "loading@data"}.get(group, group if group in usual else f"+{group}")
         groups.setdefault(group, []).append(f"{key}={path.stem}")
     # Hydra's own group is part of every composition.
@@ -49,7 +55,12 @@ def _groups() -> dict[str, list[str]]:
 
 GROUPS = _groups()
 # Each option once, one of every group at a time: composing all of them one by one would take long.
-ROUNDS = [tuple(filter(None, options)) for options in zip_longest(*GROUPS.values())]
+ROUNDS = [
+    tuple(filter(None, options))
+    for options in zip_longest(*(options for group, options in GROUPS.items() if group != "experiment"))
+]
+# An experiment sets keys of the options that it chooses itself, which others need not have.
+ROUNDS += [(option,) for option in GROUPS["experiment"]]
 
 
 def filled(node: Any, key: str = "") -> Any:
@@ -107,7 +118,7 @@ def test_every_option_composes_and_holds_what_it_may(overrides):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_program_composes_and_holds_what_it_may(program):
-    schema.check(composed((), program), known(program))
+    schema.check(composed(NEEDS.get(program, ()), program), known(program))
 
 
 COMMANDS = sorted(
@@ -123,6 +134,11 @@ COMMANDS = sorted(
 
 def test_every_option_opens_with_a_comment():
     assert [path for path in FILES if not path.read_text(encoding="utf-8").startswith("# ")] == []
+
+
+def test_every_option_for_another_program_has_a_command_for_it():
+    options = {option for program, arguments in COMMANDS if program != "train" for option in arguments}
+    assert options >= OF_OTHERS
 
 
 def test_every_command_in_a_comment_is_a_valid_one():

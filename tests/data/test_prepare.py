@@ -43,6 +43,22 @@ def test_good_pictures_give_splits_classes_and_nothing_else(folder_data):
     assert (found.notes, found.skipped) == ([], {})
 
 
+def test_the_test_pictures_are_val_where_that_is_asked_for(tmp_path, draw_split):
+    for split, count in (("train", 6), ("test", 3)):
+        draw_split(tmp_path / split, count)
+    found = prepare(FolderSource(tmp_path), Decoder(), HALVES, 0.2, 0, test_as_val=True)
+    assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 12, "val": 6}
+    assert {sample.path.partition("/")[0] for sample in found.splits["val"]} == {"test"}
+    assert [note.startswith("the test pictures are val") for note in found.notes] == [True]
+
+
+def test_a_class_of_test_that_train_lacks_is_refused_as_val_too(tmp_path, draw_split):
+    draw_split(tmp_path / "train", 2)
+    draw_split(tmp_path / "test", 2, ("blue", "green"))
+    with pytest.raises(DataError, match="val has classes that train does not have: green"):
+        prepare(FolderSource(tmp_path), Decoder(), HALVES, 0.2, 0, test_as_val=True)
+
+
 def test_every_bad_picture_is_named_with_its_reason(folder_data):
     bad = spoil(folder_data / "train" / "red", 2) + spoil(folder_data / "test" / "blue", 1)
     with pytest.raises(BadImagesError, match=r"^3 pictures cannot be read") as caught:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tlearn.data.samples import FolderSource, Sample
 from tlearn.data.splits import (
     NO_TEST,
+    TEST_AS_VAL,
     check_manifest,
     class_list,
     fingerprint,
@@ -152,6 +153,22 @@ class TestMakeSplits:
         splits, notes = make_splits(pictures("a", 10, "train"), HALVES, 0.2, 0)
         assert {name: len(chosen) for name, chosen in splits.items()} == {"train": 8, "val": 2}
         assert notes == [NO_TEST]
+
+    def test_the_test_pictures_can_be_val_and_all_of_train_then_trains(self):
+        samples = pictures("a", 9, "train") + pictures("b", 5, "train") + pictures("a", 3, "test")
+        splits, notes = make_splits(samples, HALVES, 0.2, 0, test_as_val=True)
+        assert splits == {
+            "train": sorted(samples[:14]),
+            "val": [sample._replace(split="val") for sample in samples[14:]],
+        }
+        assert notes == [TEST_AS_VAL]
+
+    @pytest.mark.parametrize("given", [[None], ["train"], ["train", "val"], ["train", "val", "test"], ["train", "dev"]])
+    def test_test_pictures_cannot_be_val_where_there_are_none_or_val_has_its_own(self, given):
+        samples = [sample for split in given for sample in pictures("a", 4, split)]
+        with pytest.raises(ConfigError, match=r"data\.split\.test_as_val=true needs .*: set it to false") as caught:
+            make_splits(samples, HALVES, 0.2, 0, test_as_val=True)
+        assert all((name or "no split") in str(caught.value) for name in given)
 
     @pytest.mark.parametrize(
         "fractions",

@@ -59,6 +59,7 @@ def prepare(
     seed: int,
     on_bad_image: str = "error",
     cache: Path | None = None,
+    test_as_val: bool = False,
 ) -> Pictures:
     """List, check and split the pictures of a source.
 
@@ -70,17 +71,19 @@ def prepare(
         seed: decides the split.
         on_bad_image: "error" stops; "skip" leaves them out before splitting.
         cache: folder that remembers which files were found good, or None.
+        test_as_val: the test split becomes val, and nothing is test.
 
     Raises:
         BadImagesError: pictures that cannot be read; with "skip", only if a class has no others.
         DataError: a split or a class list that cannot be used.
+        ConfigError: options of the split that do not suit the pictures.
     """
     source.prepare()
     listing = source.listing()
     bad, samples = readable(listing.root, listing.samples, decoder, on_bad_image, cache)
     if lost := {sample.label for sample in listing.samples} - {sample.label for sample in samples}:
         raise BadImagesError(listing.root, bad, sorted(lost))
-    splits, notes = make_splits(samples, fractions, val_fraction, seed)
+    splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {len(bad)} unreadable pictures{_per_class(listing.samples, bad)}"] if bad else []
     return Pictures(listing.root, splits, classes, [*listing.notes, *skipped, *notes, *more], bad)

@@ -17,6 +17,7 @@ SPLITS = ("train", "val", "test")
 COLUMNS = ["path", "label", "split", "bytes"]
 SIZE = re.compile("[0-9]{1,18}")
 NO_TEST = "no test split: no test figures are reported"
+TEST_AS_VAL = "the test pictures are val, as data.split.test_as_val says: no test figures, and val chose the best epoch"
 
 Splits = Mapping[str, Sequence[Sample]]
 
@@ -30,23 +31,30 @@ class Manifest:
 
 
 def make_splits(
-    samples: Sequence[Sample], fractions: Sequence[float], val_fraction: float, seed: int
+    samples: Sequence[Sample],
+    fractions: Sequence[float],
+    val_fraction: float,
+    seed: int,
+    test_as_val: bool = False,
 ) -> tuple[dict[str, list[Sample]], list[str]]:
     """Split samples into train, val and test, and note what is unusual.
 
     Samples without a split are divided by `fractions`, [train, val, test]. Where the source gives train but no val,
-    `val_fraction` of train becomes val. What the source has split otherwise stays as it is.
+    `val_fraction` of train becomes val, or with `test_as_val` all of test does. What the source has split otherwise
+    stays as it is.
 
     A picture's place depends on its path, its class's other paths and the seed alone: a picture more in a class moves
     at most one other between train and val, and one between val and test.
 
     Raises:
-        ConfigError: fractions that do not divide anything.
+        ConfigError: fractions that do not divide anything, or `test_as_val` for other splits than train and test.
         DataError: no picture for train or for val.
     """
     notes: list[str] = []
     given = {sample.split for sample in samples}
-    if given <= {None}:
+    if test_as_val:
+        divided = _with_test_as_val(samples, given, notes)
+    elif given <= {None}:
         divided = _divide(samples, _checked(fractions), seed, notes)
     elif "train" not in given or not given <= set(SPLITS):
         found = capped(sorted(map(str, given)))
@@ -65,7 +73,7 @@ def make_splits(
             f"no picture is left for val: {len(splits['train'])} in train are too few for the part that val gets; "
             "raise data.split.fractions[1] or data.split.val_fraction, or add pictures"
         )
-    if not splits["test"]:
+    if not splits["test"] and not test_as_val:
         notes.append(NO_TEST)
     return {name: chosen for name, chosen in splits.items() if chosen}, notes
 
@@ -169,6 +177,18 @@ def _checked(fractions: Sequence[float]) -> Sequence[float]:
         f"data.split.fractions={list(fractions)} must be three numbers [train, val, test] that are not negative and "
         "sum to 1, with train above 0"
     )
+
+
+def _with_test_as_val(samples: Sequence[Sample], given: set[str | None], notes: list[str]) -> list[Sample]:
+    """Let the test pictures validate."""
+    if given != {"train", "test"}:
+        found = capped(sorted(name or "no split" for name in given))
+        raise ConfigError(
+            f"data.split.test_as_val=true needs pictures in train and test and none in val, and they are in {found}: "
+            "set it to false"
+        )
+    notes.append(TEST_AS_VAL)
+    return [sample._replace(split="val") if sample.split == "test" else sample for sample in samples]
 
 
 def _divide(samples: Sequence[Sample], fractions: Sequence[float], seed: int, notes: list[str]) -> list[Sample]:
