@@ -24,7 +24,7 @@ from tlearn.explain import explain
 from tlearn.help import help_text
 from tlearn.resume import quoted, restored_arguments
 
-PROGRAMS = ["train", "evaluate", "predict", "explore"]
+PROGRAMS = ["train", "evaluate", "predict", "explore", "compare"]
 STATUSES = {
     "TlearnError": 1,
     "ConfigError": 2,

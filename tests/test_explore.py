@@ -13,7 +13,10 @@ from tlearn.configs import compose
 from tlearn.errors import DataError
 from tlearn.explore import explore
 
-FILES = {"classes.csv", "duplicates.csv", "metrics.json", "images_per_class.png", "image_sizes.png"}
+FILES = {
+    *("classes.csv", "duplicates.csv", "sizes.csv", "metrics.json"),
+    *("images_per_class.png", "image_sizes.png", "report.html"),
+}
 
 
 def _explore(output: Path, root: Path, *more: str) -> dict[str, float]:
@@ -52,6 +55,9 @@ def test_unreadable_pictures_are_named_and_do_not_stop_the_others(tmp_path, fold
     assert "unreadable: train/red/bad.jpg: not an image" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "data_report.json").read_text(encoding="utf-8"))
     assert list(report["unreadable"]) == ["train/red/bad.jpg"]
+    [row] = _rows(tmp_path / "out" / "unreadable.csv")
+    assert row["path"] == "train/red/bad.jpg"
+    assert "not an image" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_same_picture_in_two_splits_is_named(tmp_path, folder_data, capsys):

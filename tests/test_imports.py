@@ -10,9 +10,10 @@ import pytest
 import tlearn
 
 PACKAGE = Path(tlearn.__file__).resolve().parent
-PROGRAMS = {"tlearn.train", "tlearn.evaluate", "tlearn.predict", "tlearn.explore"}
+PROGRAMS = {"tlearn.train", "tlearn.evaluate", "tlearn.predict", "tlearn.explore", "tlearn.compare"}
 CONFIGURATION = {
-    f"tlearn.{name}" for name in ("configs", "cli", "explain", "resume", "sweep", "assemble", "caching", "help")
+    f"tlearn.{name}"
+    for name in ("configs", "cli", "explain", "resume", "sweep", "assemble", "caching", "help", "reporting")
 }
 # What data and models share
 COMMON = {"tlearn.errors", "tlearn.download"}
@@ -54,6 +55,15 @@ def test_data_and_models_know_no_lightning():
     layers = [name for name in MODULES if name.startswith(("tlearn.data.", "tlearn.models."))]
     knowing = {name for name in layers if packages(name) & {"lightning", "pytorch_lightning"}}
     assert knowing == {"tlearn.data.datamodule"}
+
+
+def test_tables_figures_and_pages_know_data_and_models_only():
+    members = [name for name in MODULES if name.startswith("tlearn.insight.")]
+    assert len(members) > 10
+    for name in members:
+        assert packages(name) & {"hydra", "omegaconf", "lightning"} == set(), name
+        own = {module for module in imported(name) - COMMON if module.startswith("tlearn")}
+        assert all(module.startswith(("tlearn.insight.", "tlearn.data.", "tlearn.models.")) for module in own), name
 
 
 @pytest.mark.parametrize("layer", ["tlearn.data", "tlearn.models"])

@@ -8,18 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
+from PIL import Image
 
 from tests.conftest import draw
-from tests.runs import program
+from tests.runs import BACKBONE, program, write_weights
+from tlearn import schema
 from tlearn.bundle import load_model, save_model
-from tlearn.configs import compose
+from tlearn.configs import compose, plain
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import ConfigError, DataError, OutputError, TlearnError
-from tlearn.models import heads
-from tlearn.models.backbones import TorchvisionBackbone
+from tlearn.models import heads, torchvision_backbone
+from tlearn.models.backbones import TimmBackbone, TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
+from tlearn.models.weights import sha256_of
 from tlearn.predict import find_pictures, predict
+from tlearn.pretrained import pretrained_model
 
 CLASSES = ["blue", 'a "green", one', "rød"]
 
@@ -350,3 +355,139 @@ def test_a_picture_is_never_written_over(tmp_path, model, pictures):
     with pytest.raises(OutputError, match="named like a picture"):
         predict(compose(arguments, "predict", output_dir=tmp_path))
     assert (pictures / "0.png").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Give a file with a whole classifier of 1000 classes, which torchvision does not know."""
+    return write_weights(tmp_path_factory.mktemp("weights") / "mine.pth")
+
+
+@pytest.fixture
+def name_by_backbone(tmp_path, weights, pictures):
+    """Give a function that predicts with a backbone as it is and gives the rows."""
+
+    def ask(*options: str) -> list[dict[str, str]]:
+        arguments = ["backbone=torchvision", f"backbone.name={BACKBONE}", f"backbone.weights='{weights}'"]
+        arguments += [f"images='{pictures}'", f"output='{tmp_path / 'p.csv'}'", "device=cpu", "num_workers=0"]
+        predict(compose([*arguments, *options], "predict", output_dir=tmp_path))
+        return _rows(tmp_path / "p.csv")
+
+    return ask
+
+
+def test_a_backbone_names_pictures_by_the_classes_of_its_weights(name_by_backbone, weights, pictures, monkeypatch):
+    # As if torchvision had published this file
+    monkeypatch.setattr(torchvision_backbone, "_sha256_in", lambda url: sha256_of(weights)[:8])
+    rows = name_by_backbone("topk=5")
+    entry = torchvision.models.get_model_weights(BACKBONE).DEFAULT
+    classifier = torchvision.models.get_model(BACKBONE, weights=None)
+    classifier.load_state_dict(torch.load(weights))
+    preset = entry.transforms()
+    assert [Path(row["path"]).name for row in rows] == sorted(path.name for path in pictures.iterdir())
+    for row in rows:
+        image = Image.open(row["path"])
+        with torch.no_grad():
+            top = classifier.eval()(preset(image)[None]).softmax(1)[0].topk(5)
+        assert row["class"] == entry.meta["categories"][top.indices[0]]
+        found = [float(row["probability" if rank == 1 else f"probability_{rank}"]) for rank in range(1, 6)]
+        # Pillow and torch round pixels differently.
+        assert found == pytest.approx(top.values.tolist(), rel=0.05)
+
+
+def test_weights_of_unknown_origin_name_nothing_until_the_user_says_what(name_by_backbone, tmp_path):
+    with pytest.raises(ConfigError, match=f"nothing tells the classes of {BACKBONE} .*classes=imagenet.*classes=FILE"):
+        name_by_backbone()
+    assert not (tmp_path / "p.csv").exists()
+    known = torchvision.models.get_model_weights(BACKBONE).DEFAULT.meta["categories"]
+    told = name_by_backbone("classes=imagenet")
+    assert {row["class"] for row in told} <= set(known)
+    own = [f"class {number}, or ü" for number in range(1000)]
+    (tmp_path / "names.txt").write_text("\n".join(own) + "\n", encoding="utf-8")
+    renamed = name_by_backbone(f"classes='{tmp_path / 'names.txt'}'")
+    # ImageNet has two cranes and two maillots.
+    pairs = [(row["class"], own.index(other["class"])) for row, other in zip(told, renamed, strict=True)]
+    assert all(known[index] == name for name, index in pairs)
+    assert _probabilities(told) == _probabilities(renamed)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\nb\n", f"{BACKBONE} has 1000 classes, and 2 are named"),
+        ("a\n\nb\n", "line 2 is empty"),
+        ("", "line 1 is empty"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused_before_weights_are_loaded(
+    name_by_backbone, tmp_path, monkeypatch, text, message
+):
+    if text is not None:
+        (tmp_path / "names.txt").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(TorchvisionBackbone, "build", lambda *_: pytest.fail("the weights were loaded"))
+    with pytest.raises(ConfigError, match=message):
+        name_by_backbone(f"classes='{tmp_path / 'names.txt'}'")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["backbone=tiny"], "the weights that come with tlearn are a body without classes"),
+        (["backbone=tiny", "classes=imagenet"], "the weights that come with tlearn are a body without classes"),
+        (["backbone=resnet18", "backbone.weights=null"], "random weights can name nothing"),
+        (["backbone=resnet18", "backbone.weights=null", "classes=imagenet"], "random weights can name nothing"),
+        (["backbone=resnet18", "backbone.pooling=max"], "backbone.pooling=max: the classifier was trained with avg"),
+        (["backbone=vgg16", "backbone.weights=IMAGENET1K_FEATURES"], "nothing tells the classes of vgg16"),
+    ],
+)
+def test_a_backbone_without_classes_of_its_own_names_nothing(tmp_path, pictures, options, message):
+    config = compose([*options, f"images='{pictures}'"], "predict", output_dir=tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        predict(config)
+
+
+def test_a_timm_backbone_has_the_names_of_its_weights(monkeypatch):
+    pytest.importorskip("timm")
+    monkeypatch.setattr(TimmBackbone, "build", TimmBackbone.skeleton)
+    model = pretrained_model(TimmBackbone("resnet10t"))
+    assert (len(model.classes), model.classes[310]) == (1000, "ant, emmet, pismire")
+    assert model.network(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+    with pytest.raises(ConfigError, match=r"nothing tells the classes of vit_base_patch16_clip_224\.openai"):
+        pretrained_model(TimmBackbone("vit_base_patch16_clip_224.openai"))
+
+
+def test_weights_with_other_names_than_logits_are_refused(monkeypatch):
+    monkeypatch.setattr(TorchvisionBackbone, "build", TorchvisionBackbone.skeleton)
+    monkeypatch.setattr(TorchvisionBackbone, "categories", lambda self: ["ant", "bee"])
+    with pytest.raises(ConfigError, match="resnet18 has 1000 classes, and 2 are named"):
+        pretrained_model(TorchvisionBackbone("resnet18"))
+
+
+def test_a_backbone_reads_pictures_as_training_does_by_default(monkeypatch):
+    monkeypatch.setattr(TorchvisionBackbone, "build", TorchvisionBackbone.skeleton)
+    decoding = pretrained_model(TorchvisionBackbone("resnet18")).description["decoding"]
+    read = {**decoding, "alpha_background": list(decoding["alpha_background"])}
+    assert read.items() <= plain(compose(output_dir="run"))["data"].items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "run is required: run=RUN_FOLDER, or backbone=NAME"),
+        (["run=null"], "run is required"),
+        (["run=outputs/run", "backbone=vgg13"], "two models: give one of them"),
+        (["run=outputs/run", "experiment=imagenet_vgg13"], "two models: give one of them"),
+        (["run=outputs/run", "classes=imagenet"], "a run knows its own"),
+    ],
+)
+def test_exactly_one_model_must_be_given(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        schema.check(plain(compose([*arguments, "images=pictures"], "predict", output_dir="run")), [])
+
+
+def test_a_missing_model_ends_the_program_with_the_status_of_configuration(tmp_path, pictures):
+    done = program("predict", f"images={pictures}", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "backbone=NAME" in done.stderr
+    assert "Traceback" not in done.stderr

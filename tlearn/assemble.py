@@ -16,6 +16,7 @@ from tlearn.bundle import MANIFEST, head_of, save_model
 from tlearn.callbacks import Unfreeze, progress_bar
 from tlearn.checkpoints import CheckpointIO
 from tlearn.cli import is_main_process
+from tlearn.collect import Collector, Plan
 from tlearn.configs import plain
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.decode import Decoder
@@ -24,6 +25,7 @@ from tlearn.data.prepare import BadImagesError, Pictures, prepare
 from tlearn.data.splits import check_manifest, fingerprint, read_manifest, write_manifest
 from tlearn.data.transforms import Transform, complete, mixing
 from tlearn.errors import ConfigError, DataError
+from tlearn.insight.outputs import Outputs
 from tlearn.logistic import FullBatch, LogisticModule
 from tlearn.models.network import TransferNetwork
 from tlearn.module import TransferModule
@@ -98,6 +100,7 @@ def pictures(config: DictConfig, run: RunFolder) -> Pictures:
             config.seed,
             data.on_bad_image,
             verified(config),
+            split.test_as_val,
         )
     except BadImagesError as error:
         run.write_json("data_report.json", {"unreadable": error.files})
@@ -261,8 +264,18 @@ def describe(config: DictConfig, run: RunFolder, found: Pictures) -> None:
         run.write_json("environment.json", {**environment(), "data": data})
 
 
-def evaluate_best(made: Trainer, trained: TransferModule, data: SplitDataModule, folder: Path) -> dict[str, float]:
-    """Load the best checkpoint and measure it on val and test."""
+def evaluate_best(
+    made: Trainer, trained: TransferModule, data: SplitDataModule, folder: Path, plan: Plan
+) -> tuple[dict[str, float], dict[str, Outputs]]:
+    """Load the best checkpoint, measure it on val and test, and give the figures and what the network gave.
+
+    Args:
+        made: that has fitted.
+        trained: the module.
+        data: its pictures.
+        folder: the run's.
+        plan: what is to be kept of it.
+    """
     best = getattr(made.checkpoint_callback, "best_model_path", "")
     # A resumed run remembers the place where its best checkpoint was, and the folder may have moved since.
     checkpoint = str(folder / "checkpoints" / Path(best).name) if best else None
@@ -272,15 +285,23 @@ def evaluate_best(made: Trainer, trained: TransferModule, data: SplitDataModule,
         figures |= {"epoch/best": epoch, **trained.describe_epoch(epoch)}
     # The log has this epoch's validation already.
     loggers, made.loggers = made.loggers, []
-    [measured] = made.validate(trained, datamodule=data, ckpt_path=checkpoint, verbose=False)
-    figures |= measured
-    if "test" in data.datasets:
-        [measured] = made.test(trained, datamodule=data, verbose=False)
+    collector, outputs = Collector(plan.features), {}
+    with collector.attached(made, trained.network.head):
+        [measured] = made.validate(trained, datamodule=data, ckpt_path=checkpoint, verbose=False)
         figures |= measured
-        for logger in loggers:
-            logger.log_metrics(dict(measured), step=made.global_step)
-            logger.save()
-    return figures
+        outputs["val"], _ = collector.take("val", data)
+        if "test" in data.datasets:
+            [measured] = made.test(trained, datamodule=data, verbose=False)
+            figures |= measured
+            outputs["test"], _ = collector.take("test", data)
+            for logger in loggers:
+                logger.log_metrics(dict(measured), step=made.global_step)
+                logger.save()
+        if plan.train_pictures:
+            made.validate(trained, dataloaders=data.plain_train_dataloader(), verbose=False)
+            outputs["train"], _ = collector.take("train", data)
+    made.loggers = loggers
+    return figures, outputs
 
 
 def finish(
@@ -292,7 +313,7 @@ def finish(
     preprocessing: dict[str, Any],
     figures: dict[str, float],
 ) -> None:
-    """Write the model folder and metrics.json, and print the figures and where everything lies."""
+    """Write the model folder and metrics.json."""
     found = data.pictures
     resolved = plain(config)
     description = {
@@ -303,6 +324,7 @@ def finish(
         "replace": config.head.replace,
         "head": head_of(resolved["head"]["build"]),
         "data_root": str(found.root.absolute()),
+        "temperature": figures["temperature"],
         "figures": figures,
         "config": resolved,
     }
@@ -310,7 +332,6 @@ def finish(
     # The manifest of the start: the files may have changed since, and reading their sizes again would hide it.
     shutil.copyfile(run.path / MANIFEST, run.path / "model" / MANIFEST)
     run.write_json("metrics.json", figures)
-    show(figures, run.path)
 
 
 def _recipe(resolved: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The model folder: a finished network that can be copied anywhere, as safetensors and JSON, without code."""
 
 import json
+import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Model:
     """What a model folder holds.
 
     `description` has: classes (names in logit order), preprocessing (as `Transform` takes it), decoding
-    (the Decoder's arguments), data_root, figures, and config (the run's configuration, for reading only).
+    (the Decoder's arguments), data_root, temperature, figures, and config (the run's configuration, for reading only).
     """
 
     folder: Path
@@ -44,6 +45,17 @@ class Model:
     def classes(self) -> list[str]:
         """The class names in the order of the logits."""
         return self.description["classes"]
+
+    @property
+    def name(self) -> str:
+        """What it is called: the backbone and, where it was trained, the data."""
+        trained, backbone = self.description["config"], self.description["architecture"]["name"]
+        return f"{backbone} of {trained['data']['name']}" if trained else backbone
+
+    @property
+    def temperature(self) -> float:
+        """What its logits are divided by to give probabilities that hold, fitted on val; 1 where it was not fitted."""
+        return float(self.description.get("temperature", 1.0))
 
     @property
     def decoder(self) -> Decoder:
@@ -151,6 +163,9 @@ def _check(description: dict[str, Any]) -> None:
         raise ValueError("classes is no list of names")
     if not isinstance(description["data_root"], str):
         raise ValueError("data_root is no path")
+    temperature = description.get("temperature", 1.0)
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise ValueError("temperature is no number above 0")
     Decoder(**description["decoding"])
     Transform(description["preprocessing"])(torch.zeros(3, 8, 8, dtype=torch.uint8))
 

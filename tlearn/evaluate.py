@@ -1,5 +1,6 @@
 """Give a finished run's figures again: python -m tlearn.evaluate run=RUN_FOLDER split=test."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -11,36 +12,54 @@ if TYPE_CHECKING:
 
     from tlearn.bundle import Model
     from tlearn.data.samples import Sample
+    from tlearn.insight.outputs import Outputs
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
     """Measure the model of `config.run` on one split and give its figures."""
     # Imported here: torch and lightning take seconds, which help and configuration errors shall not.
-    from tlearn import assemble, parallel
+    from tlearn import assemble, reporting
     from tlearn.bundle import load_model
-    from tlearn.data.datamodule import ImageDataModule
-    from tlearn.data.prepare import Pictures, readable
-    from tlearn.data.transforms import Transform
-    from tlearn.module import TransferModule
     from tlearn.run import RunFolder
 
     model, run = load_model(config.run), RunFolder(config.paths.output_dir)
-    trainer = assemble.evaluator(config, run.path)
+    figures, outputs, unreadable = measure(config, model)
+    if is_main_process():
+        run.write_json("metrics.json", figures)
+        if config.report.write:
+            reporting.report_evaluation(config, run, model, outputs, figures, unreadable)
+        assemble.show(figures, run.path)
+    return figures
+
+
+def measure(config: DictConfig, model: "Model") -> tuple[dict[str, float], "Outputs", dict[str, str]]:
+    """Give a model's figures on the pictures of an evaluation, what it gave for them, and what could not be read."""
+    from pathlib import Path
+
+    from tlearn import assemble, parallel, reporting
+    from tlearn.collect import Collector
+    from tlearn.data.datamodule import ImageDataModule
+    from tlearn.data.prepare import Pictures, readable
+    from tlearn.data.transforms import Transform
+    from tlearn.views import module_for, preprocessing_for
+
+    trainer = assemble.evaluator(config, Path(config.paths.output_dir))
     root, chosen = _choose(config, model)
+    transform = Transform(preprocessing_for(config.tta, model.description["preprocessing"]))
     bad, samples = readable(root, chosen, model.decoder, config.data.on_bad_image, assemble.verified(config))
     if bad and is_main_process():
         print(f"left out {len(bad)} unreadable pictures: {', '.join(list(bad)[:20])}", flush=True)
-    transform = Transform(model.description["preprocessing"])
     loading = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
     pictures = Pictures(root, {"test": samples}, model.classes)
     data = ImageDataModule(pictures, model.decoder, transform, transform, **loading)
-    with parallel.further_processes(trainer):
-        [measured] = trainer.test(TransferModule(model.network, len(model.classes)), datamodule=data, verbose=False)
+    module, collector = module_for(config.tta, model.network, len(model.classes)), Collector(features=True)
+    with parallel.further_processes(trainer), collector.attached(trainer, model.network.head):
+        [measured] = trainer.test(module, datamodule=data, verbose=False)
+        outputs, more = collector.take("test", data)
     figures = {f"{config.split}/{name.removeprefix('test/')}": value for name, value in measured.items()}
-    if is_main_process():
-        run.write_json("metrics.json", figures)
-        assemble.show(figures, run.path)
-    return figures
+    outputs = replace(outputs, split=config.split)
+    figures |= reporting.evaluation_figures(outputs, more.get("views"), model.temperature)
+    return figures, outputs, bad
 
 
 def _choose(config: DictConfig, model: "Model") -> tuple["Path", list["Sample"]]:

@@ -72,7 +72,8 @@ class LogisticModule(TransferModule):
             features = self.network.features(inputs)
         self._fit(features, targets, self.fit.weight_decays[self.current_epoch])
         with torch.no_grad():
-            return self._step(batch, batch_idx, "train")
+            loss, _ = self._step(batch, batch_idx, "train")
+        return loss
 
     def _fit(self, features: Tensor, targets: Tensor, weight_decay: float) -> None:
         head, optimizer = self.network.head, self.optimizers()

@@ -78,7 +78,8 @@ class TransferModule(LightningModule):
         """Give logits [N, num_classes]."""
         return self.network(images)
 
-    def _step(self, batch: Batch, batch_idx: int, split: str) -> Tensor:
+    def _step(self, batch: Batch, batch_idx: int, split: str) -> tuple[Tensor, Tensor]:
+        """Measure a batch, and give its loss and logits."""
         images, targets, indices = batch
         if split == "train" and self.mix is not None:
             images, objective_targets = self.mix(images, targets)
@@ -89,7 +90,7 @@ class TransferModule(LightningModule):
         if split == "train" and not torch.isfinite(loss):
             self._stop_on_non_finite(loss, indices)
         self._measure(split, batch_idx, logits, targets, loss)
-        return loss
+        return loss, logits
 
     def _logits(self, images: Tensor) -> Tensor:
         try:
@@ -118,19 +119,23 @@ class TransferModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the objective of one batch."""
-        loss = self._step(batch, batch_idx, "train")
+        loss, _ = self._step(batch, batch_idx, "train")
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0:
             self.log("train/step_loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure one batch."""
-        self._step(batch, batch_idx, "val")
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Measure one batch, and give its logits, targets and indices."""
+        return self._evaluation_step(batch, batch_idx, "val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure one batch."""
-        self._step(batch, batch_idx, "test")
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Measure one batch, and give its logits, targets and indices."""
+        return self._evaluation_step(batch, batch_idx, "test")
+
+    def _evaluation_step(self, batch: Batch, batch_idx: int, split: str) -> dict[str, Tensor]:
+        _, logits = self._step(batch, batch_idx, split)
+        return {"logits": logits, "targets": batch[1], "indices": batch[2]}
 
     def on_validation_start(self) -> None:
         """Measure one network, not one per process."""

@@ -1,4 +1,4 @@
-"""Name pictures with a finished run's model: python -m tlearn.predict run=RUN_FOLDER images=FOLDER."""
+"""Name pictures with a finished run's model, or a backbone's: python -m tlearn.predict run=RUN_FOLDER images=FOLDER."""
 
 import csv
 import os
@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tlearn.cli import program
@@ -17,32 +18,36 @@ from tlearn.errors import BadImageError, ConfigError, DataError, OutputError
 if TYPE_CHECKING:
     from tlearn.bundle import Model
 
+# A picture's file, and its most probable classes with their probabilities
+Answer = tuple[str, list[tuple[str, float]]]
+
+# Of a page with more, nobody would look at the rest; and each is some kilobytes.
+_MOST_SHOWN, _CLASSES_SHOWN = 200, 5
+
 
 def predict(config: DictConfig) -> dict[str, float]:
     """Write one row per readable picture: path, and the `topk` most probable classes with their probabilities."""
-    # Imported here: torch takes seconds, which help and configuration errors shall not.
-    from tlearn.bundle import load_model
-    from tlearn.data.scan import ENDINGS
-
     paths = find_pictures(str(config.images))
-    model = load_model(config.run)
+    model = _model(config)
     if config.topk > len(model.classes):
         raise ConfigError(f"topk={config.topk}: the model knows {len(model.classes)} classes")
-    output = Path(config.output).expanduser()
-    if output.is_dir():
-        raise OutputError(f"output={config.output} is a folder: name a file in it")
-    if output.suffix.lower() in ENDINGS:
-        raise OutputError(f"output={config.output} is named like a picture: it would be written over")
+    output = _file("output", config.output)
+    page = None if config.page is None else _file("page", config.page)
     header = ["path", "class", "probability"]
     header += [f"{name}_{rank}" for rank in range(2, config.topk + 1) for name in ("class", "probability")]
     bad: list[BadImageError] = []
+    shown: list[Answer] = []
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(header)
-            writer.writerows(_rows(config, model, paths, bad))
+            for path, best in _answers(config, model, paths, bad):
+                named = (value for name, share in best[: config.topk] for value in (name, f"{share:.6f}"))
+                writer.writerow([path, *named])
+                if len(shown) < _MOST_SHOWN:
+                    shown.append((path, best))
         temporary.replace(output)
     except OSError as error:
         raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
@@ -50,10 +55,24 @@ def predict(config: DictConfig) -> dict[str, float]:
         with suppress(OSError):
             temporary.unlink()
     print(f"{len(paths) - len(bad)} of {len(paths)} pictures named", output.absolute(), sep="\n", flush=True)
+    if page is not None:
+        _write_page(page, shown, len(paths), model)
     if bad:
         reasons = "\n".join(f"  {error}" for error in bad)
         raise DataError(f"{len(bad)} pictures cannot be read and have no row in {output}:\n{reasons}")
     return {"pictures": len(paths)}
+
+
+def _file(key: str, value: str) -> Path:
+    """Check the name of a file that is to be written."""
+    from tlearn.data.scan import ENDINGS
+
+    path = Path(value).expanduser()
+    if path.is_dir():
+        raise OutputError(f"{key}={value} is a folder: name a file in it")
+    if path.suffix.lower() in ENDINGS:
+        raise OutputError(f"{key}={value} is named like a picture: it would be written over")
+    return path
 
 
 def read_predictions(path: Path | str) -> list[dict[str, str]]:
@@ -79,6 +98,32 @@ def find_pictures(images: str) -> list[Path]:
     if not paths:
         raise DataError(f"images={images}: no pictures there (a folder, a file, or a quoted glob such as 'new/*.jpg')")
     return paths
+
+
+def _write_page(page: Path, answers: list[Answer], count: int, model: "Model") -> None:
+    """Show pictures beside their most probable classes."""
+    from tlearn.insight.gallery import Thumbnails
+    from tlearn.insight.page import Card, Gallery, Section, write_page
+
+    thumbnails = Thumbnails(Path(), _MOST_SHOWN)
+    cards = [[Card(thumbnails(path), path, bars=[(*one, False) for one in best])] for path, best in answers]
+    title = f"{len(answers)} of {count} pictures"
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_page(page, title, [Section("Pictures", [Gallery(cards)])], f"named by {model.name}")
+    except OSError as error:
+        raise OutputError(f"cannot write {page}: {error.strerror or error}") from error
+    print(page.absolute(), flush=True)
+
+
+def _model(config: DictConfig) -> "Model":
+    """Load the run's model, or take the backbone as it is."""
+    from tlearn.bundle import load_model
+    from tlearn.pretrained import pretrained_model
+
+    if config.get("backbone") is None:
+        return load_model(config.run)
+    return pretrained_model(instantiate(config.backbone, _convert_="all"), config.classes)
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -124,8 +169,8 @@ def _matching(given: Path) -> Iterator[Path]:
             yield path
 
 
-def _rows(config: DictConfig, model: "Model", paths: list[Path], bad: list[BadImageError]) -> Iterator[list[str]]:
-    """Yield a row for each readable picture, and collect the others."""
+def _answers(config: DictConfig, model: "Model", paths: list[Path], bad: list[BadImageError]) -> Iterator[Answer]:
+    """Yield the most probable classes of each readable picture, and collect the others."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -143,13 +188,15 @@ def _rows(config: DictConfig, model: "Model", paths: list[Path], bad: list[BadIm
         raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     network = model.network.to(device)
+    temperature = model.temperature if config.calibrated else 1.0
+    count = config.topk if config.page is None else min(len(model.classes), max(config.topk, _CLASSES_SHOWN))
     remaining = iter(paths)
     for batch in loader:
         images = [image for image, _ in batch if image is not None]
         if images:
             with torch.inference_mode():
                 pixels = stack(images).to(device)
-                top = network(transform.normalise(pixels)).softmax(1).topk(config.topk)
+                top = (network(transform.normalise(pixels)) / temperature).softmax(1).topk(count)
             answers = iter(zip(top.values.tolist(), top.indices.tolist(), strict=True))
         for image, reason in batch:
             path = next(remaining)
@@ -157,10 +204,10 @@ def _rows(config: DictConfig, model: "Model", paths: list[Path], bad: list[BadIm
                 bad.append(BadImageError(path, reason))
                 continue
             probabilities, indices = next(answers)
-            row = [str(path)]
-            for probability, index in zip(probabilities, indices, strict=True):
-                row += [model.classes[index], f"{probability:.6f}"]
-            yield row
+            yield (
+                str(path),
+                [(model.classes[index], share) for share, index in zip(probabilities, indices, strict=True)],
+            )
 
 
 main = program("predict")(predict)

@@ -12,7 +12,7 @@ from tlearn.errors import CheckpointError, ConfigError
 
 # What a resumed run may have other than the stopped one: where it runs, what it reports, how far it goes
 _FREE = (
-    *("resume", "paths", "extra", "logger", "callbacks", "data.root", "data.num_workers"),
+    *("resume", "paths", "extra", "logger", "callbacks", "report", "data.root", "data.num_workers"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
     # where features are kept, and whether: the figures are the same
     *("features.mode", "features.on_write_error", "features.limit_gb"),

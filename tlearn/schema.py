@@ -116,11 +116,19 @@ RULES: dict[str, Check] = {
     "monitor.mode": one_of("min", "max"),
     "optimized_metric": text,
     "resume": optional(path),
-    "run": path,
+    "run": optional(path),
+    "classes": optional(path),
     "split": one_of("train", "val", "test"),
+    "tta": one_of("none", "flip", "views"),
+    "report.write": boolean,
+    "report.train_pictures": one_of("auto", "always", "never"),
     "images": path,
+    "runs": either(path, list_of(path)),
+    "metric": text,
     "output": path,
     "topk": integer(1),
+    "calibrated": boolean,
+    "page": optional(path),
     "batch_size": integer(1),
     "num_workers": optional(integer(0)),
     "device": one_of("auto", "cpu", "cuda"),
@@ -139,6 +147,7 @@ RULES: dict[str, Check] = {
     "data.draw_seed": integer(0),
     "data.split.fractions": list_of(_FRACTION, 3),
     "data.split.val_fraction": number(0, 1, above=0),
+    "data.split.test_as_val": boolean,
     "data.batch_size": integer(1),
     "data.num_workers": optional(integer(0)),
     "data.balance": one_of("none", "sampler", "weights"),
@@ -332,6 +341,24 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError(f"features.views={features['views']} needs augmentation: choose transforms=light or another")
     if tuning and (tuning["unfreeze_epoch"] is None) != (not tuning["later_stages"]):
         raise ConfigError("finetune.later_stages and finetune.unfreeze_epoch only work together")
+    if "topk" in config and "images" not in config:
+        raise ConfigError(
+            "topk is for naming pictures, which needs no training: python -m tlearn.predict experiment=... images=..."
+        )
+    if "run" in config:
+        _check_model(config)
+
+
+def _check_model(config: dict[str, Any]) -> None:
+    """Refuse two models, none, and names for classes that have theirs."""
+    backbone = config.get("backbone")
+    if config["run"] is None and backbone is None:
+        instead = ", or backbone=NAME for the classes of its own weights" if "images" in config else ""
+        raise ConfigError(f"run is required: run=RUN_FOLDER{instead}")
+    if config["run"] is not None and backbone is not None:
+        raise ConfigError(f"run={config['run']} and a backbone are two models: give one of them")
+    if config["run"] is not None and config.get("classes") is not None:
+        raise ConfigError("classes names those of a backbone, and a run knows its own: leave it out")
 
 
 def _check_transforms(transforms: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     # Imported here: torch and lightning take seconds, which help and configuration errors shall not.
     from lightning import seed_everything
 
-    from tlearn import assemble, parallel
+    from tlearn import assemble, parallel, reporting
     from tlearn.caching import cached
     from tlearn.resume import check_resume, resume_from
 
@@ -47,16 +47,24 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     images = assemble.datamodule(config, pictures, preprocessing)
     module = assemble.module(config, network, images, optimizer)
     data = cached(config, backbone, network, images, preprocessing, trainer, module.full_batch)
+    plan = reporting.plan(config, data, network)
+    if plan.write:
+        reporting.show_first_batch(run, images, config.features.views is not None, trainer.loggers)
     with parallel.further_processes(trainer):
         fit_started = time.monotonic()
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         fit_seconds = time.monotonic() - fit_started
-        figures = assemble.evaluate_best(trainer, module, data, run.path)
+        figures, outputs = assemble.evaluate_best(trainer, module, data, run.path, plan)
+    figures |= reporting.calibrate(outputs)
     total, trainable = network.count_parameters()
     figures |= {"params/total": total, "params/trainable": trainable}
     figures |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
     if trainer.is_global_zero:
         assemble.finish(config, run, backbone, data, network, preprocessing, figures)
+        if plan.write:
+            reporting.report(config, run, plan, pictures, outputs, figures)
+            reporting.show_on_boards(config, run, network, outputs["val"], figures, trainer.loggers)
+        assemble.show(figures, run.path)
     return figures
 
 

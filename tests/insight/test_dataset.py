@@ -10,7 +10,17 @@ from PIL import Image
 
 from tests.conftest import draw
 from tlearn.data.samples import Sample
-from tlearn.insight.dataset import class_figure, class_table, duplicates, image_sizes, size_figure, size_summary
+from tlearn.insight.dataset import (
+    class_figure,
+    class_table,
+    duplicate_table,
+    duplicates,
+    few_of_each,
+    image_sizes,
+    size_figure,
+    size_summary,
+    size_table,
+)
 
 SPLITS = {
     "train": [Sample("a/1.png", "a"), Sample("a/2.png", "a"), Sample("b/1.png", "b")],
@@ -73,6 +83,21 @@ def test_three_copies_are_one_group(tmp_path):
             (tmp_path / sample.path).write_bytes(b"same")
     [group] = duplicates(tmp_path, SPLITS)
     assert len(group) == 4
+
+
+def test_sizes_and_duplicates_become_rows():
+    assert size_table({"a.png": (50, 20)}) == [{"path": "a.png", "width": 50, "height": 20}]
+    assert duplicate_table([[("train", "a"), ("val", "b")], [("val", "c"), ("val", "d")]]) == [
+        {"group": 0, "split": "train", "path": "a"},
+        {"group": 0, "split": "val", "path": "b"},
+        {"group": 1, "split": "val", "path": "c"},
+        {"group": 1, "split": "val", "path": "d"},
+    ]
+
+
+def test_a_few_of_each_class_are_chosen_evenly():
+    samples = [Sample(f"{label}{number}", label) for label, count in (("b", 9), ("a", 2)) for number in range(count)]
+    assert few_of_each(samples, 3) == {"a": ["a0", "a1"], "b": ["b0", "b3", "b6"]}
 
 
 def test_each_split_has_its_colour_and_bars_stack_to_the_counts():

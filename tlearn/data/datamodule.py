@@ -8,12 +8,13 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional
 
 from tlearn.data.dataset import ImageDataset, class_counts
 from tlearn.data.decode import Decoder
 from tlearn.data.pixels import DiskPixels, MemoryPixels
 from tlearn.data.prepare import Pictures, available_cpus
-from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler
+from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
 from tlearn.data.transforms import Transform, stack
 from tlearn.errors import DataError
 
@@ -63,6 +64,10 @@ class SplitDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Give each test picture once, in order."""
         return self._evaluation("test")
+
+    def plain_train_dataloader(self) -> DataLoader:
+        """Give each training picture once, in order, as validation would see it."""
+        return self._evaluation("train")
 
     def _evaluation(self, split: str) -> DataLoader:
         raise NotImplementedError
@@ -135,6 +140,7 @@ class ImageDataModule(SplitDataModule):
         }
         super().__init__(pictures, datasets, batch_size, num_workers, balance, seed)
         self.cache = cache
+        self._decoder, self._plain = decoder, transform
 
     def setup(self, stage: str) -> None:
         """Keep what is to be kept before workers start."""
@@ -144,18 +150,39 @@ class ImageDataModule(SplitDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffle and augment."""
-        return self._loader("train", batch_sampler=self._train_batches())
+        return self._loader(self.datasets["train"], batch_sampler=self._train_batches())
+
+    def first_batch(self, most: int, fixed_views: bool = False) -> list[tuple[Tensor, int, str]]:
+        """Give up to `most` pictures of the first training batch of one process: uint8 [3, S, S], target and path.
+
+        `fixed_views` draws them as cached features are drawn, where augmentation does not depend on the epoch.
+        """
+        dataset, shown = self.datasets["train"], []
+        for index, draw in next(iter(self._train_batches()))[:most]:
+            path = dataset.paths[index]
+            pixels, target, _ = dataset[index, draw_seed(0, 0, path) if fixed_views else draw]
+            # Of several versions the first; a random step may have left floats.
+            picture = pixels[0] if pixels.ndim == 4 else pixels
+            shown.append((functional.to_dtype(picture, torch.uint8, scale=True), target, path))
+        return shown
 
     def _evaluation(self, split: str) -> DataLoader:
         sampler = EvaluationSampler(len(self.datasets[split]), *self._place(split))
-        return self._loader(split, sampler=sampler, batch_size=self.batch_size)
+        return self._loader(self._plain_dataset(split), sampler=sampler, batch_size=self.batch_size)
 
-    def _loader(self, split: str, **how: Any) -> DataLoader:
+    def _plain_dataset(self, split: str) -> ImageDataset:
+        if not self.transforms[split].is_random:
+            return self.datasets[split]
+        pictures = self.pictures
+        return ImageDataset(pictures.root, pictures.splits[split], pictures.classes, self._decoder, self._plain.pixels)
+
+    def _loader(self, dataset: ImageDataset, **how: Any) -> DataLoader:
         workers = self._workers()
         return DataLoader(
-            self.datasets[split],
+            dataset,
             num_workers=workers,
-            collate_fn=partial(_collate, self.transforms[split].normalise),
+            # mean and deviation are those of training, too
+            collate_fn=partial(_collate, self._plain.normalise),
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             # The loader draws a seed at every start: from its own generator, so that the run's stays as it is

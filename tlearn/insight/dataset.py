@@ -65,6 +65,30 @@ def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
     return [group for group in by_content.values() if len(group) > 1]
 
 
+def size_table(sizes: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
+    """Make a row with width and height of each picture."""
+    return [{"path": path, "width": width, "height": height} for path, (width, height) in sizes.items()]
+
+
+def duplicate_table(groups: Sequence[Sequence[tuple[str, str]]]) -> list[dict[str, Any]]:
+    """Make a row of each file that has copies, with the number of its group."""
+    return [
+        {"group": number, "split": split, "path": path} for number, group in enumerate(groups) for split, path in group
+    ]
+
+
+def few_of_each(samples: Sequence[Sample], count: int) -> dict[str, list[str]]:
+    """Choose at most `count` pictures of each class, evenly from first to last."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        paths[sample.label].append(sample.path)
+    few = {}
+    for label, found in sorted(paths.items()):
+        chosen = min(count, len(found))
+        few[label] = [found[place * len(found) // chosen] for place in range(chosen)]
+    return few
+
+
 def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> Figure:
     """Draw the pictures per class as stacked bars, largest class first; beyond some hundred, without their names."""
     rows = sorted(table, key=lambda row: -sum(row[name] for name in splits))
@@ -88,7 +112,7 @@ def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[
         axes.barh(range(len(names)), values, left=left, label=split)
         left = [total + value for total, value in zip(left, values, strict=True)]
     axes.set_yticks(range(len(names)), names, fontsize=8, fontfamily=fonts(), parse_math=False)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("pictures")
 

@@ -1,0 +1,191 @@
+"""What a finished run shows of itself: what is kept for it, calibration, the report, TensorBoard."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from tlearn.boards import boards, write_embedding, write_figures, write_results
+from tlearn.bundle import Model
+from tlearn.cli import is_main_process
+from tlearn.collect import Plan
+from tlearn.configs import plain
+from tlearn.data.datamodule import ImageDataModule, SplitDataModule
+from tlearn.data.dataset import class_counts
+from tlearn.data.prepare import Pictures
+from tlearn.features.datamodule import FeatureDataModule
+from tlearn.insight import outputs as insight
+from tlearn.insight.calibration import calibration_error, fit_temperature, reliability
+from tlearn.insight.comparison import flat
+from tlearn.insight.drawing import write_figure
+from tlearn.insight.gallery import gallery_figure
+from tlearn.insight.neighbours import near_duplicates
+from tlearn.insight.outputs import Outputs
+from tlearn.insight.report import RunSummary, write_report
+from tlearn.insight.suspects import suspects
+from tlearn.insight.tables import write_table
+from tlearn.models.network import TransferNetwork
+from tlearn.run import RunFolder, environment
+from tlearn.views import averaged
+
+# Of a training batch, more than this is not looked at.
+_SHOWN = 24
+# In memory, of all pictures that are looked at
+_FEATURE_BYTES = 1e9
+_FIRST_BATCH = Path("report") / "first_batch.png"
+# What TensorBoard compares runs by; the rest are places, and settings of what is shown.
+_SETTINGS = ("seed", "backbone", "head", "finetune", "features", "loss", "optimizer", "scheduler", "transforms")
+
+
+def plan(config: DictConfig, data: SplitDataModule, network: TransferNetwork) -> Plan:
+    """Decide what is kept of a training for its report."""
+    if not config.report.write or config.trainer.fast_dev_run or config.trainer.get("overfit_batches"):
+        return Plan(write=False)
+    asked = config.report.train_pictures
+    count = sum(len(dataset) for dataset in data.datasets.values())
+    num_features = next(layer.in_features for layer in network.head.modules() if isinstance(layer, nn.Linear))
+    if 4 * num_features * count > _FEATURE_BYTES:
+        return Plan(write=True, reason=f"{count:,} x {num_features:,} features would take too much memory")
+    if asked == "never":
+        return Plan(write=True, features=True, reason="report.train_pictures=never")
+    if asked == "auto" and not isinstance(data, FeatureDataModule):
+        reason = "the training did not run on cached features; report.train_pictures=always looks at them once more"
+        return Plan(write=True, features=True, reason=reason)
+    return Plan(write=True, features=True, train_pictures=True)
+
+
+def calibrate(outputs: Mapping[str, Outputs]) -> dict[str, float]:
+    """Fit the temperature on val, and give it with the calibration figures of val and test before and after."""
+    val = outputs["val"]
+    temperature = fit_temperature(val.logits, val.targets)
+    figures = {"temperature": temperature}
+    for split in (name for name in ("val", "test") if name in outputs):
+        figures |= calibration_figures(outputs[split], temperature)
+    return figures
+
+
+def calibration_figures(outputs: Outputs, temperature: float) -> dict[str, float]:
+    """Give the expected calibration error before and after scaling, and the loss after it (in nats)."""
+    scaled, split = outputs.scaled(temperature), outputs.split
+    return {
+        f"{split}/ece": calibration_error(reliability(outputs)),
+        f"{split}/ece_scaled": calibration_error(reliability(scaled)),
+        f"{split}/loss_scaled": insight.figures(scaled)["loss"],
+    }
+
+
+def evaluation_figures(outputs: Outputs, views: Tensor | None, temperature: float) -> dict[str, float]:
+    """Give an evaluation's calibration figures, and those of the mean of all views with what they change."""
+    found = calibration_figures(outputs, temperature)
+    if views is not None:
+        as_it_is, mean = insight.figures(outputs), insight.figures(replace(outputs, logits=averaged(views)))
+        found |= {f"{outputs.split}/tta/{name}": value for name, value in mean.items()}
+        found |= {f"{outputs.split}/tta/{name}_change": mean[name] - as_it_is[name] for name in mean}
+    return found
+
+
+def show_first_batch(run: RunFolder, images: ImageDataModule, fixed_views: bool, loggers: Sequence[Logger]) -> None:
+    """Draw the first training batch with its labels, as the network will see it, before anything is trained."""
+    if not is_main_process():
+        return
+    batch, file = images.first_batch(_SHOWN, fixed_views), run.path / _FIRST_BATCH
+    labels = [images.pictures.classes[target] for _, target, _ in batch]
+    with _excused("the first batch"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_figure(file, gallery_figure([picture for picture, _, _ in batch], labels))
+        rows = [{"path": path, "class": label} for (_, _, path), label in zip(batch, labels, strict=True)]
+        write_table(file.with_suffix(".csv"), rows)
+        for board in boards(loggers):
+            write_figures(board, [file])
+
+
+def report(
+    config: DictConfig,
+    run: RunFolder,
+    plan: Plan,
+    pictures: Pictures,
+    outputs: Mapping[str, Outputs],
+    figures: Mapping[str, float],
+) -> None:
+    """Write the report of a training."""
+    looked = [outputs[split] for split in ("train", "val", "test") if split in outputs]
+    with _excused("the report"):
+        first_batch = run.path / _FIRST_BATCH
+        summary = RunSummary(
+            title=f"{config.backbone.name} on {config.data.name}",
+            outputs=outputs,
+            figures=figures,
+            subtitle=str(run.path),
+            overrides=_overrides(),
+            settings=plain(config),
+            environment=environment(),
+            notes=[*pictures.notes, *(f"left out {path}: {reason}" for path, reason in pictures.skipped.items())],
+            train_counts=class_counts(pictures.splits["train"], pictures.classes),
+            temperature=figures["temperature"],
+            suspects=suspects(looked) if plan.train_pictures else plan.reason,
+            near_duplicates=near_duplicates(looked) if plan.train_pictures else plan.reason,
+            run_folder=run.path,
+            extras={"The first training batch": first_batch} if first_batch.is_file() else {},
+        )
+        write_report(run.path, summary)
+
+
+def report_evaluation(
+    config: DictConfig,
+    run: RunFolder,
+    model: Model,
+    outputs: Outputs,
+    figures: Mapping[str, float],
+    unreadable: Mapping[str, str],
+) -> None:
+    """Write the report of an evaluation."""
+    with _excused("the report"):
+        summary = RunSummary(
+            title=f"{model.name} on {outputs.split}",
+            outputs={outputs.split: outputs},
+            figures=figures,
+            subtitle=f"{model.folder} on {outputs.root}",
+            overrides=_overrides(),
+            settings=plain(config),
+            environment=environment(),
+            notes=[f"left out {path}: {reason}" for path, reason in unreadable.items()],
+            temperature=model.temperature,
+        )
+        write_report(run.path, summary)
+
+
+def show_on_boards(
+    config: DictConfig,
+    run: RunFolder,
+    network: TransferNetwork,
+    val: Outputs,
+    figures: Mapping[str, float],
+    loggers: Sequence[Logger],
+) -> None:
+    """Show in TensorBoard what the report shows, and the features of val."""
+    everything = plain(config)
+    settings = flat({**{name: everything[name] for name in _SETTINGS}, "batch_size": config.data.batch_size})
+    drawn = sorted(path for path in (run.path / "report").glob("*.png") if path.name != _FIRST_BATCH.name)
+    for board in boards(loggers):
+        with _excused("TensorBoard"):
+            write_figures(board, drawn)
+            write_results(board, network, settings, figures)
+            write_embedding(board, val)
+
+
+def _overrides() -> list[str]:
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+@contextmanager
+def _excused(what: str) -> Iterator[None]:
+    """Let a finished run stay finished whatever becomes of the pages about it, and say so."""
+    try:
+        yield
+    except Exception as error:
+        print(f"{what} could not be made: {type(error).__name__}: {error}", flush=True)
