@@ -3,10 +3,13 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from PIL import Image
 
 SHARED, WORK = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
 WEIGHTS = f"backbone.weights={SHARED / 'weights' / 'mobilenet_v2.pth'}"
@@ -56,6 +59,33 @@ def close(one: float, other: float) -> bool:
     return abs(one - other) <= 1e-5
 
 
+def find_planted_faults() -> None:
+    """Give ten training pictures the other label, put copies of five test pictures into train, and look for them."""
+    root = WORK / "faulty"
+    shutil.copytree(SHARED / "data" / "cat_dog", root)
+    flipped = []
+    for label, other in (("cat", "dog"), ("dog", "cat")):
+        for path in sorted((root / "train" / label).iterdir())[17::80][:5]:
+            flipped.append(path.rename(root / "train" / other / f"flipped_{path.name}").name)
+    copied = []
+    for number, path in enumerate(sorted((root / "test" / "dog").iterdir())[::30][:5]):
+        with Image.open(path) as image:
+            small = image.convert("RGB").resize((image.width * 2 // 3, image.height * 2 // 3))
+        copied.append(f"copy_{number}.jpg")
+        small.save(root / "train" / "dog" / copied[-1], quality=40 + 10 * number)
+    program(
+        "train", "backbone=mobilenet_v2", WEIGHTS, "data=cat_dog", f"data.root={root}", f"hydra.run.dir={WORK / 'f'}"
+    )
+    with (WORK / "f" / "report" / "suspects.csv").open(encoding="utf-8") as file:
+        names = [Path(row["path"]).name for row in csv.DictReader(file) if row["split"] != "test"]
+    found = set(names[: len(names) // 20]) & set(flipped)
+    with (WORK / "f" / "report" / "near_duplicates.csv").open(encoding="utf-8") as file:
+        listed = {Path(row[side]).name for row in csv.DictReader(file) for side in ("path", "other_path")}
+    print(f"   {len(found)} of 10 flipped labels and {len(listed & set(copied))} of 5 copies", flush=True)
+    assert len(found) >= 7, (found, flipped)
+    assert set(copied) <= listed, listed
+
+
 def main() -> None:
     """Run everything, and stop at the first figure that is wrong."""
     ants = train("hymenoptera")
@@ -86,6 +116,22 @@ def main() -> None:
     assert whole["test/top1"] >= 0.96, whole
     tail = figures(train("cat_dog", "finetune=partial", "finetune.stages=[features.18]", *short))
     assert tail["test/top1"] >= 0.96, tail
+
+    for kind in ("flip", "views"):
+        views = evaluate(cats, "test", kind, f"tta={kind}")
+        assert close(views["test/loss"], trained["test/loss"]), views
+        assert views["test/tta/top1"] >= trained["test/top1"] - 0.01, views
+    assert trained["test/loss_scaled"] <= trained["test/loss"] + 1e-6, trained
+    for run in (ants, cats, WORK / "views"):
+        page = (run / "report.html").read_text(encoding="utf-8")
+        assert "could not be made" not in page, run
+        assert len(page) < 2_000_000, len(page)
+    find_planted_faults()
+    program("compare", f"runs={WORK / 'outputs'}", "metric=val/loss", f"hydra.run.dir={WORK / 'comparison'}")
+    with (WORK / "comparison" / "compare.csv").open(encoding="utf-8") as file:
+        losses = [float(row["val/loss"]) for row in csv.DictReader(file)]
+    assert losses == sorted(losses), losses
+    assert len(losses) >= 9, losses
 
     program(
         "predict", f"run={cats}", f"images={SHARED / 'data' / 'cat_dog' / 'test'}", "output=predictions.csv", "topk=2"

@@ -2,13 +2,48 @@
 
 import ast
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
 
 from tests.conftest import REPOSITORY
 
+
+def _quickstart(names: dict[str, Any]) -> None:
+    assert names["transfer"]["test/top1"] > names["scratch"]["test/top1"] + 0.15
+
+
+def _explore(names: dict[str, Any]) -> None:
+    assert names["figures"]["unreadable"] == names["figures"]["duplicates"] == 0
+    assert names["found"]["unreadable"] == 1
+    assert names["found"]["duplicates/across_splits"] == len(names["copied"]) == 2
+
+
+def _investigate(names: dict[str, Any]) -> None:
+    assert names["measured"]["test/top1"] == pytest.approx(names["figures"]["test/top1"])
+    assert names["temperature"] == pytest.approx(names["model"].temperature, abs=1e-3)
+    assert names["maps"].shape[0] == len(names["shown"]) == 6
+    assert names["found"] >= 7
+
+
+def _compare(names: dict[str, Any]) -> None:
+    assert names["done"].returncode == 0
+    assert names["best"]["runs"] == len(names["rows"]) == 5
+    top1 = [float(row["test/top1"]) for row in names["rows"]]
+    assert top1 == sorted(top1, reverse=True)
+    assert Path(names["rows"][-1]["folder"]) == names["work"] / "scratch"
+
+
+# What must have come out at the end of each
+EXPECTED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "01_quickstart": _quickstart,
+    "02_explore_data": _explore,
+    "03_investigate_a_model": _investigate,
+    "04_compare_and_sweep": _compare,
+}
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 
 
@@ -18,7 +53,7 @@ def _code_cells(notebook: Path) -> list[dict]:
 
 
 def test_there_are_notebooks():
-    assert [path.name for path in NOTEBOOKS] == ["01_quickstart.ipynb"]
+    assert [path.stem for path in NOTEBOOKS] == list(EXPECTED)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -39,4 +74,4 @@ def test_a_notebook_runs(notebook, tmp_path, monkeypatch, capsys):
     names: dict[str, object] = {}
     for number, cell in enumerate(_code_cells(notebook)):
         exec(compile("".join(cell["source"]), f"{notebook.name}[{number}]", "exec"), names)
-    assert names["transfer"]["test/top1"] > names["scratch"]["test/top1"] + 0.15
+    EXPECTED[notebook.stem](names)

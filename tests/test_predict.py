@@ -1,6 +1,8 @@
 """Predictions: which files count, one right row for each, and refusals that leave nothing behind."""
 
 import csv
+import html
+import json
 import os
 import re
 import shutil
@@ -18,7 +20,7 @@ from tlearn.bundle import load_model, save_model
 from tlearn.configs import compose, plain
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
-from tlearn.errors import ConfigError, DataError, OutputError, TlearnError
+from tlearn.errors import CheckpointError, ConfigError, DataError, OutputError, TlearnError
 from tlearn.models import heads, torchvision_backbone
 from tlearn.models.backbones import TimmBackbone, TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
@@ -114,6 +116,44 @@ def test_all_classes_can_be_asked_for(ask, pictures):
     [row] = ask(pictures / "0.png", topk=3)
     assert {row["class"], row["class_2"], row["class_3"]} == set(CLASSES)
     assert sum(float(row[name]) for name in ("probability", "probability_2", "probability_3")) == pytest.approx(1)
+
+
+def test_probabilities_are_those_of_the_calibrated_network_unless_told_otherwise(ask, tmp_path, model, pictures):
+    hotter = shutil.copytree(model, tmp_path / "hotter")
+    description = json.loads((hotter / "model.json").read_text(encoding="utf-8"))
+    (hotter / "model.json").write_text(json.dumps({**description, "temperature": 2.5}), encoding="utf-8")
+    plain = ask(pictures, topk=3)
+    assert ask(pictures, topk=3, run=str(hotter), calibrated=False) == plain
+    logits = torch.tensor(
+        [[float(row[key]) for key in ("probability", "probability_2", "probability_3")] for row in plain]
+    )
+    scaled = (logits.log() / 2.5).softmax(1)
+    for row, expected in zip(ask(pictures, topk=3, run=str(hotter)), scaled.tolist(), strict=True):
+        found = [float(row[key]) for key in ("probability", "probability_2", "probability_3")]
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, "1", None])
+def test_a_model_with_an_impossible_temperature_is_refused(tmp_path, model, temperature):
+    broken = shutil.copytree(model, tmp_path / "broken")
+    description = json.loads((broken / "model.json").read_text(encoding="utf-8"))
+    (broken / "model.json").write_text(json.dumps({**description, "temperature": temperature}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="temperature"):
+        load_model(broken)
+
+
+def test_a_page_shows_pictures_beside_their_most_probable_classes(ask, tmp_path, pictures, capsys):
+    (pictures / "bad.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError):
+        ask(pictures, page=str(tmp_path / "pages" / "p.html"))
+    page = (tmp_path / "pages" / "p.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 7
+    assert all(html.unescape(page).count(name) >= 7 for name in CLASSES)
+    assert "7 of 8 pictures" in page
+    rows = _rows(tmp_path / "p.csv")
+    assert list(rows[0]) == ["path", "class", "probability"]
+    with pytest.raises(OutputError, match="named like a picture"):
+        ask(pictures, page=str(pictures / "0.png"))
 
 
 def test_batch_size_and_workers_change_nothing(ask, pictures):

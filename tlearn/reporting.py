@@ -20,7 +20,7 @@ from tlearn.data.dataset import class_counts
 from tlearn.data.prepare import Pictures
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.insight import outputs as insight
-from tlearn.insight.calibration import calibration_error, fit_temperature, reliability
+from tlearn.insight.calibration import calibration_error, choose_temperature, reliability
 from tlearn.insight.comparison import flat
 from tlearn.insight.drawing import write_figure
 from tlearn.insight.gallery import gallery_figure
@@ -60,9 +60,9 @@ def plan(config: DictConfig, data: SplitDataModule, network: TransferNetwork) ->
 
 
 def calibrate(outputs: Mapping[str, Outputs]) -> dict[str, float]:
-    """Fit the temperature on val, and give it with the calibration figures of val and test before and after."""
+    """Choose the temperature by val, and give it with the calibration figures of val and test before and after."""
     val = outputs["val"]
-    temperature = fit_temperature(val.logits, val.targets)
+    temperature = choose_temperature(val.logits, val.targets)
     figures = {"temperature": temperature}
     for split in (name for name in ("val", "test") if name in outputs):
         figures |= calibration_figures(outputs[split], temperature)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -106,7 +106,7 @@ def test_any_number_of_classes_can_be_read(count):
     assert len(shown) == (count if count <= 60 else 40)
     assert (f"the worst 40 of {count:,}" in figure.get_suptitle()) == (count > 60)
     boxes = sorted((label.get_window_extent() for label in shown), key=lambda box: box.y0)
-    assert all(one.y1 <= other.y0 for one, other in zip(boxes, boxes[1:], strict=False))
+    assert all(one.y1 <= other.y0 for one, other in pairwise(boxes))
     assert all(box.x0 >= 0 for box in boxes)
     assert axes.get_window_extent().width > figure.bbox.width / 3
 

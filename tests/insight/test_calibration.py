@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassCalibrationError
 
-from tlearn.insight.calibration import calibration_error, fit_temperature, reliability, reliability_figure
+from tlearn.insight.calibration import (
+    calibration_error,
+    choose_temperature,
+    fit_temperature,
+    reliability,
+    reliability_figure,
+)
 from tlearn.insight.outputs import Outputs
 
 
@@ -142,3 +148,15 @@ def test_the_figure_has_accuracies_shares_and_both_errors():
     assert top.lines[1].get_xdata().tolist() == [row["confidence"] for row in filled]
     assert sum(bar.get_height() for bar in below.patches) == pytest.approx(2)
     assert len(reliability_figure(before).axes[0].lines) == 2
+
+
+def test_a_temperature_is_kept_only_where_the_pictures_tell_it_from_one():
+    logits = normal(4000, 5) * 2
+    targets = drawn_from(logits)
+    # The right probabilities: what the fit finds is chance.
+    assert fit_temperature(logits, targets) != 1.0
+    assert choose_temperature(logits, targets) == 1.0
+    assert choose_temperature(logits * 3, targets) == fit_temperature(logits * 3, targets) == pytest.approx(3, abs=0.2)
+    # The same of a handful of pictures says little.
+    assert choose_temperature(logits[:6] * 1.5, targets[:6]) == 1.0
+    assert choose_temperature(torch.full((3, 2), torch.nan), torch.zeros(3, dtype=torch.long)) == 1.0

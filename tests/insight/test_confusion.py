@@ -158,7 +158,7 @@ def test_one_mistake_of_many_is_seen_in_another_hue_than_what_is_right():
     assert red - blue > 50
     assert (colour(50, 60) < colour(3, 80) - 20).any()
     assert (colour(0, 1) > 230).all()
-    red, green, blue = colour(0, 0)
+    red, _green, blue = colour(0, 0)
     assert blue > red + 50
 
 

@@ -16,6 +16,8 @@ from tlearn.insight.outputs import Outputs
 _CHUNK = 2_000_000
 # Of log T: far below what a probability shows
 _PRECISION = 1e-9
+# Half of the 95 % quantile of the chi-squared distribution with one degree of freedom, in nats
+_SIGNIFICANT = 1.92
 
 
 def reliability(outputs: Outputs, bins: int = 15) -> list[dict[str, Any]]:
@@ -45,6 +47,20 @@ def calibration_error(table: Sequence[Mapping[str, Any]]) -> float:
     filled = [row for row in table if row["pictures"]]
     total = sum(row["pictures"] for row in filled)
     return sum(row["pictures"] * abs(row["accuracy"] - row["confidence"]) for row in filled) / max(total, 1)
+
+
+def choose_temperature(logits: Tensor, targets: Tensor) -> float:
+    """Give the temperature of `fit_temperature`, or 1 where the pictures cannot tell the two apart.
+
+    Kept is what makes the pictures significantly more probable (likelihood-ratio test at 5 %, Wilks 1938): of a few
+    hundred pictures with a handful of mistakes, the fit follows chance as often as it helps.
+    """
+    temperature = fit_temperature(logits, targets)
+    if temperature == 1.0:
+        return 1.0
+    prior = math.log(temperature) ** 2 / 2
+    scaled = _objective(logits, targets, math.log(temperature))[0] - prior
+    return temperature if _objective(logits, targets, 0.0)[0] - scaled > _SIGNIFICANT else 1.0
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
