@@ -106,8 +106,8 @@ def _show(table: Sequence[Mapping[str, Any]], settings: Sequence[str], metric: s
     from rich.table import Column, Table
     from rich.text import Text
 
-    figures = [metric, *(name for name in _SHOWN if name != metric and any(row.get(name) is not None for row in table))]
-    columns = ["run", *settings[:_MOST_SETTINGS], *figures]
+    figures = [name for name in _SHOWN if name != metric and any(row.get(name) is not None for row in table)]
+    columns = ["run", metric, *settings[:_MOST_SETTINGS], *figures]
     shown = Table(*(Column(Text(name)) for name in columns))
     done = [row for row in table if row["status"] == "done"]
     for row in done[:_MOST_LINES]:

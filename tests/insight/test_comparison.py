@@ -150,7 +150,7 @@ def test_the_best_run_comes_first_and_what_has_no_figure_last(tmp_path):
     runs = _folders(tmp_path, 0.5, None, 0.75, math.nan)
     rows = comparison_table(runs, "val/top1")
     assert [row["run"] for row in rows] == ["2", "0", "1", "3"]
-    assert list(rows[0]) == ["run", "status", "lr", "val/top1", "time/fit_s", "folder", "error"]
+    assert list(rows[0]) == ["run", "val/top1", "status", "lr", "time/fit_s", "folder", "error"]
     losses = [Run(tmp_path / name, "done", {"val/loss": value}) for name, value in (("a", 2.0), ("b", 1.0))]
     assert [row["run"] for row in comparison_table(losses, "val/loss")] == ["b", "a"]
 

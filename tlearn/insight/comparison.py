@@ -175,7 +175,7 @@ def lower_is_better(metric: str) -> bool:
 def comparison_table(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:
     """Make a row of each run, the best first and those without the figure last.
 
-    The columns are run, status, what differs, the figure, all other figures, folder and error.
+    The columns are run, the figure, status, what differs, all other figures, folder and error.
     """
     sign = 1 if lower_is_better(metric) else -1
     ordered = sorted(runs, key=lambda run: sign * run.figures[metric] if _has(run.figures, metric) else math.inf)
@@ -184,9 +184,10 @@ def comparison_table(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:
     return [
         {
             "run": name_of(run, runs),
+            metric: run.figures.get(metric),
             "status": run.status,
             **{name: setting(run, name) for name in names},
-            **{name: run.figures.get(name) for name in (metric, *others)},
+            **{name: run.figures.get(name) for name in others},
             "folder": str(run.folder),
             "error": run.error,
         }

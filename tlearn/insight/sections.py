@@ -148,7 +148,8 @@ def _by_class(outputs: Outputs, thumbnails: Thumbnails) -> list[Block]:
 def calibration_blocks(outputs: Outputs, temperature: float | None, exhibits: Exhibits) -> list[Block]:
     """Show whether probabilities mean what they say, before and after a temperature."""
     before = calibration.reliability(outputs.scaled(1.0))
-    after = None if temperature is None else calibration.reliability(outputs.scaled(temperature))
+    scaled = temperature not in (None, 1.0)
+    after = calibration.reliability(outputs.scaled(temperature or 1.0)) if scaled else None
     rows = [{"probabilities": "as trained", **row} for row in before]
     rows += [{"probabilities": "with temperature", **row} for row in after or ()]
     figure = exhibits.figure(
@@ -161,6 +162,8 @@ def calibration_blocks(outputs: Outputs, temperature: float | None, exhibits: Ex
     if after is not None:
         error = number(calibration.calibration_error(after))
         note += f"; {error} when logits are divided by the temperature {number(temperature or 1)}, fitted on val"
+    elif temperature is not None:
+        note += "; what val says of the probabilities gives no reason to change them, so the temperature is 1"
     return [Text([f"{note}."]), figure]
 
 
