@@ -64,13 +64,13 @@ def test_intervals_hold_the_share_and_shrink_with_pictures_and_level():
 
 
 def test_each_class_has_its_accuracy_and_what_it_was_taken_for():
-    made = outputs(["a", "b", "c"], [0, 0, 0, 0, 1, 1], [0, 2, 2, 1, 1, 1])
+    made = outputs(["a", "b", "c"], [0, 0, 0, 0, 1, 1], [0, 1, 1, 2, 1, 1])
     first, second, third = per_class(made, {"a": 10, "b": 3})
     assert list(first) == [
         *("class", "train_pictures", "pictures", "top1", "top1_low", "top1_high", "most_taken_for", "taken_for_count")
     ]
     assert (first["top1"], first["top1_low"], first["top1_high"]) == (0.25, *wilson(1, 4))
-    assert (first["most_taken_for"], first["taken_for_count"]) == ("c", 2)
+    assert (first["most_taken_for"], first["taken_for_count"]) == ("b", 2)
     assert (second["class"], second["top1"], second["train_pictures"]) == ("b", 1, 3)
     assert (second["most_taken_for"], second["taken_for_count"]) == (None, 0)
     assert third["pictures"] == 0

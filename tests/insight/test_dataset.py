@@ -37,7 +37,7 @@ def _table(names: list[str]) -> list[dict[str, object]]:
 def _draw(figure) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.canvas.draw()
+        figure.draw_without_rendering()
 
 
 def test_pictures_are_counted_by_class_and_split():
@@ -155,7 +155,7 @@ def test_any_sizes_are_drawn_without_a_warning(sizes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure = size_figure(sizes)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     left, right = figure.axes
     assert sum(bar.get_height() for bar in left.patches) == len(sizes)
     assert len(right.collections[0].get_offsets()) == len(sizes)

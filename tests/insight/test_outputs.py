@@ -1,6 +1,7 @@
 """What a network gives for a split, as figures and tables see it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,9 @@ def test_splits_are_joined_in_their_order_with_features_where_all_have_them():
     assert both.features is not None
     assert torch.equal(both.features[3:], other.features)
     assert joined([one, outputs(2, features=False)]).features is None
+
+
+def test_of_equal_logits_the_prediction_decides_what_is_right():
+    made = outputs(classes=10)
+    equal = replace(made, logits=torch.zeros_like(made.logits))
+    assert torch.equal(equal.correct(), equal.predictions == equal.targets)

@@ -196,7 +196,7 @@ def test_no_class_path_or_setting_makes_elements(tmp_path, root):
             settings=dict(zip(names, names, strict=True)),
             environment={"command": names},
             notes=names,
-            train_counts=dict.fromkeys(names, 3),
+            train_counts={name: number + 1 for number, name in enumerate(names)},
             suspects=[suspect | probabilities for suspect in suspects],
             near_duplicates=[copy | {"other_path": copy["path"]} for copy in copies],
         )

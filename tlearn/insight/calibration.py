@@ -164,8 +164,8 @@ def _draw(top: Axes, below: Axes, table: Sequence[Mapping[str, Any]], name: str,
     x, y = [row["confidence"] for row in filled], [row["accuracy"] for row in filled]
     label = f"{name}: ECE {calibration_error(table):.3f}" if name else f"ECE {calibration_error(table):.3f}"
     top.plot(x, y, color=f"C{at}", linewidth=1.2, label=label)
-    # A bin of two pictures says little.
-    top.scatter(x, y, [8 + 120 * share for share in shares], color=f"C{at}", zorder=3)
+    # A bin of two pictures says little; the largest lies at the edge as often as not.
+    top.scatter(x, y, [8 + 120 * share for share in shares], color=f"C{at}", zorder=3, clip_on=False)
     width = (table[0]["high"] - table[0]["low"]) * 0.9 / count
     left = [row["low"] + (row["high"] - row["low"]) * 0.05 + at * width for row in filled]
     below.bar(left, shares, width, align="edge", color=f"C{at}")

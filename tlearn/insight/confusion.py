@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FixedLocator, PercentFormatter
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
@@ -154,7 +154,7 @@ def _draw_names(axes: Axes, names: Sequence[str]) -> None:
     axes.set_xticks(places, names, rotation=90 if upright else 0, **style)
     axes.set(xlabel="prediction", ylabel="class")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(matplotlib.ticker.FixedLocator([place - 0.5 for place in range(len(names) + 1)]))
+        axis.set_minor_locator(FixedLocator([place - 0.5 for place in range(len(names) + 1)]))
     axes.grid(which="minor", color="0.85", linewidth=0.3)
     axes.tick_params(which="minor", length=0)
 

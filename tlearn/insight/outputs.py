@@ -60,6 +60,9 @@ class Outputs:
 
     def correct(self, top: int = 1) -> Tensor:
         """Tell for each picture whether its class is among the `top` most probable ones, bool [N]."""
+        if top == 1:
+            # Of equal logits, topk can choose others than argmax.
+            return self.predictions == self.targets
         among = self.logits.topk(min(top, len(self.classes)), dim=1).indices
         return (among == self.targets[:, None]).any(1)
 

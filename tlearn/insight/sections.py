@@ -95,7 +95,8 @@ def class_blocks(outputs: Outputs, train_counts: Mapping[str, int], exhibits: Ex
         exhibits.table(f"{split}_classes", f"{title}; from and to are 95 % intervals", table, LABELS, short),
         exhibits.figure(f"{split}_class_accuracy", title, lambda: accuracy.accuracy_figure(table), table),
     ]
-    if train_counts:
+    # Where all classes have as many, there is nothing to see.
+    if len(set(train_counts.values())) > 1:
         caption = f"{title}, over the training pictures it has"
         figure = exhibits.figure(f"{split}_class_counts", caption, lambda: accuracy.counts_figure(table), table)
         blocks.append(figure)
