@@ -145,15 +145,15 @@ def test_a_model_with_an_impossible_temperature_is_refused(tmp_path, model, temp
 def test_a_page_shows_pictures_beside_their_most_probable_classes(ask, tmp_path, pictures, capsys):
     (pictures / "bad.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError):
-        ask(pictures, page=str(tmp_path / "pages" / "p.html"))
+        ask(pictures, page=str(tmp_path / "pages" / "p.html"), topk=3)
     page = (tmp_path / "pages" / "p.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 7
     assert all(html.unescape(page).count(name) >= 7 for name in CLASSES)
     assert "7 of 8 pictures" in page
-    rows = _rows(tmp_path / "p.csv")
-    assert list(rows[0]) == ["path", "class", "probability"]
     with pytest.raises(OutputError, match="named like a picture"):
         ask(pictures, page=str(pictures / "0.png"))
+    with pytest.raises(OutputError, match="name two files"):
+        ask(pictures, page=str(tmp_path / "p.csv"))
 
 
 def test_batch_size_and_workers_change_nothing(ask, pictures):

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ from tlearn.bundle import load_model
 from tlearn.configs import compose
 from tlearn.data.splits import read_manifest
 from tlearn.evaluate import evaluate, measure
+from tlearn.features.datamodule import FeatureDataModule
 from tlearn.insight.tables import read_table
+from tlearn.parallel import DataParallelStrategy
 
 
 @pytest.fixture
@@ -61,10 +64,9 @@ def test_tensorboard_has_the_figures_and_the_settings_with_the_real_results(tmp_
 
 
 def test_without_a_report_there_is_nothing_of_it(tmp_path, folder_data, weights):
-    figures = run(tmp_path / "run", folder_data, weights, "report=off")
+    run(tmp_path / "run", folder_data, weights, "report=off")
     assert not (tmp_path / "run" / "report.html").exists()
     assert not (tmp_path / "run" / "report").exists()
-    assert figures["temperature"] > 0
 
 
 def test_a_report_that_fails_leaves_the_run_finished_and_says_so(tmp_path, folder_data, weights, monkeypatch, capsys):
@@ -101,6 +103,51 @@ def test_more_features_than_memory_should_hold_are_not_kept(tmp_path, folder_dat
     assert "would take too much memory" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
+def test_doubtful_labels_are_not_looked_for_among_augmented_features(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2")
+    assert "features.views keeps augmented versions" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "run" / "report" / "suspects.csv").exists()
+
+
+def test_under_dp_the_training_pictures_are_not_looked_at(tmp_path):
+    config = compose([], output_dir=tmp_path)
+    network = SimpleNamespace(head=torch.nn.Linear(4, 2))
+    data = FeatureDataModule.__new__(FeatureDataModule)
+    data.datasets = {"train": range(8), "val": range(4)}
+    for strategy, looked in ((DataParallelStrategy.__new__(DataParallelStrategy), False), (None, True)):
+        plan = reporting.plan(config, SimpleNamespace(strategy=strategy), data, network, 2)
+        assert plan.write
+        assert plan.features == plan.train_pictures == looked
+        assert ("trainer=dp" in plan.reason) == (not looked)
+    large = reporting.plan(config, SimpleNamespace(strategy=None), data, network, 10**8)
+    assert large.features
+    assert not large.train_pictures
+
+
+def test_what_cannot_be_found_costs_no_more_than_its_place(tmp_path, folder_data, weights, monkeypatch):
+    def fail(_):
+        raise RuntimeError("no neighbours")
+
+    monkeypatch.setattr(reporting, "near_duplicates", fail)
+    run(tmp_path / "run", folder_data, weights)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "not looked for: RuntimeError: no neighbours" in page
+    assert (tmp_path / "run" / "report" / "suspects.csv").is_file()
+
+
+def test_a_class_with_a_single_picture_is_no_reason_to_have_no_report(tmp_path, draw_split, weights):
+    data = tmp_path / "pictures"
+    for split, count in (("train", 3), ("val", 2)):
+        draw_split(data / split, count)
+    draw_split(data / "train", 1, ("green",))
+    run(tmp_path / "run", data, weights)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "could not be made" not in page
+    assert "the first 10 of all 11" in page
+    last = read_table(tmp_path / "run" / "report" / "suspects.csv")[-1]
+    assert (last["class"], last["suggested"]) == ("green", "")
+
+
 def test_views_change_no_figure_without_them_and_tell_what_they_change(tmp_path, folder_data, weights):
     run(tmp_path / "run", folder_data, weights, "report=off")
     plain, outputs, _ = _measured(tmp_path / "run", "test", tmp_path)
@@ -121,6 +168,8 @@ def test_an_evaluation_has_a_report_of_its_own(tmp_path, folder_data, weights):
     assert "shufflenet_v2_x0_5 of folder on val" in page
     assert "could not be made" not in page
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == figures
+    classes = read_table(tmp_path / "evaluation" / "report" / "val_classes.csv")
+    assert [row["train_pictures"] for row in classes] == ["8", "8", "8"]
     evaluate(compose([*arguments, "report.write=false"], "evaluate", output_dir=tmp_path / "other"))
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["metrics.json"]
 
@@ -133,8 +182,15 @@ def test_outputs_come_in_the_order_of_the_split_whatever_the_batches(tmp_path, f
     assert one.paths == other.paths == [sample.path for sample in manifest.splits["test"]]
     assert [one.classes[target] for target in one.targets] == [sample.label for sample in manifest.splits["test"]]
     assert torch.allclose(one.logits, other.logits, atol=1e-5)
-    head = load_model(tmp_path / "run").network.head
-    assert torch.allclose(head(one.features), one.logits, atol=1e-5)
+    assert one.features is None
+
+
+def test_features_are_what_the_head_was_given(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "report=off")
+    model = load_model(tmp_path / "run")
+    config = compose([f"run='{tmp_path / 'run'}'"], "evaluate", output_dir=tmp_path)
+    _, outputs, _ = measure(config, model, features=True)
+    assert torch.allclose(model.network.head(outputs.features), outputs.logits, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from tlearn.data.pixels import pixel_cache
 from tlearn.data.prepare import BadImagesError, Pictures, prepare
 from tlearn.data.splits import check_manifest, fingerprint, read_manifest, write_manifest
 from tlearn.data.transforms import Transform, complete, mixing
-from tlearn.errors import ConfigError, DataError
+from tlearn.errors import ConfigError, DataError, excused
 from tlearn.insight.outputs import Outputs
 from tlearn.logistic import FullBatch, LogisticModule
 from tlearn.models.network import TransferNetwork
@@ -32,6 +32,9 @@ from tlearn.module import TransferModule
 from tlearn.parallel import DataParallelStrategy, DDPStrategy
 from tlearn.resume import child_command
 from tlearn.run import RunFolder, environment
+
+# What decides how a network is trained; the rest are places, and what is shown of it.
+RECIPE = ("seed", "backbone", "head", "finetune", "features", "loss", "optimizer", "scheduler", "transforms")
 
 # What Lightning and torch say of things that are meant to be so here
 _EXPECTED_WARNINGS = (
@@ -298,8 +301,9 @@ def evaluate_best(
                 logger.log_metrics(dict(measured), step=made.global_step)
                 logger.save()
         if plan.train_pictures:
-            made.validate(trained, dataloaders=data.plain_train_dataloader(), verbose=False)
-            outputs["train"], _ = collector.take("train", data)
+            with excused("another look at the training pictures"):
+                made.validate(trained, dataloaders=data.plain_train_dataloader(), verbose=False)
+                outputs["train"], _ = collector.take("train", data)
     made.loggers = loggers
     return figures, outputs
 
@@ -336,10 +340,9 @@ def finish(
 
 def _recipe(resolved: dict[str, Any], figures: dict[str, float]) -> dict[str, Any]:
     """Say how a network was trained, without the places where it was."""
-    groups = ("seed", "backbone", "head", "finetune", "features", "loss", "optimizer", "scheduler", "transforms")
     places = ("root", "download_root", "cache", "csv", "source")
     return {
-        **{group: resolved[group] for group in groups},
+        **{group: resolved[group] for group in RECIPE},
         "data": {key: value for key, value in resolved["data"].items() if key not in places},
         "epochs": resolved["trainer"]["max_epochs"],
         "figures": {name: value for name, value in figures.items() if not name.startswith("time/")},

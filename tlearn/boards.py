@@ -14,7 +14,7 @@ from tlearn.insight.drawing import shown
 from tlearn.insight.outputs import Outputs
 
 # The projector reads features as text: more would be tens of megabytes.
-_MOST_EMBEDDED = 500
+_MOST_EMBEDDED, _MOST_VALUES = 500, 1_000_000
 
 
 def boards(loggers: Iterable[Logger]) -> list[TensorBoardLogger]:
@@ -47,7 +47,8 @@ def write_embedding(board: TensorBoardLogger, outputs: Outputs) -> None:
     """Give the projector a split's features, evenly chosen where there are many, with class, prediction and path."""
     if outputs.features is None or not len(outputs):
         return
-    every = -(-len(outputs) // _MOST_EMBEDDED)
+    most = max(1, min(_MOST_EMBEDDED, _MOST_VALUES // outputs.features.shape[1]))
+    every = -(-len(outputs) // most)
     chosen = range(0, len(outputs), every)
     names = [shown(name) for name in outputs.classes]
     rows = [

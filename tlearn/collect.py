@@ -19,8 +19,8 @@ from tlearn.parallel import DataParallelStrategy
 class Plan:
     """What is kept of a run for its report.
 
-    `features` are the head's inputs, `train_pictures` that the training pictures are looked at, too; `reason` says
-    why they are not.
+    `features` are the head's inputs, `train_pictures` that the training pictures are looked at, too; otherwise,
+    `reason` says why not.
     """
 
     write: bool

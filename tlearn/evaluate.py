@@ -32,8 +32,13 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     return figures
 
 
-def measure(config: DictConfig, model: "Model") -> tuple[dict[str, float], "Outputs", dict[str, str]]:
-    """Give a model's figures on the pictures of an evaluation, what it gave for them, and what could not be read."""
+def measure(
+    config: DictConfig, model: "Model", features: bool = False
+) -> tuple[dict[str, float], "Outputs", dict[str, str]]:
+    """Give a model's figures on the pictures of an evaluation, what it gave for them, and what could not be read.
+
+    `features` keeps what the head was given, too.
+    """
     from pathlib import Path
 
     from tlearn import assemble, parallel, reporting
@@ -52,7 +57,7 @@ def measure(config: DictConfig, model: "Model") -> tuple[dict[str, float], "Outp
     loading = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
     pictures = Pictures(root, {"test": samples}, model.classes)
     data = ImageDataModule(pictures, model.decoder, transform, transform, **loading)
-    module, collector = module_for(config.tta, model.network, len(model.classes)), Collector(features=True)
+    module, collector = module_for(config.tta, model.network, len(model.classes)), Collector(features)
     with parallel.further_processes(trainer), collector.attached(trainer, model.network.head):
         [measured] = trainer.test(module, datamodule=data, verbose=False)
         outputs, more = collector.take("test", data)

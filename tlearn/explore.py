@@ -42,8 +42,8 @@ def explore(config: DictConfig) -> dict[str, float]:
             "duplicates": len(survey.duplicates),
             "duplicates/across_splits": len(survey.across_splits),
         }
-        write_survey(run.path, survey)
         run.write_json("metrics.json", figures)
+        write_survey(run.path, survey)
         _show(survey)
         assemble.show(figures, run.path)
         return figures

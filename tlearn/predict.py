@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Answer = tuple[str, list[tuple[str, float]]]
 
 # Of a page with more, nobody would look at the rest; and each is some kilobytes.
-_MOST_SHOWN, _CLASSES_SHOWN = 200, 5
+_MOST_SHOWN = 200
 
 
 def predict(config: DictConfig) -> dict[str, float]:
@@ -33,6 +33,8 @@ def predict(config: DictConfig) -> dict[str, float]:
         raise ConfigError(f"topk={config.topk}: the model knows {len(model.classes)} classes")
     output = _file("output", config.output)
     page = None if config.page is None else _file("page", config.page)
+    if page is not None and page.absolute() == output.absolute():
+        raise OutputError(f"page={config.page} is the output, too: name two files")
     header = ["path", "class", "probability"]
     header += [f"{name}_{rank}" for rank in range(2, config.topk + 1) for name in ("class", "probability")]
     bad: list[BadImageError] = []
@@ -44,7 +46,7 @@ def predict(config: DictConfig) -> dict[str, float]:
             writer = csv.writer(file)
             writer.writerow(header)
             for path, best in _answers(config, model, paths, bad):
-                named = (value for name, share in best[: config.topk] for value in (name, f"{share:.6f}"))
+                named = (value for name, share in best for value in (name, f"{share:.6f}"))
                 writer.writerow([path, *named])
                 if len(shown) < _MOST_SHOWN:
                     shown.append((path, best))
@@ -189,14 +191,13 @@ def _answers(config: DictConfig, model: "Model", paths: list[Path], bad: list[Ba
     device = torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
     network = model.network.to(device)
     temperature = model.temperature if config.calibrated else 1.0
-    count = config.topk if config.page is None else min(len(model.classes), max(config.topk, _CLASSES_SHOWN))
     remaining = iter(paths)
     for batch in loader:
         images = [image for image, _ in batch if image is not None]
         if images:
             with torch.inference_mode():
                 pixels = stack(images).to(device)
-                top = (network(transform.normalise(pixels)) / temperature).softmax(1).topk(count)
+                top = (network(transform.normalise(pixels)) / temperature).softmax(1).topk(config.topk)
             answers = iter(zip(top.values.tolist(), top.indices.tolist(), strict=True))
         for image, reason in batch:
             path = next(remaining)

@@ -1,23 +1,26 @@
 """What a finished run shows of itself: what is kept for it, calibration, the report, TensorBoard."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from tlearn.assemble import RECIPE
 from tlearn.boards import boards, write_embedding, write_figures, write_results
-from tlearn.bundle import Model
+from tlearn.bundle import MANIFEST, Model
 from tlearn.cli import is_main_process
 from tlearn.collect import Plan
 from tlearn.configs import plain
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.dataset import class_counts
 from tlearn.data.prepare import Pictures
+from tlearn.data.splits import read_manifest
+from tlearn.errors import excused
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.insight import outputs as insight
 from tlearn.insight.calibration import calibration_error, choose_temperature, reliability
@@ -26,10 +29,11 @@ from tlearn.insight.drawing import write_figure
 from tlearn.insight.gallery import gallery_figure
 from tlearn.insight.neighbours import near_duplicates
 from tlearn.insight.outputs import Outputs
-from tlearn.insight.report import RunSummary, write_report
+from tlearn.insight.report import Rows, RunSummary, write_report
 from tlearn.insight.suspects import suspects
 from tlearn.insight.tables import write_table
 from tlearn.models.network import TransferNetwork
+from tlearn.parallel import DataParallelStrategy
 from tlearn.run import RunFolder, environment
 from tlearn.views import averaged
 
@@ -37,26 +41,34 @@ from tlearn.views import averaged
 _SHOWN = 24
 # In memory, of all pictures that are looked at
 _FEATURE_BYTES = 1e9
+# Pictures x features x classes: what takes about 15 s on one thread
+_PRODUCTS = 2e9
 _FIRST_BATCH = Path("report") / "first_batch.png"
-# What TensorBoard compares runs by; the rest are places, and settings of what is shown.
-_SETTINGS = ("seed", "backbone", "head", "finetune", "features", "loss", "optimizer", "scheduler", "transforms")
 
 
-def plan(config: DictConfig, data: SplitDataModule, network: TransferNetwork) -> Plan:
+def plan(config: DictConfig, trainer: Trainer, data: SplitDataModule, network: TransferNetwork, classes: int) -> Plan:
     """Decide what is kept of a training for its report."""
     if not config.report.write or config.trainer.fast_dev_run or config.trainer.get("overfit_batches"):
         return Plan(write=False)
-    asked = config.report.train_pictures
+    asked, on_features = config.report.train_pictures, isinstance(data, FeatureDataModule)
     count = sum(len(dataset) for dataset in data.datasets.values())
     num_features = next(layer.in_features for layer in network.head.modules() if isinstance(layer, nn.Linear))
+    size = f"{count:,} pictures x {num_features:,} features"
+    if isinstance(trainer.strategy, DataParallelStrategy):
+        return Plan(write=True, reason="trainer=dp runs copies of the head, whose inputs cannot be told apart")
     if 4 * num_features * count > _FEATURE_BYTES:
-        return Plan(write=True, reason=f"{count:,} x {num_features:,} features would take too much memory")
+        return Plan(write=True, reason=f"{size} would take too much memory")
     if asked == "never":
-        return Plan(write=True, features=True, reason="report.train_pictures=never")
-    if asked == "auto" and not isinstance(data, FeatureDataModule):
+        reason = "report.train_pictures=never"
+    elif on_features and config.features.views is not None:
+        reason = "features.views keeps augmented versions of the training pictures only"
+    elif asked == "auto" and not on_features:
         reason = "the training did not run on cached features; report.train_pictures=always looks at them once more"
-        return Plan(write=True, features=True, reason=reason)
-    return Plan(write=True, features=True, train_pictures=True)
+    elif asked == "auto" and num_features * count * classes > _PRODUCTS:
+        reason = f"{size} x {classes} classes would take long; report.train_pictures=always looks for them all the same"
+    else:
+        return Plan(write=True, features=True, train_pictures=True)
+    return Plan(write=True, features=True, reason=reason)
 
 
 def calibrate(outputs: Mapping[str, Outputs]) -> dict[str, float]:
@@ -90,12 +102,12 @@ def evaluation_figures(outputs: Outputs, views: Tensor | None, temperature: floa
 
 
 def show_first_batch(run: RunFolder, images: ImageDataModule, fixed_views: bool, loggers: Sequence[Logger]) -> None:
-    """Draw the first training batch with its labels, as the network will see it, before anything is trained."""
+    """Draw the first training batch with its labels, as its transforms make it, before anything is trained."""
     if not is_main_process():
         return
     batch, file = images.first_batch(_SHOWN, fixed_views), run.path / _FIRST_BATCH
     labels = [images.pictures.classes[target] for _, target, _ in batch]
-    with _excused("the first batch"):
+    with excused("the first batch"):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_figure(file, gallery_figure([picture for picture, _, _ in batch], labels))
         rows = [{"path": path, "class": label} for (_, _, path), label in zip(batch, labels, strict=True)]
@@ -114,7 +126,7 @@ def report(
 ) -> None:
     """Write the report of a training."""
     looked = [outputs[split] for split in ("train", "val", "test") if split in outputs]
-    with _excused("the report"):
+    with excused("the report"):
         first_batch = run.path / _FIRST_BATCH
         summary = RunSummary(
             title=f"{config.backbone.name} on {config.data.name}",
@@ -127,8 +139,8 @@ def report(
             notes=[*pictures.notes, *(f"left out {path}: {reason}" for path, reason in pictures.skipped.items())],
             train_counts=class_counts(pictures.splits["train"], pictures.classes),
             temperature=figures["temperature"],
-            suspects=suspects(looked) if plan.train_pictures else plan.reason,
-            near_duplicates=near_duplicates(looked) if plan.train_pictures else plan.reason,
+            suspects=_found(suspects, looked, plan.reason),
+            near_duplicates=_found(near_duplicates, looked, plan.reason),
             run_folder=run.path,
             extras={"The first training batch": first_batch} if first_batch.is_file() else {},
         )
@@ -144,7 +156,8 @@ def report_evaluation(
     unreadable: Mapping[str, str],
 ) -> None:
     """Write the report of an evaluation."""
-    with _excused("the report"):
+    with excused("the report"):
+        trained = read_manifest(model.folder / MANIFEST).splits["train"]
         summary = RunSummary(
             title=f"{model.name} on {outputs.split}",
             outputs={outputs.split: outputs},
@@ -154,7 +167,9 @@ def report_evaluation(
             settings=plain(config),
             environment=environment(),
             notes=[f"left out {path}: {reason}" for path, reason in unreadable.items()],
-            temperature=model.temperature,
+            train_counts=class_counts(trained, model.classes),
+            # A model may have been made before there was one.
+            temperature=model.description.get("temperature"),
         )
         write_report(run.path, summary)
 
@@ -169,10 +184,10 @@ def show_on_boards(
 ) -> None:
     """Show in TensorBoard what the report shows, and the features of val."""
     everything = plain(config)
-    settings = flat({**{name: everything[name] for name in _SETTINGS}, "batch_size": config.data.batch_size})
+    settings = flat({**{name: everything[name] for name in RECIPE}, "batch_size": config.data.batch_size})
     drawn = sorted(path for path in (run.path / "report").glob("*.png") if path.name != _FIRST_BATCH.name)
     for board in boards(loggers):
-        with _excused("TensorBoard"):
+        with excused("TensorBoard"):
             write_figures(board, drawn)
             write_results(board, network, settings, figures)
             write_embedding(board, val)
@@ -182,10 +197,12 @@ def _overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-@contextmanager
-def _excused(what: str) -> Iterator[None]:
-    """Let a finished run stay finished whatever becomes of the pages about it, and say so."""
+def _found(look: Callable[[Sequence[Outputs]], Rows], outputs: Sequence[Outputs], reason: str) -> Rows | str:
+    """Give what is found in all splits, or the reason why it is not looked for."""
+    if "train" not in [part.split for part in outputs]:
+        return reason or "the training pictures could not be looked at"
     try:
-        yield
+        return look(outputs)
+    # The rest of the report does without.
     except Exception as error:
-        print(f"{what} could not be made: {type(error).__name__}: {error}", flush=True)
+        return f"{type(error).__name__}: {error}"

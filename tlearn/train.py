@@ -47,7 +47,7 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     images = assemble.datamodule(config, pictures, preprocessing)
     module = assemble.module(config, network, images, optimizer)
     data = cached(config, backbone, network, images, preprocessing, trainer, module.full_batch)
-    plan = reporting.plan(config, data, network)
+    plan = reporting.plan(config, trainer, data, network, len(pictures.classes))
     if plan.write:
         reporting.show_first_batch(run, images, config.features.views is not None, trainer.loggers)
     with parallel.further_processes(trainer):

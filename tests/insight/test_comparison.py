@@ -133,10 +133,29 @@ def test_what_follows_from_a_chosen_option_is_left_out():
 
 @pytest.mark.parametrize(
     ("metric", "lower"),
-    [("val/top1", False), ("val/loss", True), ("test/ece", True), ("time/fit_s", True), ("params/trainable", True)],
+    [
+        ("val/top1", False),
+        ("val/loss", True),
+        ("test/ece", True),
+        ("time/fit_s", True),
+        ("params/trainable", True),
+        ("test/loss_scaled", True),
+        ("val/ece_scaled", True),
+        ("test/tta/loss_change", True),
+        ("test/tta/top1", False),
+    ],
 )
 def test_losses_errors_and_costs_are_best_at_their_lowest(metric, lower):
     assert lower_is_better(metric) is lower
+
+
+def test_patience_is_a_setting_and_a_progress_bar_is_none(tmp_path):
+    runs = []
+    for number in (1, 2):
+        callbacks = {"early_stopping": {"patience": number}, "progress": {"refresh": number}}
+        write_run(tmp_path / str(number), {"callbacks": callbacks}, {"val/top1": 0.5})
+        runs.append(read_run(tmp_path / str(number)))
+    assert differing(runs) == ["callbacks.early_stopping.patience"]
 
 
 def _folders(tmp_path, *values):

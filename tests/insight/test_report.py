@@ -134,6 +134,18 @@ def test_pictures_to_look_at_again_are_shown_in_pairs_and_with_a_suggestion(made
     assert read_table(folder / "report" / "near_duplicates.csv")[0]["other_path"] == "2.png"
 
 
+def test_logins_and_signatures_are_told_nowhere(tmp_path, root):
+    hidden = ["https://user:pw@host/a.zip?signature=abc", "{api_key:pw}"]
+    settings = {"data": {"url": hidden, "name": "flowers.v2"}, "backbone": {"name": "resnet18.a1_in1k"}}
+    overrides = [f"data.url=[{hidden[0]}]", "logger.mlflow={api_key:pw}", "private_key=pw", "+x=https://h/?abc"]
+    page = _page(tmp_path / "run", _summary(root, settings=settings, overrides=overrides))
+    assert ":pw" not in page.text
+    assert "=pw" not in page.text
+    assert "abc" not in page.text
+    assert "backbone resnet18.a1_in1k" in page.text
+    assert "data flowers.v2" in page.text
+
+
 def test_settings_are_told_without_what_opens_doors(made):
     _, page = made
     assert "geheim" not in page.text

@@ -20,7 +20,8 @@ from tlearn.insight.drawing import fonts, shown
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What says where a run was and what it reported, and not how it was trained
 _NO_SETTINGS = (
-    *("paths.", "logger.", "callbacks.", "report.", "resume", "optimized_metric"),
+    *("paths.", "logger.", "report.", "resume", "optimized_metric", "callbacks.checkpoint.", "callbacks.last."),
+    *("callbacks.learning_rate.", "callbacks.progress.", "callbacks.summary."),
     *("data.source.", "data.download_root", "data.url", "data.num_workers", "features.on_write_error"),
     *("features.limit_gb", "trainer.default_root_dir", "trainer.log_every_n_steps"),
 )
@@ -168,7 +169,7 @@ def setting(run: Run, key: str) -> Any:
 
 def lower_is_better(metric: str) -> bool:
     """Tell whether a figure is best at its minimum, as losses, errors, times and numbers of parameters are."""
-    kind = metric.rpartition("/")[2]
+    kind = metric.rpartition("/")[2].removesuffix("_scaled").removesuffix("_change")
     return metric.startswith(("time/", "params/")) or kind.endswith(("loss", "error", "ece", "nll"))
 
 

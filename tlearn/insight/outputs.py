@@ -68,8 +68,10 @@ class Outputs:
 
     def best(self, index: int, count: int = 5) -> list[tuple[str, float]]:
         """Give the most probable classes of a picture with their probabilities, at most `count`."""
-        top = self.probabilities[index].topk(min(count, len(self.classes)))
-        return [(self.classes[at], value) for value, at in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+        top = self.logits[index].topk(min(count, len(self.classes))).indices.tolist()
+        # Of equal logits, topk can choose others than argmax.
+        order = list(dict.fromkeys([int(self.predictions[index]), *top]))[:count]
+        return [(self.classes[at], float(self.probabilities[index, at])) for at in order]
 
     def scaled(self, temperature: float) -> Self:
         """Give the same outputs with other probabilities."""

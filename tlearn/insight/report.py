@@ -28,7 +28,10 @@ from tlearn.insight.sections import (
 
 # Most of the page's size are its pictures.
 _MOST_THUMBNAILS = 400
-_SECRET = re.compile(r"token|passw|secret|credential|api_?key", re.IGNORECASE)
+_SECRET = re.compile(r"token|passw|secret|credential|(api|access|private)_?key|auth(?!or)", re.IGNORECASE)
+# In a text, what gives such a name a value
+_GIVEN = re.compile(rf"({_SECRET.pattern})\w*['\"]?\s*[:=]", re.IGNORECASE)
+_QUERY = re.compile(r"(?<=\?)[^\s,]+")
 # name:password@ in an address
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _WHAT = {
@@ -127,7 +130,9 @@ class _Report:
         run = self.run
         outcome = outcome_figures(self.outputs, run.temperature) if self.outputs else []
         settings = flat(run.settings)
-        chosen = {name: str(settings.get(key) or "").rpartition(".")[2] for name, key in _WHAT.items()}
+        chosen = {name: str(settings.get(key) or "") for name, key in _WHAT.items()}
+        # Of what builds it, the name alone
+        chosen |= {name: chosen[name].rpartition(".")[2] for name, key in _WHAT.items() if key.endswith("_target_")}
         blocks: list[Block] = [KeyFigures([*outcome, *_costs(run.figures)])]
         if chosen["backbone"]:
             blocks.append(Text([", ".join(f"{name} {value}" for name, value in chosen.items() if value)]))
@@ -223,6 +228,15 @@ def _hidden(key: str, value: Any) -> Any:
     if _SECRET.search(key):
         return "(not shown)"
     if isinstance(value, list):
-        parts = [str(item).partition("=") for item in value]
-        return ", ".join(f"{name}{sign}{_hidden(name, rest)}" if sign else str(name) for name, sign, rest in parts)
-    return "null" if value is None else _LOGIN.sub("(not shown)", value) if isinstance(value, str) else value
+        return ", ".join(_hidden_item(str(item)) for item in value)
+    if not isinstance(value, str):
+        return "null" if value is None else value
+    if _GIVEN.search(value):
+        return "(not shown)"
+    # Logins and signatures of addresses
+    return _QUERY.sub("(not shown)", _LOGIN.sub("(not shown)", value)) if "://" in value else value
+
+
+def _hidden_item(item: str) -> str:
+    key, sign, value = item.partition("=")
+    return f"{key}={_hidden(key, value)}" if sign and "://" not in key else str(_hidden("", item))

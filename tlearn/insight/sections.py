@@ -15,6 +15,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 # How much of what there is stands in the page; the tables beside it have all.
 _CARDS, _PAIRS, _SUSPECTS, _COPIES = 12, 30, 24, 12
+# Of the confusion matrix as a table
+_MOST_COLUMNS = 1000
 # Thumbnails that doubtful labels and copies need, which the mistakes before them must leave
 DOUBTFUL_PICTURES = _SUSPECTS + 2 * _COPIES
 # What stands above columns
@@ -77,7 +79,8 @@ def confusion_blocks(outputs: Outputs, exhibits: Exhibits) -> list[Block]:
         f"{split}_confusion",
         f"{split}: pictures of each class (rows) by what they were taken for (columns)",
         lambda: confusion.confusion_figure(matrix, outputs.classes),
-        confusion.matrix_table(matrix, outputs.classes),
+        # Beyond, the table of pairs is the one that can be read.
+        confusion.matrix_table(matrix, outputs.classes) if len(matrix) <= _MOST_COLUMNS else pairs,
     )
     if not pairs:
         return [figure, Text(["No class was taken for another."])]
@@ -87,7 +90,7 @@ def confusion_blocks(outputs: Outputs, exhibits: Exhibits) -> list[Block]:
 
 def class_blocks(outputs: Outputs, train_counts: Mapping[str, int], exhibits: Exhibits) -> list[Block]:
     """Show how well each class is recognised."""
-    split, table = outputs.split, accuracy.per_class(outputs, train_counts)
+    split, table = outputs.split, accuracy.per_class(outputs, train_counts or None)
     left_out = ("top5_low", "top5_high", *(() if train_counts else ("train_pictures",)))
     short = [{name: value for name, value in row.items() if name not in left_out} for row in table]
     title = f"{split}: share of each class that was recognised"
@@ -180,9 +183,9 @@ def doubt_blocks(
         thumbnails: of the pictures.
     """
     blocks: list[Block] = []
-    for stem, title, rows, make, most in (
-        ("suspects", "Labels to look at again", suspects, _suspect, _SUSPECTS),
-        ("near_duplicates", "Nearly the same picture in several splits", copies, _copies, _COPIES),
+    for stem, title, all_of_them, rows, make, most in (
+        ("suspects", "Labels to look at again", "All labels, the most doubtful first", suspects, _suspect, _SUSPECTS),
+        ("near_duplicates", "Nearly the same picture in several splits", "All pairs", copies, _copies, _COPIES),
     ):
         if rows is None:
             continue
@@ -191,9 +194,10 @@ def doubt_blocks(
         elif not rows:
             blocks.append(Text([f"{title}: none found."]))
         else:
-            caption = f"{title}: the first {min(most, len(rows))} of {len(rows):,} in their order"
-            blocks.append(Gallery([make(row, thumbnails) for row in rows[:most]], caption))
-            blocks.append(exhibits.note(stem, "All of them", rows))
+            shown = [row for row in rows[:most] if "suggested" not in row or row["suggested"] is not None]
+            caption = f"{title}: the first {len(shown)} of all {len(rows):,}"
+            blocks.append(Gallery([make(row, thumbnails) for row in shown], caption))
+            blocks.append(exhibits.note(stem, all_of_them, rows))
     return blocks
 
 

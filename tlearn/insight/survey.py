@@ -117,7 +117,7 @@ def _unreadable(survey: Survey, exhibits: Exhibits) -> list[Block]:
 def _duplicates(survey: Survey, exhibits: Exhibits, thumbnails: Thumbnails) -> list[Block]:
     """Show files with the same bytes, those in several splits first."""
     across = survey.across_splits
-    groups = [*across, *(group for group in survey.duplicates if group not in across)]
+    groups = sorted(survey.duplicates, key=lambda group: len({split for split, _ in group}) == 1)
     note = exhibits.note("duplicates", "Files with the same bytes", duplicate_table(groups), ("group", "split", "path"))
     if not groups:
         return [Text(["There are none."])]

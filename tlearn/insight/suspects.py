@@ -53,7 +53,7 @@ def _fit(rows: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tenso
     weight = torch.zeros(num_classes, rows.shape[1], requires_grad=True)
     bias = torch.zeros(num_classes, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=_MOST_STEPS, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
+        [weight, bias], max_iter=_MOST_STEPS, history_size=10, tolerance_grad=1e-4, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
