@@ -53,7 +53,7 @@ class Survey:
 
 
 def write_survey(folder: Path, survey: Survey) -> None:
-    """Write report.html, and what it shows beside it; what cannot be made becomes a note in the page."""
+    """Write report.html, and what it shows beside it; a figure or table that cannot be made becomes a note in it."""
     exhibits, thumbnails = Exhibits(folder), Thumbnails(survey.root)
     parts: dict[str, Callable[[], list[Block]]] = {
         "Summary": lambda: _summary(survey),
