@@ -168,9 +168,10 @@ def test_an_evaluation_has_a_report_of_its_own(tmp_path, folder_data, weights):
     assert "shufflenet_v2_x0_5 of folder on val" in page
     assert "could not be made" not in page
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == figures
+    assert "val top-1 of all views" in page
     classes = read_table(tmp_path / "evaluation" / "report" / "val_classes.csv")
     assert [row["train_pictures"] for row in classes] == ["8", "8", "8"]
-    evaluate(compose([*arguments, "report.write=false"], "evaluate", output_dir=tmp_path / "other"))
+    evaluate(compose([*arguments, "report=off"], "evaluate", output_dir=tmp_path / "other"))
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["metrics.json"]
 
 

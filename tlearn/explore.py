@@ -57,10 +57,11 @@ def _show(survey: "Survey") -> None:
     from rich.text import Text
 
     from tlearn.insight.dataset import class_table
+    from tlearn.insight.drawing import shown as visible
 
     shown = Table("class", *survey.splits)
     for row in class_table(survey.splits, survey.classes):
-        shown.add_row(*(Text(str(value)) for value in row.values()))
+        shown.add_row(*(Text(visible(str(value))) for value in row.values()))
     Console().print(shown)
     for path, reason in survey.unreadable.items():
         print(f"unreadable: {path}: {reason}")

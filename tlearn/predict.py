@@ -108,11 +108,17 @@ def _write_page(page: Path, answers: list[Answer], count: int, model: "Model") -
     from tlearn.insight.page import Card, Gallery, Section, write_page
 
     thumbnails = Thumbnails(Path(), _MOST_SHOWN)
-    cards = [[Card(thumbnails(path), path, bars=[(*one, False) for one in best])] for path, best in answers]
-    title = f"{len(answers)} of {count} pictures"
+    # What all have in common says nothing.
+    common = os.path.commonpath([os.path.dirname(path) for path, _ in answers]) if answers else ""
+    cards = [
+        [Card(thumbnails(path), os.path.relpath(path, common or "."), bars=[(*one, False) for one in best])]
+        for path, best in answers
+    ]
+    title, subtitle = f"{len(answers)} of {count} pictures", f"named by {model.name}"
+    subtitle = f"of {common}, {subtitle}" if common else subtitle
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        write_page(page, title, [Section("Pictures", [Gallery(cards)])], f"named by {model.name}")
+        write_page(page, title, [Section("Pictures", [Gallery(cards)])], subtitle)
     except OSError as error:
         raise OutputError(f"cannot write {page}: {error.strerror or error}") from error
     print(page.absolute(), flush=True)

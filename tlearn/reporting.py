@@ -50,7 +50,7 @@ def plan(config: DictConfig, trainer: Trainer, data: SplitDataModule, network: T
     """Decide what is kept of a training for its report."""
     if not config.report.write or config.trainer.fast_dev_run or config.trainer.get("overfit_batches"):
         return Plan(write=False)
-    asked, on_features = config.report.train_pictures, isinstance(data, FeatureDataModule)
+    asked, on_features = config.report.get("train_pictures", "never"), isinstance(data, FeatureDataModule)
     count = sum(len(dataset) for dataset in data.datasets.values())
     num_features = next(layer.in_features for layer in network.head.modules() if isinstance(layer, nn.Linear))
     size = f"{count:,} pictures x {num_features:,} features"

@@ -135,11 +135,12 @@ def test_the_title_has_the_rank_correlation_if_there_is_one():
         ]
         return counts_figure(rows).get_suptitle()
 
-    assert "1.00" in title([1, 10, 1000], [0.1, 0.2, 0.9])
-    assert "-1.00" in title([1, 10, 1000], [0.9, 0.2, 0.1])
-    # Equal ranks are shared: 1, 2.5, 2.5, 4 and 1, 2, 3, 4
-    assert f"{4.5 / math.sqrt(4.5 * 5):.2f}" in title([1, 5, 5, 9], [0.1, 0.2, 0.3, 0.4])
-    assert "correlation" not in title([3, 3, 3], [0.1, 0.2, 0.3])
+    assert "1.00" in title([1, 10, 20, 30, 1000], [0.1, 0.2, 0.3, 0.4, 0.9])
+    assert "-1.00" in title([1, 10, 20, 30, 1000], [0.9, 0.4, 0.3, 0.2, 0.1])
+    # Equal ranks are shared: 1, 2.5, 2.5, 4, 5 and 1, 2, 3, 4, 5
+    assert f"{9.5 / math.sqrt(9.5 * 10):.2f}" in title([1, 5, 5, 9, 12], [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert "correlation" not in title([3] * 5, [0.1, 0.2, 0.3, 0.4, 0.5])
+    assert "correlation" not in title([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4])
     assert "correlation" not in title([3], [0.1])
 
 

@@ -18,6 +18,8 @@ from tlearn.insight.outputs import Outputs
 
 # With more classes, only the worst are drawn.
 _MOST_CLASSES, _DRAWN = 60, 40
+# Classes that a rank correlation needs to say anything
+_FEWEST = 5
 # In the scatter of all classes: so many are named, of so many for which there is tried
 _MOST_NAMED, _MOST_TRIED = 12, 60
 
@@ -119,7 +121,7 @@ def counts_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xscale("symlog")
         axes.xaxis.set_major_formatter("{x:,.0f}")
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(alpha=0.3)
     if rows:
@@ -167,8 +169,8 @@ def _name(axes: Axes, row: Mapping[str, Any], points: Any, taken: Sequence[Bbox]
 
 
 def _spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Give the rank correlation, or None where one side does not vary."""
-    if len(set(x)) < 2 or len(set(y)) < 2:
+    """Give the rank correlation, or None where one side does not vary or there are too few to speak of one."""
+    if len(x) < _FEWEST or len(set(x)) < 2 or len(set(y)) < 2:
         return None
     return float(torch.corrcoef(torch.stack([_ranks(x), _ranks(y)]))[0, 1])
 

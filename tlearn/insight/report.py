@@ -128,15 +128,17 @@ class _Report:
     def summary(self) -> list[Block]:
         """Give the figures that matter most, and those of each split."""
         run = self.run
-        outcome = outcome_figures(self.outputs, run.temperature) if self.outputs else []
+        # Where it is 1, nothing is scaled.
+        temperature = None if run.temperature == 1.0 else run.temperature
+        outcome = outcome_figures(self.outputs, temperature) if self.outputs else []
         settings = flat(run.settings)
         chosen = {name: str(settings.get(key) or "") for name, key in _WHAT.items()}
         # Of what builds it, the name alone
         chosen |= {name: chosen[name].rpartition(".")[2] for name, key in _WHAT.items() if key.endswith("_target_")}
-        blocks: list[Block] = [KeyFigures([*outcome, *_costs(run.figures)])]
+        blocks: list[Block] = [KeyFigures([*outcome, *_views(run.figures), *_costs(run.figures)])]
         if chosen["backbone"]:
             blocks.append(Text([", ".join(f"{name} {value}" for name, value in chosen.items() if value)]))
-        if rows := [split_row(outputs, run.temperature) for outputs in self.splits]:
+        if rows := [split_row(outputs, temperature) for outputs in self.splits]:
             blocks.append(self.exhibits.table("splits", "Splits; from and to are 95 % intervals", rows, LABELS))
         figures = [{"figure": name, "value": value} for name, value in sorted(run.figures.items())]
         return [*blocks, Group("All figures", [Table(figures, file="metrics.json")])]
@@ -149,7 +151,9 @@ class _Report:
         if not table:
             return [Text(["There is no metrics.csv to draw them from: the run had no CSV logger."])]
         best = self.run.figures.get("epoch/best")
-        caption = "Loss and accuracy while it learned" + ("" if best is None else f"; epoch {best} was kept")
+        caption = "Loss and accuracy while it learned"
+        if best is not None:
+            caption += f"; all figures are of the weights at the end of epoch {best}, which were kept"
         kept = None if best is None else int(best)
         return [self.exhibits.figure("curves", caption, lambda: learning_figure(table, kept), table)]
 
@@ -205,6 +209,15 @@ class _Report:
         known = {name: what for name, what in _RUN_FILES.items() if (self.folder / name).exists()}
         rows = [{"file": Link(name, name), "holds": what} for name, what in (known | self.exhibits.files).items()]
         return [Table(rows)]
+
+
+def _views(found: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Give what test-time augmentation makes of the accuracy."""
+    return [
+        (f"{split} top-1 of all views", f"{found[name]:.1%}", f"{100 * found[f'{name}_change']:+.1f} points")
+        for split in ("train", "val", "test")
+        if (name := f"{split}/tta/top1") in found
+    ]
 
 
 def _costs(found: Mapping[str, float]) -> list[tuple[str, str, str]]:

@@ -64,7 +64,7 @@ def learning_figure(table: Sequence[Mapping[str, Any]], best_epoch: int | None =
             axes.plot(places, values, marker="o", markersize=3, label=split, color=colour)
         _mark(axes, table, axis, best_epoch)
         axes.set(title=kind, xlabel=axis)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
@@ -112,7 +112,7 @@ def curves_figure(runs: Mapping[str, Path], metric: str = "val/top1") -> Figure:
         axes.plot(epochs, values, marker="o", markersize=3, linestyle=line, label=shown(name, 60))
     axes.set_xlabel("epoch")
     axes.set_ylabel(metric)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
     # Runs that are close would lie on each other.
     if metric.endswith(("top1", "top5")) and drawn and max(drawn) - min(drawn) > 0.3:

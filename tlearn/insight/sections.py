@@ -98,8 +98,8 @@ def class_blocks(outputs: Outputs, train_counts: Mapping[str, int], exhibits: Ex
         exhibits.table(f"{split}_classes", f"{title}; from and to are 95 % intervals", table, LABELS, short),
         exhibits.figure(f"{split}_class_accuracy", title, lambda: accuracy.accuracy_figure(table), table),
     ]
-    # Where all classes have as many, there is nothing to see.
-    if len(set(train_counts.values())) > 1:
+    # Where classes have about as many, there is nothing to see.
+    if train_counts and max(train_counts.values()) > 1.2 * min(train_counts.values()):
         caption = f"{title}, over the training pictures it has"
         figure = exhibits.figure(f"{split}_class_counts", caption, lambda: accuracy.counts_figure(table), table)
         blocks.append(figure)
