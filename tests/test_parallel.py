@@ -53,11 +53,19 @@ def test_dp_trains_like_one_gpu(tmp_path, folder_data):
 def test_ddp_trains_and_leaves_one_exact_run_folder(tmp_path, folder_data):
     weights = write_weights(tmp_path / "w.pth")
     folder = tmp_path / "a run"
-    command = [*overrides(folder_data, weights, "trainer=ddp_cpu"), "finetune=full", f"hydra.run.dir='{folder}'"]
+    shown = ("report=default", "report.train_pictures=always")
+    command = [*overrides(folder_data, weights, "trainer=ddp_cpu", *shown), "finetune=full"]
+    command.append(f"hydra.run.dir='{folder}'")
     done = program("train", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(folder)
     figures = json.loads((folder / "metrics.json").read_text())
+    # One report, of all pictures of both processes
+    assert "could not be made" not in (folder / "report.html").read_text(encoding="utf-8")
+    with (folder / "report" / "splits.csv").open(encoding="utf-8", newline="") as file:
+        counts = {row["split"]: (row["pictures"], float(row["loss"])) for row in csv.DictReader(file)}
+    assert {split: count for split, (count, _) in counts.items()} == {"train": "24", "val": "12", "test": "12"}
+    assert counts["test"][1] == pytest.approx(figures["test/loss"], abs=1e-5)
     assert {path.name for path in tmp_path.iterdir()} == {"a run", "pictures", "w.pth"}
     # The weights of the two processes' common network, measured by one process
     arguments = [f"run='{folder}'", "split=val", "trainer=cpu", f"hydra.run.dir={tmp_path / 'one'}"]

@@ -31,7 +31,7 @@ def _measured(model_folder: Path, split: str, output: Path, *more: str):
 
 
 def test_a_run_ends_with_a_report_of_its_own_figures(tmp_path, folder_data, weights):
-    figures = run(tmp_path / "run", folder_data, weights)
+    figures = run(tmp_path / "run", folder_data, weights, "report=default")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "shufflenet_v2_x0_5 on folder" in page
     assert "could not be made" not in page
@@ -46,7 +46,7 @@ def test_a_run_ends_with_a_report_of_its_own_figures(tmp_path, folder_data, weig
 
 
 def test_the_first_batch_is_drawn_as_it_will_be_seen(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights)
+    run(tmp_path / "run", folder_data, weights, "report=default")
     rows = read_table(tmp_path / "run" / "report" / "first_batch.csv")
     assert len(rows) == 8
     train = {sample.path: sample.label for sample in read_manifest(tmp_path / "run" / "splits.csv").splits["train"]}
@@ -55,7 +55,7 @@ def test_the_first_batch_is_drawn_as_it_will_be_seen(tmp_path, folder_data, weig
 
 
 def test_tensorboard_has_the_figures_and_the_settings_with_the_real_results(tmp_path, folder_data, weights):
-    figures = run(tmp_path / "run", folder_data, weights)
+    figures = run(tmp_path / "run", folder_data, weights, "report=default")
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0}).Reload()
     drawn = {path.stem for path in (tmp_path / "run" / "report").glob("*.png")}
     assert {f"figures/{name}" for name in drawn} == set(events.Tags()["images"])
@@ -74,7 +74,7 @@ def test_a_report_that_fails_leaves_the_run_finished_and_says_so(tmp_path, folde
         raise RuntimeError("no ink")
 
     monkeypatch.setattr(reporting, "write_report", fail)
-    figures = run(tmp_path / "run", folder_data, weights)
+    figures = run(tmp_path / "run", folder_data, weights, "report=default")
     assert figures["val/loss"] > 0
     assert "the report could not be made: RuntimeError: no ink" in capsys.readouterr().out
 
@@ -88,10 +88,10 @@ def test_the_temperature_of_the_model_folder_is_that_of_val(tmp_path, folder_dat
 
 
 def test_random_augmentation_needs_another_look_at_the_training_pictures(tmp_path, folder_data, weights):
-    run(tmp_path / "auto", folder_data, weights, "transforms=light")
+    run(tmp_path / "auto", folder_data, weights, "report=default", "transforms=light")
     page = (tmp_path / "auto" / "report.html").read_text(encoding="utf-8")
     assert "report.train_pictures=always" in page
-    run(tmp_path / "always", folder_data, weights, "transforms=light", "report.train_pictures=always")
+    run(tmp_path / "always", folder_data, weights, "report=default", "transforms=light", "report.train_pictures=always")
     splits = {row["split"]: row for row in read_table(tmp_path / "always" / "report" / "splits.csv")}
     plain, _, _ = _measured(tmp_path / "always", "train", tmp_path)
     assert float(splits["train"]["loss"]) == pytest.approx(plain["train/loss"], abs=1e-5)
@@ -99,12 +99,12 @@ def test_random_augmentation_needs_another_look_at_the_training_pictures(tmp_pat
 
 def test_more_features_than_memory_should_hold_are_not_kept(tmp_path, folder_data, weights, monkeypatch):
     monkeypatch.setattr(reporting, "_FEATURE_BYTES", 1000)
-    run(tmp_path / "run", folder_data, weights)
+    run(tmp_path / "run", folder_data, weights, "report=default")
     assert "would take too much memory" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 def test_doubtful_labels_are_not_looked_for_among_augmented_features(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2")
+    run(tmp_path / "run", folder_data, weights, "report=default", "transforms=light", "features.views=2")
     assert "features.views keeps augmented versions" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert not (tmp_path / "run" / "report" / "suspects.csv").exists()
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_found_costs_no_more_than_its_place(tmp_path, folder_data
         raise RuntimeError("no neighbours")
 
     monkeypatch.setattr(reporting, "near_duplicates", fail)
-    run(tmp_path / "run", folder_data, weights)
+    run(tmp_path / "run", folder_data, weights, "report=default")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "not looked for: RuntimeError: no neighbours" in page
     assert (tmp_path / "run" / "report" / "suspects.csv").is_file()
@@ -140,7 +140,7 @@ def test_a_class_with_a_single_picture_is_no_reason_to_have_no_report(tmp_path, 
     for split, count in (("train", 3), ("val", 2)):
         draw_split(data / split, count)
     draw_split(data / "train", 1, ("green",))
-    run(tmp_path / "run", data, weights)
+    run(tmp_path / "run", data, weights, "report=default")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "could not be made" not in page
     assert "the first 10 of all 11" in page
