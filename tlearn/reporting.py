@@ -109,7 +109,8 @@ def show_first_batch(run: RunFolder, images: ImageDataModule, fixed_views: bool,
     labels = [images.pictures.classes[target] for _, target, _ in batch]
     with excused("the first batch"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_figure(file, gallery_figure([picture for picture, _, _ in batch], labels))
+        # A pixel of the drawing for one of the file: more would only make it larger.
+        write_figure(file, gallery_figure([picture for picture, _, _ in batch], labels), dpi=100)
         rows = [{"path": path, "class": label} for (_, _, path), label in zip(batch, labels, strict=True)]
         write_table(file.with_suffix(".csv"), rows)
         for board in boards(loggers):
