@@ -111,7 +111,7 @@ def tlearn(
     overrides: Sequence[str], folder: Path, cache: Path, python: str = sys.executable, watch: bool = False
 ) -> dict[str, Any]:
     """Train with tlearn's command line and give seconds, peak memory and what it left in metrics.json."""
-    arguments = ["-m", "tlearn.train", *overrides, f"hydra.run.dir='{folder}'"]
+    arguments = ["-m", "tlearn.train", "report=off", *overrides, f"hydra.run.dir='{folder}'"]
     done = run(arguments, python, variables(cache), watch)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     measured = {"seconds": done.seconds, "peak_mib": done.peak_mib, **accuracies(folder, metrics), "metrics": metrics}

@@ -78,7 +78,15 @@ def measure(record: Record, options: argparse.Namespace, pair: int, kind: str, f
 
 def sweep(overrides: list[str], options: argparse.Namespace, folder: Path, cache: Path) -> dict[str, Any]:
     """Run all trials in one process."""
-    arguments = ["-m", "tlearn.train", *SWEEP, *overrides, *options.sweep_override, f"hydra.sweep.dir='{folder}'"]
+    arguments = [
+        "-m",
+        "tlearn.train",
+        "report=off",
+        *SWEEP,
+        *overrides,
+        *options.sweep_override,
+        f"hydra.sweep.dir='{folder}'",
+    ]
     done = run(arguments, sys.executable, variables(cache))
     with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
         trials = list(csv.DictReader(file))
