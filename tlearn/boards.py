@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tlearn.insight.drawing import shown
 from tlearn.insight.outputs import Outputs
+from tlearn.models.network import count_parameters
 
 # The projector reads features as text: more would be tens of megabytes.
 _MOST_EMBEDDED, _MOST_VALUES = 500, 1_000_000
@@ -67,8 +68,7 @@ def _parameter_table(network: nn.Module) -> str:
     parts = [(f"{top}.{name}", part) for top, half in network.named_children() for name, part in half.named_children()]
     parts += [(name, half) for name, half in network.named_children() if not list(half.children())]
     for name, part in [*parts, ("all", network)]:
-        total = sum(parameter.numel() for parameter in part.parameters())
-        trains = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
+        total, trains = count_parameters(part)
         layers = sum(1 for layer in part.modules() if not list(layer.children()))
         rows.append(f"| {name} {type(part).__name__} | {layers} | {total:,} | {trains:,} |")
     return "\n".join(rows)

@@ -8,6 +8,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
 
+from tlearn.models.network import count_parameters
 from tlearn.module import TransferModule
 
 
@@ -37,8 +38,7 @@ class NetworkSummary(Callback):
             return
         network = pl_module.network
         for name, part in (("body", network.body), ("head", network.head), ("total", network)):
-            total = sum(parameter.numel() for parameter in part.parameters())
-            trainable = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
+            total, trainable = count_parameters(part)
             kind = "" if part is network else type(part).__name__
             print(f"{name:<6}{kind:<20}{total:>13,} parameters, {trainable:>13,} trainable", flush=True)
 

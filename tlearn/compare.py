@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from tlearn.cli import program
 from tlearn.errors import ConfigError
+from tlearn.sweep import print_table
 
 if TYPE_CHECKING:
     from tlearn.insight.comparison import Run
@@ -102,7 +103,6 @@ def _link(row: Mapping[str, Any], folder: Path) -> Any:
 
 def _show(table: Sequence[Mapping[str, Any]], settings: Sequence[str], metric: str) -> None:
     """Print the best runs, and name all that are not done."""
-    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
@@ -112,9 +112,7 @@ def _show(table: Sequence[Mapping[str, Any]], settings: Sequence[str], metric: s
     done = [row for row in table if row["status"] == "done"]
     for row in done[:_MOST_LINES]:
         shown.add_row(*(Text(_cell(row.get(name))) for name in columns))
-    console = Console()
-    # Off a terminal rich assumes 80 columns and cuts figures
-    Console(width=None if console.is_terminal else 200).print(shown)
+    print_table(shown)
     if len(done) > _MOST_LINES:
         print(f"... and {len(done) - _MOST_LINES} more, listed in compare.csv")
     for row in table:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from tlearn.cli import program
 from tlearn.errors import BadImageError, ConfigError, DataError, OutputError
+from tlearn.insight.tables import read_table
 
 if TYPE_CHECKING:
     from tlearn.bundle import Model
@@ -79,8 +80,7 @@ def _file(key: str, value: str) -> Path:
 
 def read_predictions(path: Path | str) -> list[dict[str, str]]:
     """Read the rows that `predict` has written."""
-    with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_table(Path(path))
 
 
 def find_pictures(images: str) -> list[Path]:

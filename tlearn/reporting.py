@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
@@ -24,12 +25,12 @@ from tlearn.errors import excused
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.insight import outputs as insight
 from tlearn.insight.calibration import calibration_error, choose_temperature, reliability
-from tlearn.insight.comparison import flat
 from tlearn.insight.drawing import write_figure
 from tlearn.insight.gallery import gallery_figure
 from tlearn.insight.neighbours import near_duplicates
 from tlearn.insight.outputs import Outputs
 from tlearn.insight.report import Rows, RunSummary, write_report
+from tlearn.insight.settings import flat
 from tlearn.insight.suspects import suspects
 from tlearn.insight.tables import write_table
 from tlearn.models.network import TransferNetwork
@@ -127,17 +128,17 @@ def report(
 ) -> None:
     """Write the report of a training."""
     looked = [outputs[split] for split in ("train", "val", "test") if split in outputs]
+    first_batch = run.path / _FIRST_BATCH
     with excused("the report"):
-        first_batch = run.path / _FIRST_BATCH
-        summary = RunSummary(
+        _write(
+            config,
+            run,
+            pictures.skipped,
             title=f"{config.backbone.name} on {config.data.name}",
+            subtitle=str(run.path),
             outputs=outputs,
             figures=figures,
-            subtitle=str(run.path),
-            overrides=_overrides(),
-            settings=plain(config),
-            environment=environment(),
-            notes=[*pictures.notes, *(f"left out {path}: {reason}" for path, reason in pictures.skipped.items())],
+            notes=pictures.notes,
             train_counts=class_counts(pictures.splits["train"], pictures.classes),
             temperature=figures["temperature"],
             suspects=_found(suspects, looked, plan.reason),
@@ -145,7 +146,6 @@ def report(
             run_folder=run.path,
             extras={"The first training batch": first_batch} if first_batch.is_file() else {},
         )
-        write_report(run.path, summary)
 
 
 def report_evaluation(
@@ -159,20 +159,32 @@ def report_evaluation(
     """Write the report of an evaluation."""
     with excused("the report"):
         trained = read_manifest(model.folder / MANIFEST).splits["train"]
-        summary = RunSummary(
+        _write(
+            config,
+            run,
+            unreadable,
             title=f"{model.name} on {outputs.split}",
+            subtitle=f"{model.folder} on {outputs.root}",
             outputs={outputs.split: outputs},
             figures=figures,
-            subtitle=f"{model.folder} on {outputs.root}",
-            overrides=_overrides(),
-            settings=plain(config),
-            environment=environment(),
-            notes=[f"left out {path}: {reason}" for path, reason in unreadable.items()],
             train_counts=class_counts(trained, model.classes),
             # A model may have been made before there was one.
             temperature=model.description.get("temperature"),
         )
-        write_report(run.path, summary)
+
+
+def _write(
+    config: DictConfig, run: RunFolder, skipped: Mapping[str, str], notes: Sequence[str] = (), **more: Any
+) -> None:
+    """Write a report with what every one tells; `more` are further fields of `RunSummary`."""
+    summary = RunSummary(
+        overrides=list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else [],
+        settings=plain(config),
+        environment=environment(),
+        notes=[*notes, *(f"left out {path}: {reason}" for path, reason in skipped.items())],
+        **more,
+    )
+    write_report(run.path, summary)
 
 
 def show_on_boards(
@@ -192,10 +204,6 @@ def show_on_boards(
             write_figures(board, drawn)
             write_results(board, network, settings, figures)
             write_embedding(board, val)
-
-
-def _overrides() -> list[str]:
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _found(look: Callable[[Sequence[Outputs]], Rows], outputs: Sequence[Outputs], reason: str) -> Rows | str:

@@ -3,12 +3,12 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tlearn.errors import CheckpointError, ConfigError
+from tlearn.insight.settings import flat
 
 # What a resumed run may have other than the stopped one: where it runs, what it reports, how far it goes
 _FREE = (
@@ -122,7 +122,7 @@ def check_resume(config: DictConfig, folder: Path) -> None:
         stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no run to go on with: {error}") from error
-    before, now = _flat(OmegaConf.to_container(stored)), _flat(OmegaConf.to_container(config))
+    before, now = (flat(dict(OmegaConf.to_container(one))) for one in (stored, config))  # type: ignore[arg-type]
     # A schedule over the whole run would jump if the run became longer.
     free = _FREE if config.scheduler.from_run else (*_FREE, "trainer.max_epochs")
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
@@ -130,9 +130,3 @@ def check_resume(config: DictConfig, folder: Path) -> None:
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
         raise ConfigError(f"a resumed run keeps its configuration, and these differ:\n{lines}")
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict) or not node:
-        return {prefix.rstrip("."): node}
-    return {key: value for name, child in node.items() for key, value in _flat(child, f"{prefix}{name}.").items()}

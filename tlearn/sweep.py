@@ -4,12 +4,16 @@ import csv
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tlearn.errors import SweepError
 from tlearn.explain import explain
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # The columns shown for each trial where it has them
 FIGURES = ("val/top1", "val/loss", "test/top1", "test/loss", "params/trainable", "time/fit_s")
@@ -64,7 +68,6 @@ class Sweep:
         """
         if not self._rows:
             return
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -80,10 +83,17 @@ class Sweep:
                 row["status"],
             ]
             table.add_row(*(Text(cell) for cell in cells))
-        console = Console()
-        # Off a terminal rich assumes 80 columns and cuts figures
-        Console(width=None if console.is_terminal else 200).print(table)
+        print_table(table)
         print(f"{self._folder}/results.csv", flush=True)
         failed = sum(row["status"] != "done" for row in self._rows)
         if failed:
             raise SweepError(f"{failed} of {len(self._rows)} trials failed (see {self._folder}/results.csv)")
+
+
+def print_table(table: "Table") -> None:
+    """Print a table as wide as the terminal, and whole where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    # Off a terminal rich assumes 80 columns and cuts figures
+    Console(width=None if console.is_terminal else 200).print(table)

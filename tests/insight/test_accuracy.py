@@ -1,13 +1,13 @@
 """Accuracies of classes and how sure they are."""
 
 import math
-import warnings
 from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.insight.figures import drawn
 from tlearn.insight.accuracy import accuracy_figure, counts_figure, per_class, wilson
 from tlearn.insight.outputs import Outputs
 
@@ -20,14 +20,6 @@ def outputs(classes: list[str], targets: list[int], predictions: list[int]) -> O
     ranks = (torch.arange(count) - torch.tensor(predictions)[:, None]) % count
     paths = [str(number) for number in range(len(targets))]
     return Outputs("val", classes, Path(), paths, torch.tensor(targets), -ranks.float())
-
-
-def drawn(figure):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.draw_without_rendering()
-    return figure
 
 
 def table(count: int, pictures: int = 20) -> list[dict]:

@@ -13,13 +13,13 @@ from tlearn.insight.comparison import (
     comparison_table,
     differing,
     find_runs,
-    flat,
     lower_is_better,
     name_of,
     read_run,
     setting,
     settings_figure,
 )
+from tlearn.insight.settings import flat
 
 
 def write_run(folder, settings, figures=None, choices=None, log=()):

@@ -1,7 +1,6 @@
 """Which classes are taken for which, as tables and as a figure."""
 
 import io
-import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.insight.figures import drawn
 from tlearn.insight.confusion import confused_pairs, confusion_figure, confusion_matrix, matrix_table
 from tlearn.insight.outputs import Outputs
 from tlearn.insight.tables import read_table, write_table
@@ -28,14 +28,6 @@ def made(count: int, pictures: int = 20) -> tuple[Tensor, list[str]]:
         matrix[row, (row + count // 2) % count] += wrong // 2
         matrix[row, int(torch.randint(count, (), generator=generator))] += wrong - wrong // 2
     return matrix, [NAMES[row] if count == 10 else f"class {row}" for row in range(count)]
-
-
-def drawn(figure):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.draw_without_rendering()
-    return figure
 
 
 def names(axis) -> list[str]:

@@ -51,22 +51,7 @@ def make_splits(
         DataError: no picture for train or for val.
     """
     notes: list[str] = []
-    given = {sample.split for sample in samples}
-    if test_as_val:
-        divided = _with_test_as_val(samples, given, notes)
-    elif given <= {None}:
-        divided = _divide(samples, _checked(fractions), seed, notes)
-    elif "train" not in given or not given <= set(SPLITS):
-        found = capped(sorted(map(str, given)))
-        raise DataError(f"pictures are in the splits {found}: each must be in {', '.join(SPLITS)}, and some in train")
-    elif "val" not in given:
-        if not 0 < val_fraction < 1:
-            raise ConfigError(f"data.split.val_fraction={val_fraction} must lie between 0 and 1")
-        train = [sample for sample in samples if sample.split == "train"]
-        divided = _divide(train, (1 - val_fraction, val_fraction, 0.0), seed, notes)
-        divided += [sample for sample in samples if sample.split == "test"]
-    else:
-        divided = list(samples)
+    divided = _placed(samples, fractions, val_fraction, seed, test_as_val, notes)
     splits = {name: sorted(sample for sample in divided if sample.split == name) for name in SPLITS}
     if not splits["val"]:
         raise DataError(
@@ -76,6 +61,32 @@ def make_splits(
     if not splits["test"] and not test_as_val:
         notes.append(NO_TEST)
     return {name: chosen for name, chosen in splits.items() if chosen}, notes
+
+
+def _placed(
+    samples: Sequence[Sample],
+    fractions: Sequence[float],
+    val_fraction: float,
+    seed: int,
+    test_as_val: bool,
+    notes: list[str],
+) -> list[Sample]:
+    """Give each sample that has none its split, as the source's own splits leave room for."""
+    given = {sample.split for sample in samples}
+    if test_as_val:
+        return _with_test_as_val(samples, given, notes)
+    if given <= {None}:
+        return _divide(samples, _checked(fractions), seed, notes)
+    if "train" not in given or not given <= set(SPLITS):
+        found = capped(sorted(map(str, given)))
+        raise DataError(f"pictures are in the splits {found}: each must be in {', '.join(SPLITS)}, and some in train")
+    if "val" in given:
+        return list(samples)
+    if not 0 < val_fraction < 1:
+        raise ConfigError(f"data.split.val_fraction={val_fraction} must lie between 0 and 1")
+    train = [sample for sample in samples if sample.split == "train"]
+    divided = _divide(train, (1 - val_fraction, val_fraction, 0.0), seed, notes)
+    return divided + [sample for sample in samples if sample.split == "test"]
 
 
 def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[str], list[str]]:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 from torch import Tensor
 
-from tlearn.insight.drawing import fonts, shown
+from tlearn.insight.drawing import lettering, shown
 from tlearn.insight.outputs import Outputs
 
 # With more classes, only the worst are drawn.
@@ -98,7 +98,7 @@ def accuracy_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
     axes.barh(places, shares, color="C0", alpha=0.35)
     axes.errorbar(shares, places, xerr=(below, above), fmt="o", markersize=4, linewidth=1.2, color="C0")
     names = [f"{shown(row['class'])} ({row['pictures']:,})" for row in rows]
-    axes.set_yticks(places, names, fontsize=8, fontfamily=fonts(), parse_math=False)
+    axes.set_yticks(places, names, **lettering(8))
     axes.set(xlim=(0, 1.01), ylim=(len(rows) - 0.5, -0.5), xlabel="accuracy (pictures of the class in brackets)")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="x", alpha=0.3)
@@ -153,11 +153,9 @@ def _name(axes: Axes, row: Mapping[str, Any], points: Any, taken: Sequence[Bbox]
             (row["train_pictures"], row["top1"]),
             xytext=away,
             textcoords="offset points",
-            fontsize=8,
-            fontfamily=fonts(),
             horizontalalignment=side,
             verticalalignment="center",
-            parse_math=False,
+            **lettering(8),
         )
         box = name.get_window_extent()
         inside = Bbox.intersection(box, axes.bbox)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from tlearn.insight.drawing import fonts, shown
+from tlearn.insight.drawing import lettering, shown
 from tlearn.models.network import TransferNetwork
 
 
@@ -131,5 +131,5 @@ def cam_figure(pictures: Sequence[Tensor], maps: Tensor, titles: Sequence[str], 
         plain.imshow(pixels)
         overlaid.imshow(pixels)
         overlaid.imshow(values.cpu().numpy(), cmap="turbo", vmin=0, vmax=1, alpha=0.5)
-        plain.set_title(shown(title), fontsize=7, fontfamily=fonts(), loc="left", parse_math=False)
+        plain.set_title(shown(title), loc="left", **lettering(7))
     return figure

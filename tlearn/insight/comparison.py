@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,9 @@ import yaml  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tlearn.insight.drawing import fonts, shown
+from tlearn.insight.drawing import lettering, shown
+from tlearn.insight.settings import leaves
+from tlearn.insight.tables import read_table
 
 # In C where PyYAML was built with it: ten times as fast
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -67,7 +69,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 def read_run(folder: Path) -> Run | None:
     """Read a run folder as plain data; None for what is no training, such as an evaluation."""
     try:
-        settings = dict(islice(_leaves(_configuration(folder)), _MOST_SETTINGS))
+        settings = dict(islice(leaves(_configuration(folder)), _MOST_SETTINGS))
         choices = _choices(folder)
         found = _json(folder / _FIGURES) if (folder / _FIGURES).is_file() else {}
         figures = {name: value for name, value in found.items() if isinstance(value, int | float)}
@@ -80,19 +82,6 @@ def read_run(folder: Path) -> Run | None:
     settings = {key: value for key, value in settings.items() if not key.startswith(_NO_SETTINGS)}
     status, reason = ("done", "") if figures else _failure(folder)
     return Run(folder, status, figures, settings, choices, reason)
-
-
-def flat(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Give nested settings by dotted keys."""
-    return dict(_leaves(node))
-
-
-def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _json(path: Path) -> Any:
@@ -122,8 +111,7 @@ def _choices(folder: Path) -> dict[str, str]:
 def _failure(folder: Path) -> tuple[str, str]:
     """Give the status and the error of a run without figures, as the table of its sweep tells them."""
     try:
-        with (folder.parent / "results.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if Path(row["folder"]).name == folder.name]
+        rows = [row for row in read_table(folder.parent / "results.csv") if Path(row["folder"]).name == folder.name]
         return rows[-1]["status"], rows[-1]["error"] or ""
     except (OSError, LookupError, ValueError, TypeError, csv.Error):
         return "unfinished", "it goes on, or was stopped: there is no metrics.json"
@@ -244,7 +232,7 @@ def _draw_setting(axes: Axes, settings: Sequence[Any], values: Sequence[float]) 
     axes.set_xlim(-0.5, len(kinds) - 0.5)
     names = [shown(kind, 18) for kind in kinds]
     few = len(kinds) <= 3 and max(map(len, names)) < 12
-    axes.set_xticks(range(len(kinds)), names, fontsize=8, fontfamily=fonts(), parse_math=False)
+    axes.set_xticks(range(len(kinds)), names, **lettering(8))
     axes.tick_params(axis="x", rotation=0 if few else 40)
     for label in axes.get_xticklabels():
         label.set_horizontalalignment("center" if few else "right")

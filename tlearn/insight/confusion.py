@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, PercentFormatter
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from tlearn.insight.drawing import fonts, shown
+from tlearn.insight.drawing import lettering, shown
 from tlearn.insight.outputs import Outputs
 
 # With more classes: no numbers in the cells, and an order of its own
@@ -148,7 +148,7 @@ def _draw_shares(axes: Axes, shares: Tensor) -> tuple[AxesImage, AxesImage]:
 def _draw_names(axes: Axes, names: Sequence[str]) -> None:
     size = 8 if len(names) <= 60 else 6
     places = range(len(names))
-    style: dict[str, Any] = {"fontsize": size, "fontfamily": fonts(), "parse_math": False}
+    style = lettering(size)
     axes.set_yticks(places, names, **style)
     upright = sum(map(len, names)) > 60
     axes.set_xticks(places, names, rotation=90 if upright else 0, **style)

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
 from tlearn.data.samples import Sample
-from tlearn.insight.drawing import fonts, shown
+from tlearn.insight.drawing import lettering, shown
 
 Splits = Mapping[str, Sequence[Sample]]
 
@@ -111,7 +111,7 @@ def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[
     for split, values in counts.items():
         axes.barh(range(len(names)), values, left=left, label=split)
         left = [total + value for total, value in zip(left, values, strict=True)]
-    axes.set_yticks(range(len(names)), names, fontsize=8, fontfamily=fonts(), parse_math=False)
+    axes.set_yticks(range(len(names)), names, **lettering(8))
     axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("pictures")

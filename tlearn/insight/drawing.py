@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -27,6 +28,11 @@ def fonts() -> list[str]:
     """Name matplotlib's own font, and installed ones that have further scripts."""
     installed = set(get_font_names())
     return ["DejaVu Sans", *(name for name in _FURTHER_FONTS if name in installed)]
+
+
+def lettering(size: int) -> dict[str, Any]:
+    """Give how a name is written: in a font that has its letters, and never as a formula."""
+    return {"fontsize": size, "fontfamily": fonts(), "parse_math": False}
 
 
 def write_figure(path: Path, figure: Figure, dpi: int = 120) -> None:

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from tlearn.data.decode import Decoder
 from tlearn.errors import BadImageError
-from tlearn.insight.drawing import fonts, shown
+from tlearn.insight.drawing import lettering, shown
 from tlearn.insight.outputs import Outputs
 from tlearn.insight.page import Card
 
@@ -103,10 +102,10 @@ def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str
     for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         left, top = place % columns * _CELL, place // columns * (_CELL + above)
         middle, text = left + _CELL / 2, "\n".join(shown(line, 22) for line in title.split("\n"))
-        axes.text(middle, top + above - 2, text, ha="center", va="bottom", **_lettering(8))
+        axes.text(middle, top + above - 2, text, ha="center", va="bottom", **lettering(8))
         tile = _tile(picture)
         if isinstance(tile, str):
-            axes.text(middle, top + above + _CELL / 2, tile, ha="center", va="center", wrap=True, **_lettering(7))
+            axes.text(middle, top + above + _CELL / 2, tile, ha="center", va="center", wrap=True, **lettering(7))
         else:
             tile = ImageOps.contain(tile, (_CELL - 8, _CELL - 8))
             canvas.paste(tile, (left + (_CELL - tile.width) // 2, top + above))
@@ -126,7 +125,7 @@ def answers_figure(outputs: Outputs, indices: Sequence[int]) -> Figure:
         left, right = grid[place // columns, 2 * (place % columns) :][:2]
         target = outputs.classes[int(outputs.targets[index])]
         _draw_picture(left, outputs.root / outputs.paths[index])
-        left.set_title(shown(target, 26), **_lettering(9))
+        left.set_title(shown(target, 26), **lettering(9))
         _draw_answer(right, outputs.best(index), target)
     return figure
 
@@ -134,7 +133,7 @@ def answers_figure(outputs: Outputs, indices: Sequence[int]) -> Figure:
 def _draw_picture(axes: Axes, picture: Path | str | Tensor) -> None:
     tile = _tile(picture)
     if isinstance(tile, str):
-        axes.text(0.5, 0.5, tile, ha="center", va="center", wrap=True, **_lettering(7))
+        axes.text(0.5, 0.5, tile, ha="center", va="center", wrap=True, **lettering(7))
         return
     # More than can be seen would only make drawing slow.
     tile.thumbnail((400, 400))
@@ -150,11 +149,6 @@ def _tile(picture: Path | str | Tensor) -> Image.Image | str:
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
-def _lettering(size: int) -> dict[str, Any]:
-    """Give how a name is written: in a font that has its letters, and never as a formula."""
-    return {"fontsize": size, "fontfamily": fonts(), "parse_math": False}
-
-
 def _draw_answer(axes: Axes, best: Sequence[tuple[str, float]], target: str) -> None:
     """Draw classes as bars with their names on them, the most probable above."""
     axes.set(xlim=(0, 1), ylim=(4.6, -0.6))
@@ -162,4 +156,4 @@ def _draw_answer(axes: Axes, best: Sequence[tuple[str, float]], target: str) -> 
         colour = "tab:green" if name == target else "tab:blue"
         axes.barh(place, share, height=0.85, color=colour, alpha=0.35)
         text = f"{share:.2f}  {shown(name, 22)}"
-        axes.text(0.02, place, text, va="center", **_lettering(8))
+        axes.text(0.02, place, text, va="center", **lettering(8))

@@ -75,7 +75,8 @@ class Outputs:
 
     def scaled(self, temperature: float) -> Self:
         """Give the same outputs with other probabilities."""
-        return replace(self, temperature=temperature)
+        # The same ones keep what they have computed.
+        return self if temperature == self.temperature else replace(self, temperature=temperature)
 
     def rows(self, count: int = 5) -> list[dict[str, Any]]:
         """Make a table: path, class, prediction, probability, probability of the class, loss and the next classes."""

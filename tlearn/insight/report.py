@@ -8,7 +8,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tlearn.insight.comparison import flat
 from tlearn.insight.exhibits import Exhibits
 from tlearn.insight.gallery import Thumbnails
 from tlearn.insight.outputs import Outputs
@@ -25,9 +24,8 @@ from tlearn.insight.sections import (
     outcome_figures,
     split_row,
 )
+from tlearn.insight.settings import flat
 
-# Most of the page's size are its pictures.
-_MOST_THUMBNAILS = 400
 _SECRET = re.compile(r"token|passw|secret|credential|(api|access|private)_?key|auth(?!or)", re.IGNORECASE)
 # In a text, what gives such a name a value
 _GIVEN = re.compile(rf"({_SECRET.pattern})\w*['\"]?\s*[:=]", re.IGNORECASE)
@@ -123,14 +121,15 @@ class _Report:
         ordered = dict.fromkeys(split for split in ("test", "val", *run.outputs) if split in run.outputs)
         self.splits = [run.outputs[split] for split in ordered]
         self.outputs = self.splits[0] if self.splits else None
-        self.thumbnails = Thumbnails(self.outputs.root if self.outputs else folder, _MOST_THUMBNAILS)
+        self.thumbnails = Thumbnails(self.outputs.root if self.outputs else folder)
 
     def summary(self) -> list[Block]:
         """Give the figures that matter most, and those of each split."""
         run = self.run
         # Where it is 1, nothing is scaled.
         temperature = None if run.temperature == 1.0 else run.temperature
-        outcome = outcome_figures(self.outputs, temperature) if self.outputs else []
+        rows = [split_row(outputs, temperature) for outputs in self.splits]
+        outcome = outcome_figures(rows[0]) if rows else []
         settings = flat(run.settings)
         chosen = {name: str(settings.get(key) or "") for name, key in _WHAT.items()}
         # Of what builds it, the name alone
@@ -138,7 +137,7 @@ class _Report:
         blocks: list[Block] = [KeyFigures([*outcome, *_views(run.figures), *_costs(run.figures)])]
         if chosen["backbone"]:
             blocks.append(Text([", ".join(f"{name} {value}" for name, value in chosen.items() if value)]))
-        if rows := [split_row(outputs, temperature) for outputs in self.splits]:
+        if rows:
             blocks.append(self.exhibits.table("splits", "Splits; from and to are 95 % intervals", rows, LABELS))
         figures = [{"figure": name, "value": value} for name, value in sorted(run.figures.items())]
         return [*blocks, Group("All figures", [Table(figures, file="metrics.json")])]

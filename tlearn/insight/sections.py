@@ -35,21 +35,21 @@ LABELS = {
 }
 
 
-def outcome_figures(outputs: Outputs, temperature: float | None) -> list[tuple[str, str, str]]:
-    """Give the figures of a split that matter most, for `KeyFigures`."""
-    row = split_row(outputs, temperature)
+def outcome_figures(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Give the figures of a split that matter most, of those of `split_row`, for `KeyFigures`."""
     count = f"{row['pictures']:,} pictures"
     items = [
         (
-            f"{outputs.split} top-1",
+            f"{row['split']} top-1",
             _percent(row["top1"]),
             f"{_percent(row['top1_low'])} to {_percent(row['top1_high'])}",
         )
     ]
     if "top5" in row:
-        items.append((f"{outputs.split} top-5", _percent(row["top5"]), count))
-    items.append((f"{outputs.split} loss", number(row["loss"]), f"nats, {count}"))
-    scaled = "" if temperature is None else f"{number(row['calibration_error_scaled'])} with temperature"
+        items.append((f"{row['split']} top-5", _percent(row["top5"]), count))
+    items.append((f"{row['split']} loss", number(row["loss"]), f"nats, {count}"))
+    error = row.get("calibration_error_scaled")
+    scaled = "" if error is None else f"{number(error)} with temperature"
     return [*items, ("calibration error", number(row["calibration_error"]), scaled)]
 
 

@@ -125,8 +125,7 @@ class TransferNetwork(nn.Module):
 
     def count_parameters(self) -> tuple[int, int]:
         """Count all parameters, and those that train now."""
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
-        return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
+        return count_parameters(self)
 
     def _run(self, values: Tensor) -> Tensor:
         if self._start is None:
@@ -140,6 +139,12 @@ class TransferNetwork(nn.Module):
             if not any(_covers((name,), parameter) for parameter in parameters):
                 raise ConfigError(_unknown_stage(name, parameters))
         return names
+
+
+def count_parameters(part: nn.Module) -> tuple[int, int]:
+    """Count all parameters of a part, and those that train now."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
