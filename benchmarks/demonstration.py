@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tlearn.configs import compose
+from tlearn.config.compose import compose
 from tlearn.train import train
 
 # Each for all its epochs, and at its best by accuracy: the loss of an overfitting network is lowest before it learns.

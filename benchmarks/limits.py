@@ -34,8 +34,8 @@ from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform, complete, stack
 from tlearn.features.allocator import keep_memory
 from tlearn.features.extract import Extractor, Reader
-from tlearn.models.backbones import TorchvisionBackbone
-from tlearn.models.fold import fold
+from tlearn.models.backbones.torchvision import TorchvisionBackbone
+from tlearn.models.graph.fold import fold
 from tlearn.models.network import TransferNetwork
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.insight.test_comparison import write_run
-from tests.insight.test_page import _Elements
-from tests.runs import program, run, write_weights
+from tests.report.test_page import _Elements
+from tests.small_runs import program, run, write_weights
+from tests.runs.test_comparison import write_run
 from tlearn.compare import compare
-from tlearn.configs import compose
+from tlearn.config.compose import compose
 from tlearn.errors import ConfigError
 
 

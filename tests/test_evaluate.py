@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import draw
-from tests.runs import program, run, write_weights
-from tlearn.configs import compose
+from tests.small_runs import program, run, write_weights
+from tlearn.config.compose import compose
 from tlearn.data.decode import Decoder
 from tlearn.errors import CheckpointError, DataError
 from tlearn.evaluate import evaluate

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw
-from tlearn.configs import compose
+from tlearn.config.compose import compose
 from tlearn.errors import DataError
 from tlearn.explore import explore
 

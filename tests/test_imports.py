@@ -1,4 +1,4 @@
-"""Imports run one way, and what answers at once imports nothing slow."""
+"""Imports run one way through the whole package, and what answers at once imports nothing slow."""
 
 import ast
 import subprocess
@@ -10,13 +10,30 @@ import pytest
 import tlearn
 
 PACKAGE = Path(tlearn.__file__).resolve().parent
-PROGRAMS = {"tlearn.train", "tlearn.evaluate", "tlearn.predict", "tlearn.explore", "tlearn.compare"}
-CONFIGURATION = {
-    f"tlearn.{name}"
-    for name in ("configs", "cli", "explain", "resume", "sweep", "assemble", "caching", "help", "reporting")
+PROGRAMS = ("train", "evaluate", "predict", "explore", "compare", "cache")
+GROUND = ("download", "files", "console", "errors")
+# From the top: a room may import itself and every room on a lower floor, and nothing beside it or above.
+FLOORS = (
+    PROGRAMS,
+    ("config", "sweeps"),
+    ("report",),
+    ("features",),
+    ("training", "runs"),
+    ("analysis",),
+    ("data", "models"),
+)
+# The only module of data and models that knows Lightning
+DATAMODULE = "tlearn.data.datamodule"
+# Still to be turned round
+FOR_NOW = {
+    ("tlearn.config.command", "tlearn.sweeps.table"),
+    ("tlearn.features.choose", "tlearn.config.build"),
+    ("tlearn.features.choose", "tlearn.config.command"),
+    ("tlearn.report.after_training", "tlearn.config.build"),
+    ("tlearn.report.after_training", "tlearn.config.command"),
+    ("tlearn.report.after_training", "tlearn.config.compose"),
+    ("tlearn.sweeps.table", "tlearn.config.messages"),
 }
-# What data and models share
-COMMON = {"tlearn.errors", "tlearn.download"}
 
 
 def _name(file: Path) -> str:
@@ -41,52 +58,71 @@ def imported(name: str) -> set[str]:
     return found
 
 
+def own(name: str) -> set[str]:
+    return {module for module in imported(name) if module.startswith("tlearn.")}
+
+
 def packages(name: str) -> set[str]:
     return {module.partition(".")[0] for module in imported(name)}
 
 
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def test_every_room_has_a_floor():
+    known = {name for floor in FLOORS for name in floor} | set(GROUND)
+    assert {room(name) for name in MODULES if name != "tlearn"} == known
+
+
+def test_imports_run_down_only():
+    below = {name: set(GROUND) for name in GROUND}
+    for place, floor in enumerate(FLOORS):
+        for name in floor:
+            below[name] = {name, *GROUND, *(other for lower in FLOORS[place + 1 :] for other in lower)}
+    wrong = {
+        (name, other)
+        for name in MODULES
+        if name != "tlearn"
+        for other in own(name)
+        if room(other) not in below[room(name)]
+    }
+    assert wrong == FOR_NOW
+
+
+def test_no_module_imports_itself_over_others():
+    waiting, clear = dict.fromkeys(MODULES), set()
+    while ready := [name for name in waiting if own(name) <= clear | {"tlearn"}]:
+        for name in ready:
+            del waiting[name]
+            clear.add(name)
+    assert list(waiting) == []
+
+
 def test_only_configuration_and_programs_know_hydra():
     knowing = {name for name in MODULES if packages(name) & {"hydra", "omegaconf"}}
-    assert {"tlearn.cli", "tlearn.configs", "tlearn.train"} <= knowing
-    assert knowing <= CONFIGURATION | PROGRAMS
+    assert {"tlearn.config.command", "tlearn.config.compose", "tlearn.train"} <= knowing
+    rooms = {room(name) for name in knowing}
+    assert rooms <= {*PROGRAMS, "config", "sweeps", "features", "report"}
 
 
 def test_data_and_models_know_no_lightning():
     layers = [name for name in MODULES if name.startswith(("tlearn.data.", "tlearn.models."))]
     knowing = {name for name in layers if packages(name) & {"lightning", "pytorch_lightning"}}
-    assert knowing == {"tlearn.data.datamodule"}
+    assert knowing == {DATAMODULE}
 
 
-def test_tables_figures_and_pages_know_data_and_models_only():
-    members = [name for name in MODULES if name.startswith("tlearn.insight.")]
-    assert len(members) > 10
-    for name in members:
-        assert packages(name) & {"hydra", "omegaconf", "lightning"} == set(), name
-        own = {module for module in imported(name) - COMMON if module.startswith("tlearn")}
-        assert all(module.startswith(("tlearn.insight.", "tlearn.data.", "tlearn.models.")) for module in own), name
-
-
-@pytest.mark.parametrize("layer", ["tlearn.data", "tlearn.models"])
-def test_data_and_models_know_only_themselves_and_the_common_ground(layer):
-    members = [name for name in MODULES if name.startswith(f"{layer}.")]
+@pytest.mark.parametrize("layer", ["analysis", "report"])
+def test_tables_figures_and_pages_know_no_configuration(layer):
+    members = [name for name in MODULES if name.startswith(f"tlearn.{layer}.")]
     assert len(members) > 5
     for name in members:
-        own = {module for module in imported(name) if module.partition(".")[0] == "tlearn"}
-        assert {module for module in own - COMMON if not module.startswith(f"{layer}.")} == set(), name
-
-
-def test_the_common_ground_knows_nothing_above_it():
-    for name in COMMON:
-        assert {module for module in imported(name) if module.startswith("tlearn")} <= COMMON
-
-
-def test_nothing_imports_a_program():
-    for name in MODULES:
-        assert imported(name) & PROGRAMS == set(), name
+        if name not in ("tlearn.report.after_training", "tlearn.report.tensorboard"):
+            assert packages(name) & {"hydra", "omegaconf", "lightning"} == set(), name
 
 
 def test_programs_and_configuration_start_without_torch():
-    names = ["tlearn", "tlearn.cli", "tlearn.configs", *sorted(PROGRAMS)]
+    names = ["tlearn", "tlearn.config.command", "tlearn.config.compose", *(f"tlearn.{name}" for name in PROGRAMS)]
     names += [name for name in MODULES if name.startswith("tlearn.") and MODULES[name].name == "__init__.py"]
     slow = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "matplotlib")
     code = f"import sys, {', '.join(names)}; print([name for name in {slow} if name in sys.modules])"

@@ -14,19 +14,21 @@ import torchvision
 from PIL import Image
 
 from tests.conftest import draw
-from tests.runs import BACKBONE, program, write_weights
-from tlearn import schema
-from tlearn.bundle import load_model, save_model
-from tlearn.configs import compose, plain
+from tests.small_runs import BACKBONE, program, write_weights
+from tlearn.config import rules as schema
+from tlearn.config.compose import compose, plain
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import CheckpointError, ConfigError, DataError, OutputError, TlearnError
-from tlearn.models import heads, torchvision_backbone
-from tlearn.models.backbones import TimmBackbone, TorchvisionBackbone
+from tlearn.models import heads
+from tlearn.models.backbones import torchvision as torchvision_backbone
+from tlearn.models.backbones.timm import TimmBackbone
+from tlearn.models.backbones.torchvision import TorchvisionBackbone
+from tlearn.models.backbones.weights import sha256_of
 from tlearn.models.network import TransferNetwork
-from tlearn.models.weights import sha256_of
 from tlearn.predict import find_pictures, predict
-from tlearn.pretrained import pretrained_model
+from tlearn.runs.model import load_model, save_model
+from tlearn.runs.pretrained import pretrained_model
 
 CLASSES = ["blue", 'a "green", one', "rød"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.runs import overrides, program, run, write_weights
-from tlearn.configs import compose
+from tests.small_runs import overrides, program, run, write_weights
+from tlearn.config.compose import compose
 from tlearn.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from tlearn.train import train
 
@@ -262,7 +262,7 @@ def test_unreadable_pictures_are_all_named_before_training(tmp_path, folder_data
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="some of these are right on a machine with a GPU")
 def test_wrong_combinations_end_with_a_plain_message(tmp_path, folder_data, weights, more, words):
-    from tlearn.explain import explain
+    from tlearn.config.messages import explain
 
     with pytest.raises(Exception) as caught:  # noqa: PT011 - explain() tells which it must be
         run(tmp_path / "run", folder_data, weights, *more)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.runs import overrides, write_weights
+from tests.small_runs import overrides, write_weights
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,9 @@ def test_every_console_script_gives_help(installed, tmp_path, name):
 
 
 def test_the_wheel_trains_with_its_own_configuration(installed, tmp_path, folder_data):
-    where = _run([sys.executable, "-c", "from tlearn.configs import CONF_DIR; print(CONF_DIR)"], installed, tmp_path)
+    where = _run(
+        [sys.executable, "-c", "from tlearn.config.compose import CONF_DIR; print(CONF_DIR)"], installed, tmp_path
+    )
     assert Path(where.stdout.strip()) == installed / "tlearn" / "conf"
     arguments = overrides(folder_data, write_weights(tmp_path / "w.pth"), f"hydra.run.dir={tmp_path / 'run'}")
     done = _run([sys.executable, str(installed / "bin" / "tlearn-train"), *arguments], installed, tmp_path)

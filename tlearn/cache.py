@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tlearn.errors import OutputError
-from tlearn.features.room import kept, prune
+from tlearn.features.prune import kept, prune
 
 _GIGABYTE = 1e9
 _DAY = 24 * 3600

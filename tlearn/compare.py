@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from tlearn.cli import program
+from tlearn.config.command import program
 from tlearn.errors import ConfigError
-from tlearn.sweep import print_table
+from tlearn.sweeps.table import print_table
 
 if TYPE_CHECKING:
-    from tlearn.insight.comparison import Run
+    from tlearn.runs.comparison import Run
 
 # The figures shown on the terminal beside the one asked for; the files have all.
 _SHOWN = ("val/top1", "val/loss", "test/top1", "test/loss", "time/fit_s")
@@ -22,8 +22,8 @@ _MOST_CURVES, _MOST_LINES, _MOST_SETTINGS = 12, 40, 8
 
 def compare(config: DictConfig) -> dict[str, float]:
     """Print and write what was chosen differently in runs, and what came of it."""
-    from tlearn.insight import comparison
-    from tlearn.run import RunFolder
+    from tlearn.runs import comparison
+    from tlearn.runs.folder import RunFolder
 
     metric = config.metric
     runs = _read(config.runs if isinstance(config.runs, str) else list(config.runs))
@@ -48,7 +48,7 @@ def _read(given: str | Sequence[str]) -> list["Run"]:
     Raises:
         ConfigError: a place that does not exist, or holds no runs.
     """
-    from tlearn.insight.comparison import find_runs, read_run
+    from tlearn.runs.comparison import find_runs, read_run
 
     folders: list[Path] = []
     for one in [given] if isinstance(given, str) else given:
@@ -65,10 +65,10 @@ def _read(given: str | Sequence[str]) -> list["Run"]:
 
 def _write_page(folder: Path, runs: Sequence["Run"], table: Sequence[Mapping[str, Any]], metric: str) -> None:
     """Write compare.html: the table, the curves of the best runs, the figure over what was chosen; and their files."""
-    from tlearn.insight.comparison import differing, settings_figure
-    from tlearn.insight.exhibits import Exhibits
-    from tlearn.insight.page import Block, Section, Text, write_page
-    from tlearn.insight.runs import curves_figure, curves_table
+    from tlearn.analysis.learning_curves import curves_figure, curves_table
+    from tlearn.report.page import Block, Section, Text, write_page
+    from tlearn.report.page_files import Exhibits
+    from tlearn.runs.comparison import differing, settings_figure
 
     exhibits = Exhibits(folder)
     settings = differing(runs)
@@ -95,7 +95,7 @@ def _write_page(folder: Path, runs: Sequence["Run"], table: Sequence[Mapping[str
 
 def _link(row: Mapping[str, Any], folder: Path) -> Any:
     """Lead to a run's own report, where it has one."""
-    from tlearn.insight.page import Link
+    from tlearn.report.page import Link
 
     report = Path(row["folder"]) / "report.html"
     return Link(row["run"], os.path.relpath(report, folder)) if report.is_file() else row["run"]

@@ -5,22 +5,23 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from tlearn.cli import is_main_process, program
+from tlearn.config.command import is_main_process, program
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tlearn.bundle import Model
-    from tlearn.data.samples import Sample
-    from tlearn.insight.outputs import Outputs
+    from tlearn.analysis.outputs import Outputs
+    from tlearn.data.sources.torchvision import Sample
+    from tlearn.runs.model import Model
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
     """Measure the model of `config.run` on one split and give its figures."""
     # Imported here: torch and lightning take seconds, which help and configuration errors shall not.
-    from tlearn import assemble, reporting
-    from tlearn.bundle import load_model
-    from tlearn.run import RunFolder
+    from tlearn.config import build as assemble
+    from tlearn.report import after_training as reporting
+    from tlearn.runs.folder import RunFolder
+    from tlearn.runs.model import load_model
 
     model, run = load_model(config.run), RunFolder(config.paths.output_dir)
     figures, outputs, unreadable = measure(config, model)
@@ -41,12 +42,14 @@ def measure(
     """
     from pathlib import Path
 
-    from tlearn import assemble, parallel, reporting
-    from tlearn.collect import Collector
+    from tlearn.config import build as assemble
     from tlearn.data.datamodule import ImageDataModule
     from tlearn.data.prepare import Pictures, readable
     from tlearn.data.transforms import Transform
-    from tlearn.views import module_for, preprocessing_for
+    from tlearn.report import after_training as reporting
+    from tlearn.training import ddp as parallel
+    from tlearn.training.collect_outputs import Collector
+    from tlearn.training.test_time_augmentation import module_for, preprocessing_for
 
     trainer = assemble.evaluator(config, Path(config.paths.output_dir))
     root, chosen = _choose(config, model)
@@ -71,10 +74,10 @@ def _choose(config: DictConfig, model: "Model") -> tuple["Path", list["Sample"]]
     """Choose the pictures: the run's own split, also where they have moved to, or another data set's."""
     from pathlib import Path
 
-    from tlearn import assemble
-    from tlearn.bundle import MANIFEST
-    from tlearn.data.splits import check_manifest, read_manifest, unchanged_files
+    from tlearn.config import build as assemble
+    from tlearn.data.split import check_manifest, read_manifest, unchanged_files
     from tlearn.errors import DataError
+    from tlearn.runs.model import MANIFEST
 
     manifest = read_manifest(model.folder / MANIFEST)
     own = config.data.root is None and config.data.name == "folder"

@@ -4,19 +4,19 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from tlearn.cli import program
+from tlearn.config.command import program
 
 if TYPE_CHECKING:
-    from tlearn.insight.survey import Survey
+    from tlearn.report.data_report import Survey
 
 
 def explore(config: DictConfig) -> dict[str, float]:
     """Print and write what a data set holds: classes, splits, sizes, unreadable files, duplicates across splits."""
     # Imported here: torch takes seconds, which help and configuration errors shall not.
-    from tlearn import assemble
-    from tlearn.insight import dataset
-    from tlearn.insight.survey import Survey, write_survey
-    from tlearn.run import RunFolder
+    from tlearn.analysis import data_profile as dataset
+    from tlearn.config import build as assemble
+    from tlearn.report.data_report import Survey, write_survey
+    from tlearn.runs.folder import RunFolder
 
     run = RunFolder(config.paths.output_dir)
     run.claim()
@@ -56,8 +56,8 @@ def _show(survey: "Survey") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tlearn.insight.dataset import class_table
-    from tlearn.insight.drawing import shown as visible
+    from tlearn.analysis.data_profile import class_table
+    from tlearn.analysis.drawing import shown as visible
 
     shown = Table("class", *survey.splits)
     for row in class_table(survey.splits, survey.classes):

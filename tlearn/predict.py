@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from tlearn.cli import program
+from tlearn.config.command import program
 from tlearn.errors import BadImageError, ConfigError, DataError, OutputError
-from tlearn.insight.tables import read_table
+from tlearn.files import read_table
 
 if TYPE_CHECKING:
-    from tlearn.bundle import Model
+    from tlearn.runs.model import Model
 
 # A picture's file, and its most probable classes with their probabilities
 Answer = tuple[str, list[tuple[str, float]]]
@@ -68,7 +68,7 @@ def predict(config: DictConfig) -> dict[str, float]:
 
 def _file(key: str, value: str) -> Path:
     """Check the name of a file that is to be written."""
-    from tlearn.data.scan import ENDINGS
+    from tlearn.data.sources.folder import ENDINGS
 
     path = Path(value).expanduser()
     if path.is_dir():
@@ -104,8 +104,8 @@ def find_pictures(images: str) -> list[Path]:
 
 def _write_page(page: Path, answers: list[Answer], count: int, model: "Model") -> None:
     """Show pictures beside their most probable classes."""
-    from tlearn.insight.gallery import Thumbnails
-    from tlearn.insight.page import Card, Gallery, Section, write_page
+    from tlearn.report.gallery import Thumbnails
+    from tlearn.report.page import Card, Gallery, Section, write_page
 
     thumbnails = Thumbnails(Path(), _MOST_SHOWN)
     # What all have in common says nothing.
@@ -126,8 +126,8 @@ def _write_page(page: Path, answers: list[Answer], count: int, model: "Model") -
 
 def _model(config: DictConfig) -> "Model":
     """Load the run's model, or take the backbone as it is."""
-    from tlearn.bundle import load_model
-    from tlearn.pretrained import pretrained_model
+    from tlearn.runs.model import load_model
+    from tlearn.runs.pretrained import pretrained_model
 
     if config.get("backbone") is None:
         return load_model(config.run)
@@ -136,7 +136,7 @@ def _model(config: DictConfig) -> "Model":
 
 def _below(folder: Path) -> Iterator[Path]:
     """Yield what is called a picture; links to folders are followed, but each folder is entered once."""
-    from tlearn.data.scan import ENDINGS
+    from tlearn.data.sources.folder import ENDINGS
 
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error

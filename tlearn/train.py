@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from tlearn.cli import is_main_process, program
+from tlearn.config.command import is_main_process, program
 
 if TYPE_CHECKING:
-    from tlearn.run import RunFolder
+    from tlearn.runs.folder import RunFolder
 
 
 def train(config: DictConfig) -> dict[str, float]:
     """Run one training and give its figures; everything it leaves lies in the run folder `config.paths.output_dir`."""
-    from tlearn.run import RunFolder
+    from tlearn.runs.folder import RunFolder
 
     run = RunFolder(config.paths.output_dir)
     if not is_main_process():
@@ -29,9 +29,11 @@ def _train(config: DictConfig, run: "RunFolder") -> dict[str, float]:
     # Imported here: torch and lightning take seconds, which help and configuration errors shall not.
     from lightning import seed_everything
 
-    from tlearn import assemble, parallel, reporting
-    from tlearn.caching import cached
-    from tlearn.resume import check_resume, resume_from
+    from tlearn.config import build as assemble
+    from tlearn.config.relaunch import check_resume, resume_from
+    from tlearn.features.choose import cached
+    from tlearn.report import after_training as reporting
+    from tlearn.training import ddp as parallel
 
     started = time.monotonic()
     seed_everything(config.seed, workers=True, verbose=False)

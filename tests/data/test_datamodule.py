@@ -10,9 +10,9 @@ from torchvision.transforms import v2
 
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
-from tlearn.data.pixels import DiskPixels, MemoryPixels, Shrink
+from tlearn.data.pixel_cache import DiskPixels, MemoryPixels, Shrink
 from tlearn.data.prepare import Pictures, prepare
-from tlearn.data.samples import FolderSource, Sample
+from tlearn.data.sources.torchvision import FolderSource, Sample
 from tlearn.data.transforms import Transform, random_resized_crop
 from tlearn.errors import BadImageError, DataError
 

@@ -7,11 +7,11 @@ from torchvision.models import get_model_weights
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
-from tlearn.assemble import build, complete_transforms
-from tlearn.configs import CONF_DIR, compose
+from tlearn.config.build import build, complete_transforms
+from tlearn.config.compose import CONF_DIR, compose
 from tlearn.data.transforms import Transform, complete, mixing, random_resized_crop, stack
 from tlearn.errors import ConfigError
-from tlearn.models.torchvision_backbone import TorchvisionBackbone
+from tlearn.models.backbones.torchvision import TorchvisionBackbone
 
 NOTHING = dict.fromkeys(("resize", "size", "interpolation", "mean", "std"))
 WEIGHTS = {"resize": 256, "size": 224, "interpolation": "bilinear", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}

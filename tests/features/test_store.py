@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from tlearn.errors import OutputError
-from tlearn.features import room, store
-from tlearn.features.room import kept, prune
+from tlearn.features import prune as room
+from tlearn.features import store
+from tlearn.features.prune import kept, prune
 from tlearn.features.store import Rows, Space, picture_key
 
 

@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tlearn.errors import ConfigError
 from tlearn.models import heads
-from tlearn.models.backbones import TorchvisionBackbone
+from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork, fingerprint
 
 OPTIMIZERS = {

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from tlearn.data.dataset import ImageDataset, class_counts
 from tlearn.data.decode import Decoder
-from tlearn.data.pixels import DiskPixels, MemoryPixels
+from tlearn.data.pixel_cache import DiskPixels, MemoryPixels
 from tlearn.data.prepare import Pictures, available_cpus
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
 from tlearn.data.transforms import Transform, stack

@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tlearn.data.pixels import Decode
-from tlearn.data.samples import Sample
+from tlearn.data.pixel_cache import Decode
 from tlearn.data.sampling import Draw
+from tlearn.data.sources.torchvision import Sample
 from tlearn.errors import BadImageError
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from tlearn.data.decode import Decoder
-from tlearn.data.samples import Listing, Sample
-from tlearn.data.scan import capped
-from tlearn.data.splits import class_list, make_splits
+from tlearn.data.sources.folder import capped
+from tlearn.data.sources.torchvision import Listing, Sample
+from tlearn.data.split import class_list, make_splits
 from tlearn.data.verify import find_bad_images
 from tlearn.errors import DataError
 

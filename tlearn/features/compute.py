@@ -7,9 +7,9 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
+from tlearn.console import progress
 from tlearn.errors import NonFiniteError, OutputError
 from tlearn.features.extract import Extractor, Item
-from tlearn.features.progress import progress
 from tlearn.features.store import Rows, Space
 
 # A process that is killed loses no more than this; every segment is a file.

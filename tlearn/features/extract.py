@@ -16,7 +16,7 @@ from tlearn.data.decode import Decoder
 from tlearn.data.prepare import available_cpus
 from tlearn.data.transforms import Transform, stack
 from tlearn.features.allocator import keep_memory
-from tlearn.models.fold import fold
+from tlearn.models.graph.fold import fold
 
 # (file, seed of its augmentation)
 Item = tuple[Path, int | None]

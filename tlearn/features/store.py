@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tlearn.errors import OutputError
-from tlearn.features.room import LOCK, READERS, RECIPE
+from tlearn.features.prune import LOCK, READERS, RECIPE
 
 _KEYS, _FEATURES = "keys", "features"
 _KEY_BYTES = 16

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tlearn.errors import ConfigError
-from tlearn.models.split import FrozenPart, divide, run_rest
+from tlearn.models.graph.divide import FrozenPart, divide, run_rest
 
 Stages = Sequence[str] | str
 

@@ -1,0 +1,519 @@
+"""The command line as a user meets it: plain errors and exit statuses, help, going on with a run, sweeps."""
+
+import csv
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hydra.core.singleton import Singleton
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from tests.config.test_compose import known
+from tlearn import errors
+from tlearn.config.command import program
+from tlearn.config.compose import CONF_DIR, compose, plain
+from tlearn.config.help import help_text
+from tlearn.config.messages import explain
+from tlearn.config.relaunch import quoted, restored_arguments
+from tlearn.errors import BadImageError, CheckpointError, ConfigError, DataError, TlearnError
+
+PROGRAMS = ["train", "evaluate", "predict", "explore", "compare"]
+STATUSES = {
+    "TlearnError": 1,
+    "ConfigError": 2,
+    "DataError": 3,
+    "BadImageError": 3,
+    "CheckpointError": 4,
+    "OutputError": 4,
+    "DownloadError": 5,
+    "NonFiniteError": 6,
+    "SweepError": 7,
+}
+
+
+class Ended(NamedTuple):
+    status: int
+    out: str
+    err: str
+    configs: list[Any]
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., Ended]]:
+    """Give a function that runs a program in this process, with a task that returns figures and nothing else."""
+    # Hydra keeps the run's configuration in globals, where later tests would find it.
+    state = Singleton.get_state()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    # Composes once for all tests instead of once for each
+    monkeypatch.setattr("tlearn.config.command.known_keys", known)
+
+    def run(*arguments: str, name: str = "train", task: Callable[[Any], dict[str, float]] | None = None) -> Ended:
+        configs = []
+
+        def noted(config: Any) -> dict[str, float]:
+            # References to the run's folder hold only while it goes on.
+            configs.append(OmegaConf.create(plain(config)))
+            return task(config) if task else {"val/top1": 0.5}
+
+        monkeypatch.setattr(sys, "argv", [f"tlearn-{name}", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            program(name)(noted)()
+        return Ended(stopped.value.code, *capsys.readouterr(), configs)
+
+    yield run
+    Singleton.set_state(state)
+
+
+# The program with the fewest keys composes fastest
+SMALL = ("run=RUN", "images=PICTURES")
+
+
+def raising(error: BaseException) -> Callable[[Any], dict[str, float]]:
+    def task(config: Any) -> dict[str, float]:
+        raise error
+
+    return task
+
+
+def shell(name: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as a user does."""
+    command = [sys.executable, "-m", f"tlearn.{name}", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+class TestHelp:
+    @pytest.mark.parametrize("name", PROGRAMS)
+    def test_lists_groups_and_options_and_imports_no_torch(self, name, tmp_path):
+        done = shell(name, "--help", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
+        assert done.returncode == 0
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "hydra" in imported
+        assert imported & {"torch", "torchvision", "lightning"} == set()
+        keys = [key for key in known(name) if "." not in key]
+        assert [key for key in keys if f"\n{key}:" not in done.stdout] == []
+        if name == "train":
+            for group in ("backbone", "data", "head", "finetune", "optimizer", "scheduler", "trainer", "transforms"):
+                options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+                assert f"{group}: {', '.join(options)}\n" in done.stdout
+        assert list(tmp_path.iterdir()) == []
+
+    def test_explains_every_exit_status(self):
+        text = " ".join(help_text("train", [], None).split())
+        stated = text.partition("Exit status: ")[2]
+        for status in {0, 130, *STATUSES.values()}:
+            assert f" {status} " in f" {stated}"
+
+
+class TestConfigurationErrors:
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (["learning_rate=0.1"], "unknown key learning_rate; did you mean optimizer.lr?"),
+            (["bakbone=resnet18"], "unknown key bakbone; did you mean backbone"),
+            (["+lr2=1"], "unknown key lr2; did you mean optimizer.lr? (notes of your own go under extra.)"),
+            (["head.hidden=[3]"], "unknown key head.hidden; another option of head has it"),
+            (["optimizer={foo: 1}"], "unknown key optimizer.foo"),
+            (["optimizer.lr=abc"], "optimizer.lr=abc: expected a number > 0"),
+            (["data=folder"], "data.root is required: data.root=..."),
+            (["backbone=torchvision"], "backbone.name is required: backbone.name=..."),
+            (["+extra.note=${nowhere}"], "extra.note: Interpolation key 'nowhere' not found"),
+            (["seed=${oc.env:NO_SUCH_VARIABLE}"], "seed: "),
+            (["optimizer=3"], "GROUP=OPTION takes a name"),
+            (["optimizer=[adam,none]"], "Could not load 'optimizer/none'"),
+            (["seed"], "cannot read the argument seed: write KEY=VALUE"),
+            (["data.root=a=b"], "cannot read the argument data.root=a=b: write KEY=VALUE, or \"KEY='VALUE'\""),
+            (["seed=1,2"], "add --multirun"),
+            (["~seed"], "seed is missing: it can be changed, not removed"),
+            (["--config-name", "nowhere"], "add options with --config-dir"),
+            (["optimizer.lr=-1", "hydra.run.dir='a folder/with = and spaces'"], "optimizer.lr=-1: expected"),
+        ],
+        ids=lambda value: value[0] if isinstance(value, list) else "",
+    )
+    def test_one_plain_message_status_2_and_nothing_written(self, start, arguments, expected):
+        ended = start(*arguments)
+        assert ended.status == 2
+        assert ended.err.startswith("tlearn: error: ")
+        assert expected in ended.err
+        assert "Traceback" not in ended.err + ended.out
+        assert ended.configs == []
+        assert list(Path.cwd().iterdir()) == []
+
+    def test_an_unknown_option_lists_the_options_and_names_close_ones_first(self, start):
+        ended = start("backbone=resnet19")
+        assert ended.status == 2
+        first, second = ended.err.strip().splitlines()
+        assert first.startswith("tlearn: error: unknown option backbone=resnet19; did you mean resnet18, ")
+        options = sorted(path.stem for path in (CONF_DIR / "backbone").glob("*.yaml"))
+        assert second == f"options of backbone: {', '.join(options)}"
+
+    def test_a_user_sees_the_message_only(self, tmp_path):
+        done = shell("train", "learning_rate=0.1", cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr == "tlearn: error: unknown key learning_rate; did you mean optimizer.lr?\n"
+        assert done.stdout == ""
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_user_who_asks_for_the_trace_sees_it_too(self, tmp_path):
+        done = shell("evaluate", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+        assert done.returncode == 2
+        assert done.stderr.startswith("Traceback (most recent call last):")
+        assert done.stderr.endswith("tlearn: error: run is required: run=...\n")
+
+
+class TestRunning:
+    def test_a_task_gets_the_checked_configuration_and_a_folder_that_explains_itself(self, start):
+        ended = start("seed=0", "optimizer.lr=1e-3", "+extra.note=1", "hydra.run.dir='a b=c'")
+        assert ended.status == 0
+        [config] = ended.configs
+        assert (config.seed, config.optimizer.lr, config.extra.note) == (0, 0.001, 1)
+        folder = Path.cwd() / "a b=c"
+        assert Path(config.paths.output_dir) == folder
+        assert OmegaConf.load(folder / ".hydra" / "overrides.yaml")[0] == "seed=0"
+
+    def test_options_of_your_own_come_from_a_folder(self, start, tmp_path):
+        options = tmp_path / "my options" / "optimizer"
+        options.mkdir(parents=True)
+        (options / "mine.yaml").write_text("defaults: [sgd]\nlr: 5\n", encoding="utf-8")
+        ended = start("--config-dir", str(options.parent), "optimizer=mine")
+        assert ended.status == 0
+        assert ended.configs[0].optimizer.lr == 5
+
+    def test_without_a_folder_of_its_own_each_run_gets_a_new_one(self, start):
+        folders = {start(*SMALL, name="predict").configs[0].paths.output_dir for _ in range(2)}
+        assert len(folders) == 2
+        assert all("=" not in folder and " " not in Path(folder).name for folder in folders)
+
+    def test_a_folder_that_holds_a_run_is_refused_with_the_way_on(self, start):
+        assert start("hydra.run.dir='my run'").status == 0
+        # Nothing of use is there yet: a run that failed early may be started again.
+        assert start("hydra.run.dir='my run'").status == 0
+        (Path("my run") / "checkpoints").mkdir()
+        before = (Path("my run") / ".hydra" / "config.yaml").read_bytes()
+        ended = start("hydra.run.dir='my run'", "seed=7")
+        assert ended.status == 4
+        assert "my run already holds a run" in ended.err
+        assert "resume=" in ended.err
+        assert ended.configs == []
+        assert (Path("my run") / ".hydra" / "config.yaml").read_bytes() == before
+
+    @pytest.mark.parametrize("place", ["file", "file/run"])
+    def test_a_folder_that_cannot_be_made_is_refused(self, start, place):
+        Path("file").write_text("mine", encoding="utf-8")
+        ended = start(*SMALL, f"hydra.run.dir={place}", name="predict")
+        assert ended.status == 4
+        assert ended.err.startswith(f"tlearn: error: cannot write {place}: ")
+        assert "Traceback" not in ended.err
+        assert Path("file").read_text(encoding="utf-8") == "mine"
+
+    @pytest.mark.parametrize("error", [DataError("a.jpg: what to do"), ConfigError("a.jpg: what to do")])
+    def test_an_error_of_the_task_is_one_message_and_its_status(self, start, error):
+        ended = start(*SMALL, name="predict", task=raising(error))
+        assert ended.status == error.exit_status
+        assert ended.err == "tlearn: error: a.jpg: what to do\n"
+
+    def test_a_fault_of_tlearn_keeps_its_trace(self, start):
+        ended = start(*SMALL, name="predict", task=raising(ZeroDivisionError("a fault")))
+        assert ended.status == 1
+        assert "Traceback" in ended.err
+        assert "ZeroDivisionError: a fault" in ended.err
+        assert "tlearn: error" not in ended.err
+
+    @pytest.mark.parametrize("passed_on", [False, True])
+    def test_an_interruption_is_no_fault(self, start, passed_on):
+        def task(config):
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                if passed_on:
+                    # As Lightning does
+                    sys.exit(1)
+                raise
+
+        ended = start(*SMALL, name="predict", task=task)
+        assert (ended.status, ended.err) == (130, "tlearn: error: interrupted\n")
+
+    def test_the_task_finds_the_environment_as_the_user_left_it(self, start, monkeypatch):
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        seen = []
+
+        def task(config):
+            seen.append(os.environ.get("HYDRA_FULL_ERROR"))
+            return {}
+
+        start(*SMALL, name="predict", task=task)
+        assert seen == [None]
+        assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+class TestExplain:
+    def test_every_error_has_its_status_and_keeps_its_words(self):
+        found = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
+        kinds = {name: kind for name, kind in found.items() if issubclass(kind, TlearnError)}
+        assert {name: explain(kind("words"), list) for name, kind in kinds.items()} == {
+            name: (status, "words") for name, status in STATUSES.items()
+        }
+
+    def test_a_cause_counts_however_it_was_wrapped(self):
+        error = RuntimeError("in the loader")
+        error.__cause__ = DataError("a.jpg cannot be read")
+        assert explain(error, list) == (3, "a.jpg cannot be read")
+
+    def test_an_error_of_a_worker_loses_the_trace_around_it(self):
+        from torch._utils import ExceptionWrapper
+
+        try:
+            raise BadImageError("pictures/a.jpg", "cut short\nafter 147 bytes")
+        except BadImageError:
+            wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+        with pytest.raises(BadImageError, match="Original Traceback") as caught:
+            wrapped.reraise()
+        assert explain(caught.value, list) == (3, "pictures/a.jpg: cut short\nafter 147 bytes")
+
+    def test_ctrl_c_is_130_also_as_lightning_passes_it_on(self):
+        assert explain(KeyboardInterrupt(), list) == (130, "interrupted")
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            with pytest.raises(SystemExit) as caught:
+                sys.exit(1)
+        assert explain(caught.value, list) == (130, "interrupted")
+
+    def test_termination_is_143(self):
+        from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+        assert explain(SIGTERMException(), list) == (143, "terminated")
+
+    @pytest.mark.parametrize("error", [ZeroDivisionError(), ValueError("x"), FileNotFoundError(errno.ENOENT, "x")])
+    def test_anything_unknown_is_a_fault_of_tlearn(self, error):
+        assert explain(error, list) == (1, None)
+
+    @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST])
+    def test_a_place_that_cannot_be_written_to_is_named(self, number):
+        status, message = explain(OSError(number, os.strerror(number), "runs/one"), list)
+        assert (status, message) == (4, f"cannot write runs/one: {os.strerror(number)}")
+        assert explain(OSError(number, os.strerror(number)), list)[1].startswith("cannot write the output: ")
+
+    @pytest.mark.parametrize(
+        "node",
+        [
+            {"_target_": "datetime.timedelta", "dayz": 3},
+            {"_target_": "decimal.Decimal", "value": {}},
+            {"_target_": "fractions.Fraction", "numerator": "abc"},
+            {"_target_": "no_such_module.Optimizer"},
+            {"_target_": "datetime.NoSuchClass"},
+        ],
+    )
+    def test_a_constructor_that_refuses_its_arguments_is_named_by_its_key(self, node):
+        with pytest.raises(InstantiationException) as caught:
+            instantiate(OmegaConf.create({"optimizer": node}).optimizer)
+        status, message = explain(caught.value, list)
+        assert status == 2
+        assert message.startswith("optimizer: ")
+        assert "\n" not in message
+
+    def test_a_constructor_with_a_fault_keeps_its_trace(self):
+        with pytest.raises(InstantiationException) as caught:
+            instantiate({"_target_": "operator.truediv", "_args_": [1, 0]})
+        assert explain(caught.value, list) == (1, None)
+
+    def test_a_constructor_that_says_nothing_is_no_problem(self):
+        error = InstantiationException("full_key: optimizer")
+        error.__cause__ = ValueError()
+        assert explain(error, list) == (2, "optimizer: ValueError")
+
+    def test_a_constructor_that_raises_an_error_of_ours_passes_it_on(self):
+        with pytest.raises(InstantiationException) as caught:
+            instantiate({"_target_": "tlearn.models.heads.mlp", "in_features": 2, "num_classes": 2, "dropout": 3})
+        assert explain(caught.value, list) == (2, "head.dropout=3 must be between 0 and 1")
+
+
+class TestResume:
+    def stopped(self, folder: Path, *overrides: str, cwd: Path | None = None, config_dir: str | None = None) -> Path:
+        """Write what Hydra leaves of a run."""
+        sources = [{"path": "hydra.conf", "schema": "pkg", "provider": "hydra"}]
+        if config_dir:
+            sources.append({"path": config_dir, "schema": "file", "provider": "command-line"})
+        runtime = {"cwd": str(cwd or folder.parent), "config_sources": sources}
+        (folder / ".hydra").mkdir(parents=True)
+        OmegaConf.save(OmegaConf.create(list(overrides)), folder / ".hydra" / "overrides.yaml")
+        OmegaConf.save({"hydra": {"runtime": runtime}}, folder / ".hydra" / "hydra.yaml")
+        return folder
+
+    @pytest.fixture(autouse=True)
+    def _keep_the_working_directory(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    @pytest.mark.parametrize("arguments", [[], ["seed=3"], ["resume="], ["resume=null"], ["-m", "seed=1,2"]])
+    def test_arguments_without_a_run_stay_as_they_are(self, arguments):
+        assert restored_arguments(list(arguments)) == arguments
+
+    def test_stored_arguments_come_back_and_given_ones_win(self, tmp_path):
+        run = self.stopped(tmp_path / "run", "optimizer.lr=0.5", "+extra.note=old", "resume=null", "seed=3")
+        config = compose(restored_arguments([f"resume={run}", "extra.note=new"][:1])[:-2])
+        assert (config.optimizer.lr, config.extra.note, config.seed, config.resume) == (0.5, "old", 3, str(run))
+        config = compose(restored_arguments(["++extra.note=new", f"resume={run}", "seed=4"])[:-2])
+        assert (config.optimizer.lr, config.extra.note, config.seed, config.resume) == (0.5, "new", 4, str(run))
+
+    def test_a_run_goes_on_in_its_own_folder_and_from_where_it_was_started(self, start, tmp_path):
+        first = start("seed=3", "hydra.run.dir='runs/my run'")
+        there, folder = Path.cwd(), Path.cwd() / "runs" / "my run"
+        before = sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+        os.chdir(tmp_path)
+        again = start("resume=here/runs/my run")
+        assert again.status == 0
+        assert again.configs[0].resume == str(folder)
+        assert again.configs[0].paths.output_dir == first.configs[0].paths.output_dir == str(folder)
+        assert again.configs[0].seed == 3
+        assert Path.cwd() == there
+        assert sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file()) == before
+
+    def test_any_name_of_a_folder_survives(self):
+        names = [
+            "a b",
+            "a=b",
+            "it's",
+            'say "x"',
+            "a\\b",
+            "a\\",
+            "a\\'b",
+            "a\\\\'",
+            "[x]{y}(z), !",
+            "${seed}",
+            "æ",
+            "#1",
+            "null",
+        ]
+        given = {f"name{number}": name for number, name in enumerate(names)}
+        config = compose([f"+extra.{key}={quoted(Path(name))}" for key, name in given.items()])
+        assert {key: config.extra[key] for key in given} == given
+
+    def test_a_folder_with_an_odd_name_is_the_run_folder_again(self, tmp_path):
+        run = self.stopped(tmp_path / "it's = 'a ${seed}'", "seed=3")
+        *arguments, folder, last = restored_arguments([f"resume={run}"])
+        assert compose(arguments).resume == str(run)
+        assert (folder, last) == (f"hydra.run.dir={quoted(run)}", "hydra.output_subdir=null")
+
+    @pytest.mark.parametrize("quote", ["'", '"'])
+    def test_quotes_that_hydra_would_want_are_no_part_of_the_name(self, tmp_path, quote):
+        run = self.stopped(tmp_path / "my run", "seed=3")
+        assert compose(restored_arguments([f"resume={quote}{run}{quote}"])[:-2]).resume == str(run)
+
+    def test_options_of_your_own_are_found_again_unless_others_are_given(self, tmp_path):
+        run = self.stopped(tmp_path / "run", "seed=3", config_dir="my options")
+        assert restored_arguments([f"resume={run}"])[:2] == ["--config-dir", "my options"]
+        arguments = restored_arguments([f"resume={run}", "--config-dir", "others"])
+        assert "my options" not in arguments
+
+    @pytest.mark.parametrize(
+        "stored",
+        [
+            "+callbacks.mine={_target_:os.system}",
+            "optimizer._target_=os.system",
+            "trainer.strategy='${oc.create:${oc.decode:${extra.text}}}'",
+            "backbone=../../../tmp/options/mine",
+            "+experiment@callbacks.mine=../../mine",
+        ],
+    )
+    def test_code_that_a_stored_run_names_must_be_given_again(self, tmp_path, stored):
+        run = self.stopped(tmp_path / "run", "seed=3", "data.root=../pictures", stored)
+        with pytest.raises(ConfigError, match="give it again") as caught:
+            restored_arguments([f"resume={run}"])
+        assert stored in str(caught.value)
+        assert "pictures" not in str(caught.value)
+        assert restored_arguments([stored, f"resume={run}"]).count(stored) == 1
+
+    @pytest.mark.parametrize("stored", ["--experimental-rerun=x.pickle", "hydra.searchpath=[x]", "+hydra/launcher=x"])
+    def test_a_stored_run_cannot_steer_hydra(self, tmp_path, stored):
+        run = self.stopped(tmp_path / "run", stored)
+        with pytest.raises(CheckpointError, match="is no argument of a run"):
+            restored_arguments([f"resume={run}"])
+
+    def test_a_folder_that_is_missing_is_named(self, tmp_path):
+        with pytest.raises(CheckpointError, match="holds no run to go on with") as caught:
+            restored_arguments(["resume=nowhere"])
+        assert str(tmp_path / "nowhere") in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["overrides.yaml", "hydra.yaml"])
+    @pytest.mark.parametrize("content", ["", "3", "a: [", "a: b: c", "\x00", "hydra: 3", "{}"])
+    def test_a_damaged_record_is_a_plain_error(self, tmp_path, name, content):
+        run = self.stopped(tmp_path / "run", "seed=3")
+        (run / ".hydra" / name).write_text(content, encoding="utf-8")
+        with pytest.raises(CheckpointError, match=r"run/\.hydra cannot be read"):
+            restored_arguments([f"resume={run}"])
+
+    def test_a_run_whose_starting_place_is_gone_can_go_on(self, tmp_path):
+        run = self.stopped(tmp_path / "run", "seed=3", cwd=tmp_path / "gone")
+        assert compose(restored_arguments([f"resume={run}"])[:-2]).seed == 3
+        assert Path.cwd() == tmp_path
+
+
+def sweep_rows() -> list[dict[str, str]]:
+    [table] = Path("multirun").rglob("results.csv")
+    with table.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class TestSweep:
+    def test_trials_that_fail_stop_no_others_and_all_are_in_the_table(self, start):
+        def task(config):
+            if config.topk == 2:
+                raise DataError("a.jpg: cut short\nand more")
+            if config.topk == 3:
+                raise ZeroDivisionError("a fault")
+            return {"val/top1": config.topk / 10, "val/loss": 1.0, "other": 5}
+
+        ended = start("-m", *SMALL, "topk=1,2,3,-4,5", name="predict", task=task)
+        assert ended.status == 7
+        assert [config.topk for config in ended.configs] == [1, 2, 3, 5]
+        rows = sweep_rows()
+        assert [row["overrides"] for row in rows] == [f"{' '.join(SMALL)} topk={k}" for k in (1, 2, 3, -4, 5)]
+        assert [row["status"] for row in rows] == ["done", "failed (3)", "failed (1)", "failed (2)", "done"]
+        assert [row["val/top1"] for row in rows] == ["0.1", "", "", "", "0.5"]
+        assert rows[1]["error"] == "a.jpg: cut short"
+        assert rows[3]["error"].startswith("topk=-4: expected a whole number")
+        assert all(Path(row["folder"]).is_dir() for row in rows)
+        assert len({row["folder"] for row in rows}) == 5
+        assert ended.out.count("topk=5") == 1
+        assert "tlearn: trial 1 failed: a.jpg: cut short" in ended.out
+        assert ended.err.count("Traceback") == 1
+        assert ended.err.splitlines()[-1].startswith("tlearn: error: 3 of 5 trials failed (see ")
+
+    def test_a_sweep_without_failures_ends_well(self, start):
+        ended = start("-m", *SMALL, "device=cpu,auto", "topk=3", name="predict")
+        assert ended.status == 0
+        assert ended.err == ""
+        assert [(config.device, config.topk) for config in ended.configs] == [("cpu", 3), ("auto", 3)]
+        assert [row["status"] for row in sweep_rows()] == ["done", "done"]
+        assert "device=cpu" in ended.out
+        assert "device=auto" in ended.out
+        # What all trials share tells nothing.
+        assert "PICTURES" not in ended.out
+        assert ended.out.splitlines()[-1].endswith("results.csv")
+
+    def test_the_table_is_there_after_every_trial(self, start):
+        def task(config):
+            if config.topk == 2:
+                assert [row["status"] for row in sweep_rows()] == ["done"]
+                raise KeyboardInterrupt
+            return {}
+
+        ended = start("-m", *SMALL, "topk=1,2,3", name="predict", task=task)
+        assert ended.status == 130
+        assert len(ended.configs) == 2
+        assert [row["status"] for row in sweep_rows()] == ["done"]
+
+    def test_a_mistake_in_any_trial_is_told_before_the_first_starts(self, start):
+        ended = start("-m", "backbone=resnet18,resnet19")
+        assert ended.status == 2
+        assert "unknown option backbone=resnet19" in ended.err
+        assert ended.configs == []

@@ -1,0 +1,241 @@
+"""The shipped configuration tree: every option composes, holds what it may, and names arguments that exist."""
+
+import inspect
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from itertools import zip_longest
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+from hydra import initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from tlearn.config import rules as schema
+from tlearn.config.command import known_keys
+from tlearn.config.compose import CONF_DIR, compose, plain
+
+FILES = sorted(CONF_DIR.rglob("*.yaml"))
+PROGRAMS = [path.stem for path in sorted(CONF_DIR.glob("*.yaml"))]
+# What the user must give where an option asks for it
+REQUIRED = {
+    "backbone.name": "resnet18",
+    "data.root": "pictures",
+    "data.csv": "labels.csv",
+    "finetune.stages": ["layer4"],
+    "run": "outputs/run",
+    "images": "pictures",
+}
+# What a program must be told besides
+NEEDS = {"predict": ("run=outputs/run",)}
+# Options that are for another program than train; the commands in their comments are tested with it.
+OF_OTHERS = {"experiment=imagenet_vgg13"}
+
+
+def _groups() -> dict[str, list[str]]:
+    """Give the overrides that choose each option of each group."""
+    defaults = yaml.safe_load((CONF_DIR / "train.yaml").read_text(encoding="utf-8"))["defaults"]
+    usual = {group.removeprefix("optional ") for item in defaults if isinstance(item, dict) for group in item}
+    groups: dict[str, list[str]] = {}
+    for path in sorted(CONF_DIR.glob("*/**/*.yaml")):
+        group = path.parent.relative_to(CONF_DIR).as_posix()
+        if f"{group}={path.stem}" in OF_OTHERS:
+            continue
+        key = {"loading": "loading@data"}.get(group, group if group in usual else f"+{group}")
+        groups.setdefault(group, []).append(f"{key}={path.stem}")
+    # Hydra's own group is part of every composition.
+    del groups["hydra"]
+    return groups
+
+
+GROUPS = _groups()
+# Each option once, one of every group at a time: composing all of them one by one would take long.
+ROUNDS = [
+    tuple(filter(None, options))
+    for options in zip_longest(*(options for group, options in GROUPS.items() if group != "experiment"))
+]
+# An experiment sets keys of the options that it chooses itself, which others need not have.
+ROUNDS += [(option,) for option in GROUPS["experiment"]]
+
+
+def filled(node: Any, key: str = "") -> Any:
+    """Give what is required where nothing is given yet."""
+    if isinstance(node, dict):
+        return {name: filled(child, f"{key}.{name}".lstrip(".")) for name, child in node.items()}
+    return REQUIRED[key] if node == "???" else node
+
+
+@cache
+def composed(overrides: tuple[str, ...], program: str = "train") -> dict[str, Any]:
+    """Compose, fill in what the user must give, and resolve."""
+    raw = OmegaConf.to_container(compose(list(overrides), program, output_dir="run"))
+    return plain(OmegaConf.create(filled(raw)))
+
+
+@cache
+def known(program: str) -> list[str]:
+    return known_keys(program)
+
+
+def nodes(config: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each part of a configuration that names a target, and its key."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield key, config
+        for name, child in config.items():
+            yield from nodes(child, f"{key}.{name}".lstrip("."))
+    elif isinstance(config, list):
+        for child in config:
+            yield from nodes(child, key)
+
+
+def parameters(target: Any) -> set[str]:
+    """Name what a target can be given, also through **kwargs of its parents' constructors."""
+    found: set[str] = set()
+    for one in inspect.getmro(target) if inspect.isclass(target) else (target,):
+        signature = inspect.signature(one.__init__ if inspect.isclass(one) else one)
+        kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
+        found |= {name for name, kind in kinds.items() if kind is not inspect.Parameter.VAR_POSITIONAL}
+        if inspect.Parameter.VAR_KEYWORD not in kinds.values():
+            break
+    return found
+
+
+def test_every_group_has_options():
+    assert len(GROUPS) > 10
+    assert sum(map(len, ROUNDS)) == sum(map(len, GROUPS.values())) > 50
+
+
+@pytest.mark.parametrize("overrides", ROUNDS, ids=lambda overrides: overrides[0])
+def test_every_option_composes_and_holds_what_it_may(overrides):
+    schema.check(composed(overrides), known("train"))
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_composes_and_holds_what_it_may(program):
+    schema.check(composed(NEEDS.get(program, ()), program), known(program))
+
+
+COMMANDS = sorted(
+    {
+        (program, tuple(shlex.split(arguments)))
+        for path in FILES
+        for program, arguments in re.findall(
+            r"python -m tlearn\.(\w+)((?: [\w.@+~]+=[^\s()]+)*)", path.read_text(encoding="utf-8")
+        )
+    }
+)
+
+
+def test_every_option_opens_with_a_comment():
+    assert [path for path in FILES if not path.read_text(encoding="utf-8").startswith("# ")] == []
+
+
+def test_every_option_for_another_program_has_a_command_for_it():
+    options = {option for program, arguments in COMMANDS if program != "train" for option in arguments}
+    assert options >= OF_OTHERS
+
+
+def test_every_command_in_a_comment_is_a_valid_one():
+    assert len(COMMANDS) > 30
+    composed_above = {("train", (option,)) for options in GROUPS.values() for option in options}
+    for program, arguments in set(COMMANDS) - composed_above:
+        schema.check(composed(arguments, program), known(program))
+
+
+TARGETS = sorted(
+    {
+        match
+        for path in FILES
+        for match in re.findall(r"^\W*_target_: *(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_exists(name):
+    assert callable(get_object(name))
+
+
+def test_every_argument_is_a_parameter_of_its_target():
+    seen = set()
+    for overrides in ROUNDS:
+        for key, node in nodes(composed(overrides)):
+            seen.add(node["_target_"])
+            given = {name for name in node if name not in ("_target_", "_partial_")}
+            assert given <= parameters(get_object(node["_target_"])), (key, overrides)
+    assert seen == set(TARGETS)
+
+
+def test_every_argument_that_only_the_run_knows_is_a_parameter_of_its_scheduler():
+    asked = {}
+    for overrides in ROUNDS:
+        scheduler = composed(overrides)["scheduler"]
+        if scheduler["from_run"]:
+            target = get_object(scheduler["build"]["_target_"])
+            asked[target.__name__] = set(scheduler["from_run"])
+            assert asked[target.__name__] <= parameters(target)
+    assert asked.keys() >= {"OneCycleLR", "CosineAnnealingLR"}
+
+
+def test_no_checkpoint_has_an_equals_sign_in_its_name():
+    from hydra.utils import instantiate
+
+    for node in composed(())["callbacks"].values():
+        if node["_target_"].endswith("ModelCheckpoint"):
+            name = instantiate(node).format_checkpoint_name({"epoch": 1, "step": 18})
+            assert name.endswith(".ckpt")
+            assert "=" not in name
+
+
+def test_the_tree_is_an_absolute_folder():
+    assert CONF_DIR.is_absolute()
+    assert (CONF_DIR / "train.yaml").is_file()
+
+
+def test_compose_takes_overrides_and_a_run_folder(tmp_path):
+    config = compose(["optimizer.lr=1e-3", "seed=0", "+extra.note=mine"], output_dir=tmp_path / "run")
+    assert config.optimizer.lr == 0.001
+    assert config.seed == 0
+    assert config.extra.note == "mine"
+    assert plain(config)["trainer"]["default_root_dir"] == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["my options", "a=b", "a,b", "it's"])
+def test_compose_finds_options_of_a_folder_of_your_own(tmp_path, name):
+    folder = tmp_path / name / "optimizer"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("defaults: [adam]\nlr: 5\n", encoding="utf-8")
+    config = compose(["optimizer=mine"], config_dir=str(folder.parent))
+    assert config.optimizer == {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 5, "weight_decay": 0.0}
+
+
+def test_plain_data_has_no_references_and_no_missing_values():
+    resolved = plain(compose(["monitor.metric=val/top1"], output_dir="run"))
+    assert type(resolved["trainer"]) is dict
+    assert resolved["callbacks"]["early_stopping"]["monitor"] == "val/top1"
+    with pytest.raises(MissingMandatoryValue, match=r"data\.root"):
+        plain(compose(["data=folder"], output_dir="run"))
+
+
+def test_caches_and_data_follow_the_environment(monkeypatch):
+    monkeypatch.setenv("TLEARN_CACHE", "/somewhere/cache")
+    monkeypatch.setenv("TLEARN_DATA", "/somewhere/data")
+    config = compose(["data=hymenoptera"])
+    assert config.paths.cache == "/somewhere/cache"
+    assert config.data.download_root == "/somewhere/data"
+    monkeypatch.delenv("TLEARN_CACHE")
+    assert compose().paths.cache == "~/.cache/tlearn"
+
+
+def test_runs_started_in_the_same_second_get_folders_of_their_own():
+    with initialize_config_dir(str(CONF_DIR), job_name="train", version_base="1.3"):
+        configs = [hydra.compose("train", [], return_hydra_config=True) for _ in range(2)]
+    folders = [config.hydra.run.dir for config in configs]
+    assert len({folder.rpartition("-")[2] for folder in folders}) == 2
+    assert folders[0] == configs[0].hydra.run.dir

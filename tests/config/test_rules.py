@@ -1,0 +1,289 @@
+"""What a configuration may hold: every shipped key has a rule, and a wrong value is named before anything starts."""
+
+import copy
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tests.config.test_compose import ROUNDS, composed, known
+from tlearn.config import rules as schema
+from tlearn.config.compose import compose, plain
+from tlearn.errors import ConfigError
+
+# Arguments of a target that only its constructor can judge, and places for anything
+UNRULED = ("extra", "callbacks.", "logger", "scheduler.from_run", "scheduler.build", "transforms.train")
+# References to other keys, whose rules they share
+REFERENCES = ("data.source.", "head.build.", "callbacks.checkpoint.mode")
+
+
+def keys(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every dotted key and its value, groups too."""
+    for name, value in node.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, dict):
+            yield from keys(value, f"{prefix}{name}.")
+
+
+@cache
+def leaves() -> dict[str, tuple[Any, tuple[str, ...]]]:
+    """Give every key of every option with its value and the options that hold it."""
+    found: dict[str, tuple[Any, tuple[str, ...]]] = {}
+    for overrides in reversed(ROUNDS):
+        found |= {key: (value, overrides) for key, value in keys(composed(overrides)) if not isinstance(value, dict)}
+    return {key: place for key, place in found.items() if not key.startswith(REFERENCES)}
+
+
+def changed(overrides: tuple[str, ...], key: str, value: Any) -> dict[str, Any]:
+    """Give a configuration in which one value is another."""
+    config = copy.deepcopy(composed(overrides))
+    *groups, last = key.split(".")
+    node = config
+    for group in groups:
+        node = node[group]
+    node[last] = value
+    return config
+
+
+def refused(key: str, value: Any) -> bool:
+    """Tell whether a value is refused, and by its name."""
+    message = None
+    try:
+        schema.check(changed(leaves()[key][1], key, value), known("train"))
+    except ConfigError as error:
+        message = str(error)
+    assert message is None or message.startswith(f"{key}={value}: expected ")
+    return message is not None
+
+
+def accepted(found: list[str], *junk: Any) -> list[tuple[str, Any]]:
+    """List what of the junk passes, which is nothing if every key has a rule."""
+    return [(key, value) for key in found for value in junk if not refused(key, value)]
+
+
+def of_kind(*kinds: type) -> list[str]:
+    return sorted(key for key, (value, _) in leaves().items() if type(value) in kinds)
+
+
+def test_a_number_must_be_a_finite_number_in_its_range():
+    numbers = of_kind(int, float)
+    assert {"seed", "optimizer.lr", "data.batch_size", "callbacks.early_stopping.patience"} <= set(numbers)
+    assert accepted(numbers, "abc", "", math.nan, math.inf, ["x"], {}) == []
+    assert accepted(numbers, -7) == [("callbacks.early_stopping.min_delta", -7)]
+    assert accepted(numbers, True) == []
+
+
+def test_a_whole_number_must_be_one():
+    whole = of_kind(int)
+    assert len(whole) > 15
+    assert accepted(whole, 2.5) == []
+
+
+def test_a_switch_must_be_true_or_false():
+    switches = of_kind(bool)
+    assert {"finetune.pretrained", "trainer.use_distributed_sampler", "optimizer._partial_"} <= set(switches)
+    assert accepted(switches, "abc", "true", -1, 2.5, []) == []
+
+
+def test_every_other_key_refuses_what_makes_no_sense_there():
+    others = [key for key in of_kind(str, list, type(None)) if not key.startswith(UNRULED)]
+    assert len(others) > 30
+    assert accepted(others, True, math.nan, [{}]) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [
+        ("data.balance", ["none", "sampler", "weights"]),
+        ("data.on_bad_image", ["error", "skip"]),
+        ("data.high_bit_depth", ["error", "scale"]),
+        ("head.replace", ["classifier", "last"]),
+        ("scheduler.interval", ["step", "epoch"]),
+        ("finetune.stages", ["all", [], ["layer3", "layer4"]]),
+    ],
+)
+def test_a_choice_must_be_one_of_its_choices(key, choices):
+    assert refused(key, "abc")
+    assert refused(key, 3)
+    assert not any(refused(key, choice) for choice in choices)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", 0),
+        ("seed", 2**32 - 1),
+        ("data.num_workers", 0),
+        ("data.split.fractions", [0.7, 0.3, 0]),
+        ("head.hidden", []),
+        ("head.dropout", 0),
+        ("optimizer.weight_decay", 0),
+        ("loss.weight", [0.5, 2]),
+        ("transforms.mean", [0, 0.5, 1.0]),
+        ("trainer.devices", "auto"),
+        ("trainer.devices", -1),
+        ("trainer.devices", [0, 1]),
+        ("trainer.precision", "bf16-mixed"),
+        ("trainer.precision", 16),
+        ("trainer.max_epochs", -1),
+        ("trainer.num_sanity_val_steps", -1),
+        ("trainer.val_check_interval", 100),
+        ("trainer.fast_dev_run", 3),
+        ("trainer.gradient_clip_val", 1),
+        ("callbacks.checkpoint.save_top_k", -1),
+        ("callbacks.early_stopping.min_delta", -0.1),
+    ],
+)
+def test_unusual_values_that_mean_something_are_accepted(key, value):
+    assert not refused(key, value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", -1, "a whole number >= 0 and <= 4294967295"),
+        ("seed", 2**32, "a whole number >= 0 and <= 4294967295"),
+        ("optimizer.lr", 0, "a number > 0"),
+        ("data.batch_size", 0, "a whole number >= 1"),
+        ("data.split.fractions", [0.5, 0.5], "a list of 3 values"),
+        ("data.split.fractions", [0.5, 0.5, 2], "a list of 3 values, each a number >= 0 and <= 1"),
+        ("loss.label_smoothing", 1.5, "a number >= 0 and <= 1"),
+        ("monitor.mode", "up", "one of min, max"),
+        ("resume", True, "a path or null"),
+        ("data.root", 2024, "a path (write ./2024 for a file of that name) or null"),
+        ("trainer.max_epochs", 0, "a whole number >= 1 or one of -1"),
+    ],
+)
+def test_the_message_names_key_value_and_what_was_expected(key, value, expected):
+    with pytest.raises(ConfigError) as caught:
+        schema.check(changed(leaves()[key][1], key, value), known("train"))
+    assert str(caught.value).startswith(f"{key}={value}: expected ")
+    assert expected in str(caught.value)
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("_target_"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@cache
+def every_key() -> list[str]:
+    return sorted({key for key, _ in keys(composed(ROUNDS[0]))})
+
+
+@settings(deadline=None, max_examples=200)
+@given(key=st.deferred(lambda: st.sampled_from(every_key())), junk=JUNK)
+@example(key="seed", junk=10**400)
+@example(key="optimizer.lr", junk=10**400)
+@example(key="trainer.devices", junk=-(10**400))
+@example(key="transforms", junk={"train": 3})
+@example(key="transforms.train", junk=[{"_target_": 3}, None])
+def test_no_value_anywhere_makes_the_check_itself_fail(key, junk):
+    message = key
+    try:
+        schema.check(changed(ROUNDS[0], key, junk), known("train"))
+    except ConfigError as error:
+        message = str(error)
+    assert key.partition(".")[0] in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("extra.note", 1),
+        ("extra.deep", {"notes": [1, 2]}),
+        ("trainer.limit_train_batches", 2),
+        ("optimizer.amsgrad", True),
+        ("callbacks.early_stopping", None),
+        ("callbacks.mine", {"_target_": "mine.Callback", "every": 3}),
+    ],
+)
+def test_notes_arguments_of_a_target_and_callbacks_of_your_own_are_welcome(key, value):
+    schema.check(changed(ROUNDS[0], key, value), known("train"))
+
+
+@pytest.mark.parametrize("key", ["lr2", "data.bs", "monitor.patience", "finetune.layers", "head.size"])
+def test_a_key_that_nothing_reads_is_refused(key):
+    with pytest.raises(ConfigError, match=rf"^unknown key {key}\b.*extra\.\)$"):
+        schema.check(changed(ROUNDS[0], key, 1), known("train"))
+
+
+@pytest.mark.parametrize("key", ["seed", "optimizer", "callbacks"])
+def test_what_every_run_needs_cannot_be_removed(key):
+    config = {name: value for name, value in composed(ROUNDS[0]).items() if name != key}
+    with pytest.raises(ConfigError, match=f"^{key} is missing"):
+        schema.check(config, known("train"))
+
+
+@pytest.mark.parametrize("steps", [3, "abc", None, [3], [{"degrees": 15}]])
+def test_augmentation_must_be_a_list_of_targets(steps):
+    with pytest.raises(ConfigError, match=r"^transforms\.train: expected a list of steps, each with a _target_"):
+        schema.check(changed(ROUNDS[0], "transforms.train", steps), known("train"))
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("learning_rate", "optimizer.lr"),
+        ("optimizer.learning_rate", "optimizer.lr"),
+        ("lr", "optimizer.lr"),
+        ("lr2", "optimizer.lr"),
+        ("bakbone", "backbone"),
+        ("Backbone", "backbone"),
+        ("model", "backbone"),
+        ("batch_size", "data.batch_size"),
+        ("data.bachsize", "data.batch_size"),
+        ("epochs", "trainer.max_epochs"),
+        ("trainer.max_epoch", "trainer.max_epochs"),
+        ("patience", "callbacks.early_stopping.patience"),
+        ("val_fraction", "data.split.val_fraction"),
+        ("data_dir", "data.root"),
+    ],
+)
+def test_a_mistyped_key_gets_the_right_one_suggested(key, meant):
+    assert schema.suggestion(key, known("train")).startswith(("; did you mean " + meant,))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("resnet19", "resnet18"), ("vit", "vit_b_16"), ("ViT_B_16", "vit_b_16"), ("mobilenet", "mobilenet_v2")],
+)
+def test_a_mistyped_option_gets_the_right_one_suggested(name, meant):
+    options = ["densenet121", "mobilenet_v2", "resnet18", "resnet50", "resnext50_32x4d", "vit_b_16"]
+    answer = schema.suggestion(name, options)
+    assert answer.startswith(f"; did you mean {meant}")
+    assert answer.count(",") <= 2
+
+
+def test_nothing_is_suggested_where_nothing_is_alike():
+    assert schema.suggestion("zzzzzz", known("train")) == ""
+
+
+@pytest.mark.parametrize("key", ["head.hidden", "optimizer.momentum", "data.csv"])
+def test_a_key_of_another_option_is_said_to_be_one(key):
+    assert schema.suggestion(key, known("train")) == f"; another option of {key.partition('.')[0]} has it"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["monitor.metric=val/top1"],
+        ["monitor.mode=max"],
+        ["finetune.unfreeze_epoch=3"],
+        ["finetune=gradual", "finetune.unfreeze_epoch=null"],
+    ],
+)
+def test_values_that_are_wrong_together_are_refused(arguments):
+    with pytest.raises(ConfigError):
+        schema.check(plain(compose(arguments, output_dir=".")), [])
+
+
+@pytest.mark.parametrize("arguments", [["monitor.metric=val/top1", "monitor.mode=max"], ["finetune=gradual"]])
+def test_values_that_belong_together_are_accepted(arguments):
+    schema.check(plain(compose(arguments, output_dir=".")), [])

@@ -1,0 +1,440 @@
+"""A run on cached features is the run on pictures, only faster: same figures, same files, and a line that says so."""
+
+import copy
+import csv
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests import small_runs as runs
+from tests.models.families import FAMILIES, body_of
+from tlearn.config.compose import compose
+from tlearn.data.decode import Decoder
+from tlearn.data.transforms import Transform
+from tlearn.errors import ConfigError
+from tlearn.evaluate import evaluate
+from tlearn.features import compute, extract
+from tlearn.features.extract import Extractor, Reader
+from tlearn.models.backbones.torchvision import TorchvisionBackbone
+from tlearn.models.network import TransferNetwork
+from tlearn.runs.model import load_model
+
+FIGURES = ("val/loss", "val/top1", "test/loss", "test/top1", "epoch/best", "params/trainable")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.write_weights(tmp_path_factory.mktemp("weights") / "weights.pth")
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Record how many pictures each pass through a body computes."""
+    counts: list[int] = []
+    call = Extractor.__call__
+
+    def counted(self: Extractor, items: list):
+        counts.append(len(items))
+        return call(self, items)
+
+    monkeypatch.setattr(Extractor, "__call__", counted)
+    return counts
+
+
+def same(one: dict, other: dict) -> None:
+    for name in FIGURES:
+        assert one[name] == pytest.approx(other[name], abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("head=mlp", "head.dropout=0.5", "data.balance=sampler"),
+        ("finetune=partial", "finetune.stages=[conv5]"),
+        ("finetune=partial", "finetune.stages=[stage4.2]", "finetune.body_lr_scale=1.0"),
+        ("finetune=gradual", "finetune.later_stages=[conv5]", "finetune.unfreeze_epoch=1"),
+        ("transforms.average=[crop,flip,squash]",),
+        ("transforms.average=[crop,pad]", "finetune=partial", "finetune.stages=[conv5]"),
+        ("transforms.fit=squash", "backbone.pooling=avgmax"),
+        ("data.balance=weights", "loss.label_smoothing=0.1", "trainer.accumulate_grad_batches=2"),
+    ],
+    ids=lambda more: " ".join(more) or "default",
+)
+def test_figures_equal_those_from_pictures(tmp_path, folder_data, weights, capsys, more):
+    more = ("trainer.max_epochs=3", *more)
+    pictures = runs.run(tmp_path / "plain", folder_data, weights, "features=off", *more)
+    assert "features: on the fly, because features=off" in capsys.readouterr().out
+    cached = runs.run(tmp_path / "cached", folder_data, weights, "features=cache", *more)
+    assert "computed once" in capsys.readouterr().out
+    same(cached, pictures)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_the_same_from_features_as_from_pictures(name, tmp_path, folder_data):
+    size, body = FAMILIES[name][0], body_of(name)
+    network = TransferNetwork(body, torch.nn.LazyLinear(3)).eval()
+    transform = Transform({**TorchvisionBackbone(name, None).preprocessing(), "resize": size, "size": size})
+    files = sorted(folder_data.glob("test/*/*.jpg"))
+    targets = torch.arange(len(files)) % 3
+    extractor = Extractor(network.frozen_part(size).module, Reader(Decoder(), transform, transform))
+    images = torch.stack([transform(Decoder()(file)) for file in files])
+    with torch.no_grad():
+        logits = network(images)
+        exact = copy.deepcopy(network).double()(images.double())
+        network.start_after(network.frozen_part(size))
+        cached = network(torch.cat(list(extractor([(file, None) for file in files]))))
+    # Random weights magnify rounding in some families, and the network's own is then more than 1e-5.
+    rounding = 1e-5 + 3 * (logits - exact).abs().max()
+    assert (cached - exact).abs().max() < rounding
+    assert abs(F.cross_entropy(cached, targets) - F.cross_entropy(logits, targets)) < rounding
+
+
+def test_a_second_run_computes_nothing_and_a_new_picture_costs_one(
+    tmp_path, folder_data, weights, computed, draw_split
+):
+    runs.run(tmp_path / "first", folder_data, weights)
+    runs.run(tmp_path / "second", folder_data, weights, "optimizer.lr=0.01", "head=mlp", "seed=1")
+    assert computed == [48]
+    draw_split(folder_data / "val", 1, ("red",), first=300)
+    runs.run(tmp_path / "third", folder_data, weights)
+    assert computed == [48, 1]
+    picture = folder_data / "train" / "red" / "red_0.jpg"
+    os.utime(picture, (1, 1))
+    runs.run(tmp_path / "fourth", folder_data, weights)
+    assert computed == [48, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("transforms.fit=squash",),
+        ("transforms.size=48",),
+        ("transforms.mean=[0.5,0.5,0.5]",),
+        ("backbone.pooling=max",),
+        ("features.precision=bf16",),
+        ("finetune=partial", "finetune.stages=[conv5]"),
+        ("data.alpha_background=[0,0,0]",),
+    ],
+    ids=" ".join,
+)
+def test_features_are_of_what_they_depend_on(tmp_path, folder_data, weights, computed, more):
+    runs.run(tmp_path / "first", folder_data, weights)
+    runs.run(tmp_path / "second", folder_data, weights, *more)
+    assert sum(computed) >= 96
+
+
+def test_other_weights_are_other_features(tmp_path, folder_data, weights, computed):
+    runs.run(tmp_path / "first", folder_data, weights)
+    runs.run(tmp_path / "second", folder_data, runs.write_weights(tmp_path / "other.pth", seed=1))
+    assert computed == [48, 48]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("transforms=light",), "transforms.train is random (features.views=4 would"),
+        (("transforms.mixup_alpha=0.2",), "mix pictures"),
+        (("finetune=full",), "no layer of the body is frozen"),
+        (("finetune=gradual", "finetune.unfreeze_epoch=1"), "no layer of the body is frozen"),
+        (("features.limit_gb=0.0001",), "more than features.limit_gb=0.0001"),
+        (("trainer.fast_dev_run=true",), "trainer.fast_dev_run takes single batches"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_on_the_fly_where_features_are_not_the_same_and_the_log_says_why(
+    tmp_path, folder_data, weights, capsys, computed, more, reason
+):
+    runs.run(tmp_path / "run", folder_data, weights, *more)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("features: on the fly, because")]
+    assert len(lines) == 1
+    assert reason in lines[0]
+    assert computed == []
+    if "fast_dev_run" not in reason:
+        with pytest.raises(ConfigError, match="features=cache needs features that are computed once"):
+            runs.run(tmp_path / "forced", folder_data, weights, "features=cache", *more)
+
+
+def test_views_are_drawn_once_and_shared_by_seeds(tmp_path, folder_data, weights, computed, capsys):
+    more = ("transforms=light", "features.views=3", "trainer.max_epochs=2")
+    first = runs.run(tmp_path / "first", folder_data, weights, *more)
+    assert computed == [24, 3 * 24]
+    again = runs.run(tmp_path / "again", folder_data, weights, *more)
+    assert computed == [24, 72]
+    same(again, first)
+    runs.run(tmp_path / "seed", folder_data, weights, *more, "seed=7")
+    assert computed == [24, 72]
+    runs.run(tmp_path / "more", folder_data, weights, "transforms=light", "features.views=4")
+    assert computed == [24, 72, 24]
+    # The deterministic features of val and test are those of every run.
+    runs.run(tmp_path / "none", folder_data, weights)
+    assert computed == [24, 72, 24, 24]
+
+
+def test_views_leave_other_pictures_as_they_are(tmp_path, folder_data, weights):
+    plain = runs.run(tmp_path / "plain", folder_data, weights, "transforms.average=[crop,flip]", "optimizer.lr=1e-9")
+    steps = (
+        "{_target_: torchvision.transforms.v2.RandomResizedCrop, size: 32},"
+        "{_target_: torchvision.transforms.v2.ConvertImageDtype}"
+    )
+    more = ("transforms.average=[crop,flip]", f"transforms.train=[{steps}]", "features.views=2", "optimizer.lr=1e-9")
+    views = runs.run(tmp_path / "views", folder_data, weights, *more)
+    # The head hardly moves, so these are figures of the first head on features of val and test.
+    for name in ("val/loss", "test/loss"):
+        assert views[name] == pytest.approx(plain[name], abs=1e-6)
+
+
+def test_a_run_by_heart_takes_pictures(tmp_path, folder_data, weights, capsys):
+    runs.run(tmp_path / "run", folder_data, weights, "debug=overfit", "trainer.max_epochs=2")
+    assert "features: on the fly, because trainer.overfit_batches" in capsys.readouterr().out
+
+
+def test_counted_evaluation_batches_are_those_of_pictures(tmp_path, folder_data, weights):
+    limited = ("+trainer.limit_val_batches=1", "data.batch_size=4")
+    cached = runs.run(tmp_path / "cached", folder_data, weights, *limited)
+    same(cached, runs.run(tmp_path / "plain", folder_data, weights, *limited, "features=off"))
+
+
+def test_train_figures_are_there_when_an_epoch_ends_early(tmp_path, folder_data, weights):
+    runs.run(
+        tmp_path / "run",
+        folder_data,
+        weights,
+        "+trainer.max_steps=2",
+        "callbacks.checkpoint=null",
+        "callbacks.early_stopping=null",
+    )
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    assert any(row["train/top1"] for row in rows)
+
+
+def test_broken_weights_are_named_before_training(tmp_path, folder_data, weights):
+    state = torch.load(weights, weights_only=True)
+    state["conv5.0.weight"] *= 1e38
+    state["conv5.0.weight"] *= 1e38
+    torch.save(state, tmp_path / "broken.pth")
+    with pytest.raises(Exception, match="not finite"):
+        runs.run(tmp_path / "run", folder_data, tmp_path / "broken.pth")
+
+
+def test_file_names_that_are_no_text_have_views(tmp_path, folder_data, weights):
+    picture = folder_data / "train" / "red" / "red_0.jpg"
+    os.rename(picture, os.fsencode(picture.parent) + b"/\xff.jpg")
+    runs.run(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2")
+
+
+def test_a_fit_of_more_epochs_than_weight_decays_can_be_resumed(tmp_path, folder_data, weights):
+    more = ("optimizer=lbfgs", "optimizer.weight_decays=[1.0,0.1]", "trainer.max_epochs=9")
+    program = runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / 'run'}", *more)
+    assert runs.program("train", *program, cwd=tmp_path).returncode == 0
+    (tmp_path / "run" / "metrics.json").unlink()
+    done = runs.program("train", f"resume={tmp_path / 'run'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epoch/last"] == 1
+
+
+def test_views_take_turns(tmp_path, folder_data, weights, monkeypatch):
+    from tlearn.features.datamodule import FeatureDataset
+
+    seen = []
+    get = FeatureDataset.__getitem__
+
+    def noted(self: FeatureDataset, choice):
+        if len(self.views) > 1:
+            seen.append(choice[1])
+        return get(self, choice)
+
+    monkeypatch.setattr(FeatureDataset, "__getitem__", noted)
+    runs.run(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2", "trainer.max_epochs=3")
+    assert seen == [0] * 3 + [1] * 3 + [0] * 3
+
+
+def test_views_need_something_to_draw(tmp_path):
+    done = runs.program("train", "features.views=2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "features.views=2 needs augmentation" in done.stderr
+
+
+def test_a_run_that_cannot_write_the_store_goes_on_or_stops(tmp_path, folder_data, weights, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    reference = runs.run(tmp_path / "reference", folder_data, weights)
+    monkeypatch.setenv("TLEARN_CACHE", str(tmp_path / "file"))
+    same(runs.run(tmp_path / "on", folder_data, weights), reference)
+    assert "they stay in memory for this run" in capsys.readouterr().out
+    with pytest.raises(Exception, match="cannot keep features"):
+        runs.run(tmp_path / "stop", folder_data, weights, "features.on_write_error=stop")
+
+
+def test_an_interrupted_extraction_goes_on(tmp_path, folder_data, weights, monkeypatch, computed):
+    forward = Extractor._forward
+    batches = []
+
+    def interrupted(self: Extractor, pixels: torch.Tensor) -> torch.Tensor:
+        batches.append(len(pixels))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return forward(self, pixels)
+
+    monkeypatch.setattr(extract, "available_cpus", lambda: 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Extractor, "_forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runs.run(tmp_path / "first", folder_data, weights)
+    runs.run(tmp_path / "second", folder_data, weights)
+    assert computed == [48, 16]
+
+
+def test_the_models_of_both_ways_are_alike(tmp_path, folder_data, weights):
+    runs.run(tmp_path / "cached", folder_data, weights)
+    runs.run(tmp_path / "plain", folder_data, weights, "features=off")
+    cached, pictures = load_model(tmp_path / "cached"), load_model(tmp_path / "plain")
+    one, other = cached.network.state_dict(), pictures.network.state_dict()
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.allclose(value, other[name], atol=1e-5), name
+
+
+def test_evaluation_from_pictures_gives_the_figures_of_the_run(tmp_path, folder_data, weights):
+    trained = runs.run(tmp_path / "run", folder_data, weights, "transforms.average=[crop,flip]")
+    config = compose([f"run={tmp_path / 'run'}", "trainer=cpu"], "evaluate", output_dir=tmp_path / "evaluated")
+    figures = evaluate(config)
+    for name, value in figures.items():
+        assert value == pytest.approx(trained[name], abs=1e-5)
+
+
+def test_a_stopped_run_goes_on_with_features(tmp_path, folder_data, weights, computed):
+    whole = runs.run(tmp_path / "whole", folder_data, weights, "trainer.max_epochs=4")
+    program = runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / 'part'}", "trainer.max_epochs=2")
+    first = runs.program("train", *program, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "part" / "metrics.json").unlink()
+    more = runs.program("train", f"resume={tmp_path / 'part'}", "trainer.max_epochs=4", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    resumed = json.loads((tmp_path / "part" / "metrics.json").read_text())
+    for name in FIGURES:
+        assert resumed[name] == pytest.approx(whole[name], abs=1e-6), name
+
+
+def test_a_full_batch_fit_chooses_the_weight_decay_by_val(tmp_path, folder_data, weights):
+    figures = runs.run(tmp_path / "run", folder_data, weights, "optimizer=lbfgs", "trainer.max_epochs=10")
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    columns: dict[str, dict[str, float]] = {"weight_decay": {}, "val/loss": {}}
+    for row in csv.DictReader(lines):
+        for name, values in columns.items():
+            if row[name]:
+                values[row["epoch"]] = float(row[name])
+    assert len(columns["weight_decay"]) == 10
+    best = min(columns["val/loss"], key=columns["val/loss"].__getitem__)
+    assert int(best) == figures["epoch/best"]
+    assert figures["weight_decay"] == pytest.approx(columns["weight_decay"][best], rel=1e-4)
+    assert figures["val/loss"] == pytest.approx(columns["val/loss"][best], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("transforms=light",), "optimizer=lbfgs needs features that are computed once"),
+        (("transforms=light", "features.views=2"), "one view"),
+        (("data.balance=sampler",), "data.balance=weights"),
+        (("head=mlp",), "choose head=linear"),
+        (("finetune=partial", "finetune.stages=[conv5]"), "finetune=frozen"),
+        (("scheduler=cosine",), "scheduler=none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_full_batch_fit_refuses_what_it_cannot_do(tmp_path, folder_data, weights, more, message):
+    with pytest.raises(ConfigError, match=message):
+        runs.run(tmp_path / "run", folder_data, weights, "optimizer=lbfgs", *more)
+
+
+def test_bfloat16_is_kept_only_where_features_stay_the_same(tmp_path, folder_data, weights, monkeypatch, capsys):
+    from tlearn.features import precision
+
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    runs.run(tmp_path / "good", folder_data, weights, "features.precision=auto")
+    assert "bf16)" in capsys.readouterr().out
+    # What is there was found good before.
+    runs.run(tmp_path / "again", folder_data, weights, "features.precision=auto")
+    assert "bf16)" in capsys.readouterr().out
+    monkeypatch.setenv("TLEARN_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(precision, "similarity", lambda exact, approximate: 0.9)
+    runs.run(tmp_path / "bad", folder_data, weights, "features.precision=auto")
+    assert "fp32)" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"precision=bf16 changes this body's features too much"):
+        runs.run(tmp_path / "asked", folder_data, weights, "features.precision=bf16")
+    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
+    runs.run(tmp_path / "slow", folder_data, weights, "features.precision=auto")
+    assert "fp32)" in capsys.readouterr().out
+
+
+def test_other_runs_features_make_room(tmp_path, folder_data, weights):
+    store = Path(os.environ["TLEARN_CACHE"]) / "features"
+    runs.run(tmp_path / "first", folder_data, weights)
+    [old] = store.iterdir()
+    size = sum(file.stat().st_size for file in old.iterdir())
+    # The run above is over, and what it has read with it.
+    gc.collect()
+    runs.run(
+        tmp_path / "second", folder_data, weights, "transforms.fit=squash", f"features.limit_gb={1.5 * size / 1e9}"
+    )
+    [new] = store.iterdir()
+    assert new != old
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_compute_everything_once(tmp_path, folder_data, weights):
+    commands = [
+        [
+            sys.executable,
+            "-m",
+            "tlearn.train",
+            *runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / str(number)}"),
+        ]
+        for number in range(2)
+    ]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    printed = [process.communicate(timeout=200)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    passes = [line for text in printed for line in text.splitlines() if "pictures in" in line]
+    assert len(passes) == 1
+    figures = [json.loads((tmp_path / str(number) / "metrics.json").read_text()) for number in range(2)]
+    same(*figures)
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_the_same_features(tmp_path, folder_data, weights):
+    one = runs.run(tmp_path / "one", folder_data, weights, "data.batch_size=8", "optimizer=sgd")
+    arguments = runs.overrides(
+        folder_data,
+        weights,
+        "trainer=ddp_cpu",
+        "trainer.devices=2",
+        "data.batch_size=4",
+        "optimizer=sgd",
+        f"hydra.run.dir={tmp_path / 'two'}",
+    )
+    done = runs.program(
+        "train",
+        *[argument for argument in arguments if argument not in ("trainer=cpu", "data.batch_size=8")],
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pictures in") <= 1
+    two = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    for name in FIGURES:
+        assert two[name] == pytest.approx(one[name], abs=1e-4), name
+
+
+def test_segments_are_read_in_order_by_training(tmp_path, folder_data, weights, monkeypatch):
+    reference = runs.run(tmp_path / "one", folder_data, weights, "trainer.max_epochs=2")
+    monkeypatch.setattr(compute, "_SEGMENT_BYTES", 1)
+    monkeypatch.setenv("TLEARN_CACHE", str(tmp_path / "cache"))
+    same(runs.run(tmp_path / "many", folder_data, weights, "trainer.max_epochs=2"), reference)
+    assert len(list((tmp_path / "cache").glob("features/*/*.safetensors"))) == 3

@@ -1,0 +1,209 @@
+"""What a finished run shows of itself."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.small_runs import program, run, write_weights
+from tlearn.config.compose import compose
+from tlearn.data.split import read_manifest
+from tlearn.evaluate import evaluate, measure
+from tlearn.features.datamodule import FeatureDataModule
+from tlearn.files import read_table
+from tlearn.report import after_training as reporting
+from tlearn.runs.model import load_model
+from tlearn.training.ddp import DataParallelStrategy
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return write_weights(tmp_path / "w.pth")
+
+
+def _measured(model_folder: Path, split: str, output: Path, *more: str):
+    config = compose([f"run='{model_folder}'", f"split={split}", *more], "evaluate", output_dir=output)
+    return measure(config, load_model(model_folder))
+
+
+def test_a_run_ends_with_a_report_of_its_own_figures(tmp_path, folder_data, weights):
+    figures = run(tmp_path / "run", folder_data, weights, "report=default")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "shufflenet_v2_x0_5 on folder" in page
+    assert "could not be made" not in page
+    splits = {row["split"]: row for row in read_table(tmp_path / "run" / "report" / "splits.csv")}
+    assert splits.keys() == {"train", "val", "test"}
+    for split in ("val", "test"):
+        assert float(splits[split]["top1"]) == pytest.approx(figures[f"{split}/top1"])
+        assert float(splits[split]["loss"]) == pytest.approx(figures[f"{split}/loss"], abs=1e-5)
+    assert {path.stem for path in (tmp_path / "run" / "report").glob("*.png")} <= {
+        path.stem for path in (tmp_path / "run" / "report").glob("*.csv")
+    }
+
+
+def test_the_first_batch_is_drawn_as_it_will_be_seen(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "report=default")
+    rows = read_table(tmp_path / "run" / "report" / "first_batch.csv")
+    assert len(rows) == 8
+    train = {sample.path: sample.label for sample in read_manifest(tmp_path / "run" / "splits.csv").splits["train"]}
+    assert all(train[row["path"]] == row["class"] for row in rows)
+    assert (tmp_path / "run" / "report" / "first_batch.png").stat().st_size > 1000
+
+
+def test_tensorboard_has_the_figures_and_the_settings_with_the_real_results(tmp_path, folder_data, weights):
+    figures = run(tmp_path / "run", folder_data, weights, "report=default")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0}).Reload()
+    drawn = {path.stem for path in (tmp_path / "run" / "report").glob("*.png")}
+    assert {f"figures/{name}" for name in drawn} == set(events.Tags()["images"])
+    assert events.Scalars("final/val/top1")[-1].value == pytest.approx(figures["val/top1"])
+    assert list((tmp_path / "run" / "tensorboard").rglob("tensors.tsv"))
+
+
+def test_without_a_report_there_is_nothing_of_it(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "report=off")
+    assert not (tmp_path / "run" / "report.html").exists()
+    assert not (tmp_path / "run" / "report").exists()
+
+
+def test_a_report_that_fails_leaves_the_run_finished_and_says_so(tmp_path, folder_data, weights, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr(reporting, "write_report", fail)
+    figures = run(tmp_path / "run", folder_data, weights, "report=default")
+    assert figures["val/loss"] > 0
+    assert "the report could not be made: RuntimeError: no ink" in capsys.readouterr().out
+
+
+def test_the_temperature_of_the_model_folder_is_that_of_val(tmp_path, folder_data, weights):
+    figures = run(tmp_path / "run", folder_data, weights, "report=off")
+    model = load_model(tmp_path / "run")
+    assert model.temperature == figures["temperature"]
+    _, outputs, _ = _measured(tmp_path / "run", "val", tmp_path)
+    assert reporting.calibrate({"val": outputs})["temperature"] == pytest.approx(model.temperature, abs=1e-4)
+
+
+def test_random_augmentation_needs_another_look_at_the_training_pictures(tmp_path, folder_data, weights):
+    run(tmp_path / "auto", folder_data, weights, "report=default", "transforms=light")
+    page = (tmp_path / "auto" / "report.html").read_text(encoding="utf-8")
+    assert "report.train_pictures=always" in page
+    run(tmp_path / "always", folder_data, weights, "report=default", "transforms=light", "report.train_pictures=always")
+    splits = {row["split"]: row for row in read_table(tmp_path / "always" / "report" / "splits.csv")}
+    plain, _, _ = _measured(tmp_path / "always", "train", tmp_path)
+    assert float(splits["train"]["loss"]) == pytest.approx(plain["train/loss"], abs=1e-5)
+
+
+def test_more_features_than_memory_should_hold_are_not_kept(tmp_path, folder_data, weights, monkeypatch):
+    monkeypatch.setattr(reporting, "_FEATURE_BYTES", 1000)
+    run(tmp_path / "run", folder_data, weights, "report=default")
+    assert "would take too much memory" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_doubtful_labels_are_not_looked_for_among_augmented_features(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "report=default", "transforms=light", "features.views=2")
+    assert "features.views keeps augmented versions" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "run" / "report" / "suspects.csv").exists()
+
+
+def test_under_dp_the_training_pictures_are_not_looked_at(tmp_path):
+    config = compose([], output_dir=tmp_path)
+    network = SimpleNamespace(head=torch.nn.Linear(4, 2))
+    data = FeatureDataModule.__new__(FeatureDataModule)
+    data.datasets = {"train": range(8), "val": range(4)}
+    for strategy, looked in ((DataParallelStrategy.__new__(DataParallelStrategy), False), (None, True)):
+        plan = reporting.plan(config, SimpleNamespace(strategy=strategy), data, network, 2)
+        assert plan.write
+        assert plan.features == plan.train_pictures == looked
+        assert ("trainer=dp" in plan.reason) == (not looked)
+    large = reporting.plan(config, SimpleNamespace(strategy=None), data, network, 10**8)
+    assert large.features
+    assert not large.train_pictures
+
+
+def test_what_cannot_be_found_costs_no_more_than_its_place(tmp_path, folder_data, weights, monkeypatch):
+    def fail(_):
+        raise RuntimeError("no neighbours")
+
+    monkeypatch.setattr(reporting, "near_duplicates", fail)
+    run(tmp_path / "run", folder_data, weights, "report=default")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "not looked for: RuntimeError: no neighbours" in page
+    assert (tmp_path / "run" / "report" / "suspects.csv").is_file()
+
+
+def test_a_class_with_a_single_picture_is_no_reason_to_have_no_report(tmp_path, draw_split, weights):
+    data = tmp_path / "pictures"
+    for split, count in (("train", 3), ("val", 2)):
+        draw_split(data / split, count)
+    draw_split(data / "train", 1, ("green",))
+    run(tmp_path / "run", data, weights, "report=default")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "could not be made" not in page
+    assert "the first 10 of all 11" in page
+    last = read_table(tmp_path / "run" / "report" / "suspects.csv")[-1]
+    assert (last["class"], last["suggested"]) == ("green", "")
+
+
+def test_views_change_no_figure_without_them_and_tell_what_they_change(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "report=off")
+    plain, outputs, _ = _measured(tmp_path / "run", "test", tmp_path)
+    for kind in ("flip", "views"):
+        figures, same, _ = _measured(tmp_path / "run", "test", tmp_path, f"tta={kind}")
+        assert torch.allclose(same.logits, outputs.logits, atol=1e-5)
+        assert plain == pytest.approx({name: figures[name] for name in plain}, abs=1e-5)
+        change = figures["test/tta/loss"] - figures["test/loss"]
+        assert figures["test/tta/loss_change"] == pytest.approx(change, abs=1e-5)
+        assert change != 0
+
+
+def test_an_evaluation_has_a_report_of_its_own(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "report=off")
+    arguments = [f"run='{tmp_path / 'run'}'", "split=val", "tta=flip"]
+    figures = evaluate(compose(arguments, "evaluate", output_dir=tmp_path / "evaluation"))
+    page = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
+    assert "shufflenet_v2_x0_5 of folder on val" in page
+    assert "could not be made" not in page
+    assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == figures
+    assert "val top-1 of all views" in page
+    classes = read_table(tmp_path / "evaluation" / "report" / "val_classes.csv")
+    assert [row["train_pictures"] for row in classes] == ["8", "8", "8"]
+    evaluate(compose([*arguments, "report=off"], "evaluate", output_dir=tmp_path / "other"))
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["metrics.json"]
+
+
+def test_outputs_come_in_the_order_of_the_split_whatever_the_batches(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "report=off")
+    _, one, _ = _measured(tmp_path / "run", "test", tmp_path, "data.batch_size=5")
+    _, other, _ = _measured(tmp_path / "run", "test", tmp_path, "data.batch_size=64")
+    manifest = read_manifest(tmp_path / "run" / "splits.csv")
+    assert one.paths == other.paths == [sample.path for sample in manifest.splits["test"]]
+    assert [one.classes[target] for target in one.targets] == [sample.label for sample in manifest.splits["test"]]
+    assert torch.allclose(one.logits, other.logits, atol=1e-5)
+    assert one.features is None
+
+
+def test_features_are_what_the_head_was_given(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "report=off")
+    model = load_model(tmp_path / "run")
+    config = compose([f"run='{tmp_path / 'run'}'"], "evaluate", output_dir=tmp_path)
+    _, outputs, _ = measure(config, model, features=True)
+    assert torch.allclose(model.network.head(outputs.features), outputs.logits, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_outputs_of_one(tmp_path, folder_data, weights):
+    run(tmp_path / "run", folder_data, weights, "report=off")
+    found = {}
+    for name in ("cpu", "ddp_cpu"):
+        arguments = [f"run={tmp_path / 'run'}", f"trainer={name}", f"hydra.run.dir={tmp_path / name}", "tta=flip"]
+        done = program("evaluate", *arguments, "data.num_workers=0", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found[name] = json.loads((tmp_path / name / "metrics.json").read_text())
+        rows = read_table(tmp_path / name / "report" / "splits.csv")
+        assert [row["pictures"] for row in rows] == ["12"]
+    assert found["ddp_cpu"] == pytest.approx(found["cpu"], abs=1e-5)
+    assert all(math.isfinite(value) for value in found["cpu"].values())

@@ -1,0 +1,155 @@
+"""The run folder: one run at a time, whole files, and a record of where it was made."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tlearn.errors import OutputError
+from tlearn.runs.folder import RunFolder, environment
+
+HOLD = """
+import sys
+from tlearn.runs.folder import RunFolder
+folder = RunFolder(sys.argv[1])
+folder.claim()
+print("claimed", flush=True)
+input()
+"""
+
+
+@pytest.fixture
+def elsewhere():
+    """Give a function that claims a folder in another process, which then holds it until the test ends."""
+    started = []
+
+    def claim(folder: Path) -> subprocess.Popen:
+        command = [sys.executable, "-c", HOLD, str(folder)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "claimed\n"
+        return process
+
+    yield claim
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_folder_that_another_living_run_holds_is_refused_and_named(tmp_path, elsewhere):
+    holder = elsewhere(tmp_path / "run")
+    with pytest.raises(OutputError, match="in use by another run") as caught:
+        RunFolder(tmp_path / "run").claim()
+    assert str(tmp_path / "run") in str(caught.value)
+    assert str(holder.pid) in str(caught.value)
+
+
+def test_the_lock_of_a_killed_run_is_taken_over(tmp_path, elsewhere):
+    holder = elsewhere(tmp_path / "run")
+    holder.kill()
+    holder.communicate()
+    folder = RunFolder(tmp_path / "run")
+    folder.claim()
+    assert str(os.getpid()) in (tmp_path / "run" / ".lock").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", ["", "process 1 on another-machine"])
+def test_a_lock_file_that_nobody_holds_is_no_obstacle(tmp_path, content):
+    (tmp_path / ".lock").write_text(content, encoding="utf-8")
+    RunFolder(tmp_path).claim()
+
+
+@pytest.mark.parametrize("left", ["metrics.json", "checkpoints"])
+def test_a_folder_with_a_run_in_it_is_only_taken_to_go_on(tmp_path, left):
+    (tmp_path / left).mkdir()
+    with pytest.raises(OutputError, match="already holds a run"):
+        RunFolder(tmp_path).claim()
+    RunFolder(tmp_path).claim(again=True)
+
+
+def test_a_released_folder_is_free_and_leaves_no_lock(tmp_path):
+    first = RunFolder(tmp_path / "run")
+    first.claim()
+    first.release()
+    assert list((tmp_path / "run").iterdir()) == []
+    first.release()
+    RunFolder(tmp_path / "run").claim()
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="cannot write to the run folder") as caught:
+        RunFolder(tmp_path / "file" / "run").claim()
+    assert str(tmp_path / "file" / "run") in str(caught.value)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="cannot write to the run folder"):
+        RunFolder(tmp_path / "file").claim()
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
+
+
+def test_the_path_is_absolute_however_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert RunFolder("runs/one").path == tmp_path / "runs" / "one"
+
+
+def test_a_json_file_is_readable_text_in_utf8(tmp_path):
+    RunFolder(tmp_path).write_json("notes.json", {"class": "Blåbær", "count": 3})
+    assert json.loads((tmp_path / "notes.json").read_text(encoding="utf-8")) == {"class": "Blåbær", "count": 3}
+    assert "Blåbær" in (tmp_path / "notes.json").read_text(encoding="utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]
+
+
+def test_a_json_file_stays_as_it_was_when_writing_the_next_one_fails(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path)
+    run.write_json("metrics.json", {"val/top1": 0.5})
+    before = (tmp_path / "metrics.json").read_bytes()
+    with pytest.raises(TypeError):
+        run.write_json("metrics.json", {"val/top1": object()})
+
+    def full(self, *args, **kwargs):
+        with self.open("w", encoding="utf-8") as file:
+            file.write('{"val/')
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError):
+        run.write_json("metrics.json", {"val/top1": 0.6})
+    assert (tmp_path / "metrics.json").read_bytes() == before
+
+
+def test_the_environment_names_versions_hardware_and_command():
+    found = json.loads(json.dumps(environment()))
+    assert found["python"] == platform.python_version()
+    assert found["packages"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert {"tlearn", "torchvision", "lightning", "hydra-core", "numpy"} <= found["packages"].keys()
+    assert found["cpus"] == os.cpu_count()
+    assert found["threads"] == torch.get_num_threads()
+    assert len(found["gpus"]) == torch.cuda.device_count()
+    assert found["command"] == sys.argv
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_environment_names_the_git_revision_and_says_where_files_have_changed(tmp_path, monkeypatch):
+    # Set where the tests run from a git hook
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.chdir(tmp_path)
+    assert environment()["git"]["here"] is None
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false", "-c", "core.hooksPath="]
+    (tmp_path / "file").write_text("one", encoding="utf-8")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *command], check=True)
+    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert environment()["git"]["here"] == revision
+    (tmp_path / "file").write_text("two", encoding="utf-8")
+    assert environment()["git"]["here"] == revision + "+"

@@ -1,0 +1,56 @@
+"""Small real trainings for the tests: a tiny backbone with random weights in a file, on drawn pictures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from tlearn.config.compose import compose
+from tlearn.train import train
+
+BACKBONE = "shufflenet_v2_x0_5"
+
+
+def write_weights(path: Path, seed: int = 0) -> Path:
+    """Write a state dict of the tests' backbone, with BatchNorm statistics that are not the initial ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = torchvision.models.get_model(BACKBONE, weights=None)
+        network.train()(torch.rand(8, 3, 64, 64))
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def overrides(data: Path, weights: Path | str, *more: str) -> list[str]:
+    """Give the command line of a run that takes a second; a report, which takes another, must be asked for."""
+    shown = [] if any(one.startswith("report=") for one in more) else ["report=off"]
+    return [
+        "data=folder",
+        f"data.root='{data}'",
+        "data.batch_size=8",
+        "data.num_workers=0",
+        "backbone=torchvision",
+        f"backbone.name={BACKBONE}",
+        f"backbone.weights={weights}",
+        "transforms.size=32",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        *shown,
+        *more,
+    ]
+
+
+def run(folder: Path, data: Path, weights: Path | str, *more: str) -> dict[str, Any]:
+    """Train in this process and give metrics.json."""
+    train(compose(overrides(data, weights, *more), output_dir=folder))
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def program(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program as a user would, from another folder."""
+    command = [sys.executable, "-m", f"tlearn.{name}", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)

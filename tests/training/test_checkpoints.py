@@ -1,0 +1,75 @@
+"""Checkpoint files: plain data or refused, whole or absent."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from tlearn.errors import CheckpointError, OutputError
+from tlearn.training.checkpoints import CheckpointIO, restore_frozen, strip_frozen
+
+
+class _Attack:
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.canary}'",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, save):
+    save({"state_dict": {}, "hyper_parameters": _Attack(tmp_path / "canary")}, tmp_path / "bad.ckpt")
+    with pytest.raises(CheckpointError, match=r"bad\.ckpt"):
+        CheckpointIO().load_checkpoint(tmp_path / "bad.ckpt")
+    with pytest.raises(CheckpointError):
+        CheckpointIO().load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_damaged_and_missing_checkpoints_are_named(tmp_path):
+    whole = tmp_path / "whole.ckpt"
+    CheckpointIO().save_checkpoint({"state_dict": {"a": torch.rand(100)}}, whole)
+    data = whole.read_bytes()
+    for length in (0, 1, 10, len(data) // 2, len(data) - 1):
+        (tmp_path / "cut.ckpt").write_bytes(data[:length])
+        with pytest.raises(CheckpointError, match=r"cut\.ckpt"):
+            CheckpointIO().load_checkpoint(tmp_path / "cut.ckpt")
+    CheckpointIO().save_checkpoint({"something": 1}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match="no checkpoint of a run"):
+        CheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"none\.ckpt"):
+        CheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    whole = {"state_dict": {}, "pytorch-lightning_version": "2", "step": 1}
+    CheckpointIO().save_checkpoint(whole, path)
+
+    def full(*args, **kwargs):
+        args[1].write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="No space left"):
+        CheckpointIO().save_checkpoint({"step": 2}, path)
+    assert CheckpointIO().load_checkpoint(path) == whole
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        CheckpointIO().save_checkpoint({}, tmp_path / "file" / "below.ckpt")
+
+
+def test_frozen_tensors_come_back_from_the_network_and_only_if_they_are_the_same():
+    frozen = {"network.body.weight": torch.ones(2)}
+    checkpoint = {"state_dict": {**frozen, "network.head.weight": torch.zeros(2)}}
+    strip_frozen(checkpoint, frozen, "mark")
+    assert set(checkpoint["state_dict"]) == {"network.head.weight"}
+    with pytest.raises(CheckpointError, match="frozen weights"):
+        restore_frozen(checkpoint, frozen, "another mark")
+    restore_frozen(checkpoint, frozen, "mark")
+    assert set(checkpoint["state_dict"]) == {"network.body.weight", "network.head.weight"}
+    with pytest.raises(CheckpointError, match="not written by"):
+        restore_frozen({"state_dict": {}}, frozen, "mark")

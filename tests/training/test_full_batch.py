@@ -1,0 +1,120 @@
+"""A head fitted on all features at once is the optimum of its objective, for each weight decay."""
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from tlearn.errors import ConfigError
+from tlearn.models.graph.divide import FrozenPart
+from tlearn.models.network import TransferNetwork
+from tlearn.training.full_batch import FullBatch, LogisticModule
+
+DECAYS = [1.0, 0.1, 0.001]
+
+
+def problem(count: int = 120, classes: int = 3, width: int = 6) -> TensorDataset:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(count) % classes
+    centres = torch.randn(classes, width, generator=generator)
+    # Scales from 1 to 1000, an offset, and a constant feature, as bodies have them
+    features = (centres[targets] + torch.randn(count, width, generator=generator)) * 10.0 ** torch.linspace(0, 3, width)
+    features = torch.cat([features + 5, torch.full((count, 1), 7.0)], 1)
+    return TensorDataset(features, targets, torch.arange(count))
+
+
+def fitted(fit: FullBatch, loss: nn.Module | None = None, epochs: int = 10) -> tuple[LogisticModule, list[dict]]:
+    data = problem()
+    body = nn.Sequential(nn.Flatten(), nn.Linear(12, 7))
+    network = TransferNetwork(body, nn.Linear(7, 3))
+    network.start_after(FrozenPart(body, None, "body", (7,)))
+    module = LogisticModule(network, 3, loss, fit=fit)
+    history: list[dict] = []
+    kept = module.on_validation_epoch_end
+
+    def keep() -> None:
+        kept()
+        head = network.head
+        history.append({"weight": head.weight.detach().clone(), "bias": head.bias.detach().clone()})
+
+    module.on_validation_epoch_end = keep
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(data, len(data)), DataLoader(data, 32))
+    for number, entry in enumerate(history):
+        entry["epoch"] = number
+    history.append({"figures": {name: float(value) for name, value in trainer.callback_metrics.items()}})
+    return module, history
+
+
+def gradient(entry: dict, weight_decay: float, smoothing: float = 0.0) -> float:
+    """Give the largest gradient of the objective, which knows nothing of how it was minimised."""
+    features, targets, _ = problem().tensors
+    mean, scale = features.double().mean(0), features.double().std(0, correction=0)
+    scale = scale.where(scale > 0, 1.0)
+    weight = (entry["weight"].double() * scale).requires_grad_()
+    bias = (entry["bias"].double() + entry["weight"].double() @ mean).requires_grad_()
+    logits = F.linear((features.double() - mean) / scale, weight, bias)
+    objective = F.cross_entropy(logits, targets, label_smoothing=smoothing) + weight_decay / 2 * weight.square().sum()
+    objective.backward()
+    return max(weight.grad.abs().max().item(), bias.grad.abs().max().item())
+
+
+def test_each_epoch_is_the_optimum_of_its_weight_decay():
+    _, (*epochs, _) = fitted(FullBatch(DECAYS))
+    assert len(epochs) == len(DECAYS)
+    for entry, weight_decay in zip(epochs, DECAYS, strict=True):
+        assert gradient(entry, weight_decay) < 1e-4
+    # and of that one alone
+    assert gradient(epochs[0], DECAYS[2]) > 1e-3
+
+
+def test_the_objective_is_the_runs_own():
+    _, (*epochs, _) = fitted(FullBatch([0.01]), nn.CrossEntropyLoss(label_smoothing=0.2))
+    assert gradient(epochs[0], 0.01, smoothing=0.2) < 1e-4
+    assert gradient(epochs[0], 0.01) > 1e-3
+
+
+def test_train_figures_are_those_of_the_fitted_head():
+    module, (*epochs, last) = fitted(FullBatch(DECAYS))
+    features, targets, _ = problem().tensors
+    logits = F.linear(features, epochs[-1]["weight"], epochs[-1]["bias"])
+    figures = last["figures"]
+    assert figures["train/loss"] == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-4)
+    assert figures["train/top1"] == pytest.approx((logits.argmax(1) == targets).float().mean().item())
+    assert figures["val/loss"] == pytest.approx(figures["train/loss"], rel=1e-4)
+    assert figures["weight_decay"] == pytest.approx(DECAYS[-1])
+    assert module.describe_epoch(1) == {"weight_decay": 0.1}
+
+
+def test_fewer_epochs_fit_fewer_weight_decays():
+    _, (*epochs, _) = fitted(FullBatch(DECAYS), epochs=2)
+    assert len(epochs) == 2
+
+
+def test_every_epoch_counts_as_a_step():
+    module, _ = fitted(FullBatch(DECAYS))
+    assert module.trainer.global_step == len(DECAYS)
+
+
+def test_only_a_linear_head_on_a_frozen_body_is_fitted():
+    body, fit = nn.Sequential(nn.Linear(4, 4)), FullBatch([1.0])
+    with pytest.raises(ConfigError, match="head=linear"):
+        LogisticModule(TransferNetwork(body, nn.Sequential(nn.Linear(4, 2))), 2, fit=fit)
+    with pytest.raises(ConfigError, match="finetune=frozen"):
+        LogisticModule(TransferNetwork(body, nn.Linear(4, 2), "all"), 2, fit=fit)
+
+
+@pytest.mark.parametrize("decays", [[], [0.1, 1.0]])
+def test_weight_decays_go_from_strong_to_weak(decays):
+    with pytest.raises(ConfigError, match="weight_decays"):
+        FullBatch(decays)

@@ -1,0 +1,179 @@
+"""How well each class is told from the others, and how sure that is."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.transforms import Bbox
+from torch import Tensor
+
+from tlearn.analysis.drawing import lettering, shown
+from tlearn.analysis.outputs import Outputs
+
+# With more classes, only the worst are drawn.
+_MOST_CLASSES, _DRAWN = 60, 40
+# Classes that a rank correlation needs to say anything
+_FEWEST = 5
+# In the scatter of all classes: so many are named, of so many for which there is tried
+_MOST_NAMED, _MOST_TRIED = 12, 60
+
+
+def wilson(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Give the interval that holds a share, of which `right` of `count` were seen, with the probability `level`.
+
+    Unlike the usual one it stays within 0 and 1 and has a width where none or all were right. (0, 1) where `count` is
+    0. Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+    """
+    if count == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = right / count, z**2 / count
+    centre = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / count + weight / (4 * count)) / (1 + weight)
+    # Rounding must not put the ends beside the share where none or all were right.
+    return min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
+
+
+def per_class(outputs: Outputs, train_counts: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    """Give each class's accuracies with their intervals, and what its wrong pictures were most often taken for.
+
+    `train_counts` are pictures of the training split by class. None stands for what is unknown or has no picture; top5
+    is left out up to five classes.
+    """
+    count = len(outputs.classes)
+    pictures = torch.bincount(outputs.targets, minlength=count).tolist()
+    right = {top: _right(outputs, top) for top in ((1, 5) if count > 5 else (1,))}
+    most = _most_taken_for(outputs)
+    table = []
+    for index, name in enumerate(outputs.classes):
+        row: dict[str, Any] = {"class": name}
+        row["train_pictures"] = None if train_counts is None else train_counts.get(name, 0)
+        row["pictures"] = pictures[index]
+        for top, counts in right.items():
+            known = pictures[index] > 0
+            low, high = wilson(counts[index], pictures[index]) if known else (None, None)
+            share = counts[index] / pictures[index] if known else None
+            row |= {f"top{top}": share, f"top{top}_low": low, f"top{top}_high": high}
+        other, times = most.get(index, (None, 0))
+        row |= {"most_taken_for": None if other is None else outputs.classes[other], "taken_for_count": times}
+        table.append(row)
+    return table
+
+
+def _right(outputs: Outputs, top: int) -> list[int]:
+    return torch.bincount(outputs.targets[outputs.correct(top)], minlength=len(outputs.classes)).tolist()
+
+
+def _most_taken_for(outputs: Outputs) -> dict[int, tuple[int, int]]:
+    """Give, for each class with wrong pictures, the most frequent wrong prediction and its count."""
+    wrong = outputs.predictions != outputs.targets
+    pairs = torch.stack([outputs.targets[wrong], outputs.predictions[wrong]], 1)
+    found: dict[int, tuple[int, int]] = {}
+    for (one, other), times in zip(*(part.tolist() for part in pairs.unique(dim=0, return_counts=True)), strict=True):
+        if times > found.get(one, (0, 0))[1]:
+            found[one] = other, times
+    return found
+
+
+def accuracy_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the accuracy of each class with its interval, worst first; of very many classes the worst."""
+    # Stable: classes that are equally good keep their order.
+    rows = sorted((row for row in table if row["pictures"]), key=lambda row: row["top1"])
+    title = "Accuracy per class, with 95 % intervals"
+    if len(rows) > _MOST_CLASSES:
+        title = f"{title}: the worst {_DRAWN} of {len(rows):,} classes"
+        rows = rows[:_DRAWN]
+    figure = Figure(figsize=(8, 0.2 * len(rows) + 1.5), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots()
+    places, shares = range(len(rows)), [row["top1"] for row in rows]
+    below = [row["top1"] - row["top1_low"] for row in rows]
+    above = [row["top1_high"] - row["top1"] for row in rows]
+    axes.barh(places, shares, color="C0", alpha=0.35)
+    axes.errorbar(shares, places, xerr=(below, above), fmt="o", markersize=4, linewidth=1.2, color="C0")
+    names = [f"{shown(row['class'])} ({row['pictures']:,})" for row in rows]
+    axes.set_yticks(places, names, **lettering(8))
+    axes.set(xlim=(0, 1.01), ylim=(len(rows) - 0.5, -0.5), xlabel="accuracy (pictures of the class in brackets)")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def counts_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the accuracy of each class against its training pictures, with the names of outliers."""
+    rows = [row for row in table if row["pictures"] and row["train_pictures"] is not None]
+    x, y = [row["train_pictures"] for row in rows], [row["top1"] for row in rows]
+    title = "Accuracy and training pictures per class"
+    if (correlation := _spearman(x, y)) is not None:
+        title += f" (rank correlation {correlation:.2f})"
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure.suptitle(title)
+    axes = figure.subplots()
+    axes.scatter(x, y, s=14, alpha=0.6)
+    axes.set(xlabel="training pictures", ylabel="accuracy", ylim=(-0.05, 1.05))
+    if x and max(x) > 20 * max(1, min(x)):
+        axes.set_xscale("symlog")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(alpha=0.3)
+    if rows:
+        _name_outliers(axes, rows)
+    return figure
+
+
+def _name_outliers(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Name classes that are worse than others with as many pictures, each where there is room for the name."""
+    x, y = [row["train_pictures"] for row in rows], [row["top1"] for row in rows]
+    order = (_ranks(y) - _ranks(x)).argsort(stable=True).tolist()
+    assert isinstance(axes.figure, Figure)
+    with warnings.catch_warnings():
+        # Figures are written without a warning for letters that no font has, too.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        axes.figure.draw_without_rendering()
+        points = axes.transData.transform(list(zip(x, y, strict=True)))
+        taken: list[Bbox] = []
+        for index in order[:_MOST_TRIED]:
+            if len(taken) < _MOST_NAMED and (box := _name(axes, rows[index], points, taken)) is not None:
+                taken.append(box)
+
+
+def _name(axes: Axes, row: Mapping[str, Any], points: Any, taken: Sequence[Bbox]) -> Bbox | None:
+    """Write a class's name beside its point, if somewhere there it covers neither points nor other names."""
+    for side, away in (("left", (6, 0)), ("right", (-6, 0)), ("left", (5, -8)), ("left", (5, 8))):
+        name = axes.annotate(
+            shown(row["class"], 24),
+            (row["train_pictures"], row["top1"]),
+            xytext=away,
+            textcoords="offset points",
+            horizontalalignment=side,
+            verticalalignment="center",
+            **lettering(8),
+        )
+        box = name.get_window_extent()
+        inside = Bbox.intersection(box, axes.bbox)
+        free = not box.count_contains(points) and not box.count_overlaps(taken)
+        if free and inside is not None and abs(inside.width - box.width) + abs(inside.height - box.height) < 1:
+            return box.padded(2)
+        name.remove()
+    return None
+
+
+def _spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Give the rank correlation, or None where one side does not vary or there are too few to speak of one."""
+    if len(x) < _FEWEST or len(set(x)) < 2 or len(set(y)) < 2:
+        return None
+    return float(torch.corrcoef(torch.stack([_ranks(x), _ranks(y)]))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> Tensor:
+    """Rank values; equal ones share the mean of their places."""
+    _, which, counts = torch.tensor(values, dtype=torch.float64).unique(return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - (counts - 1) / 2)[which].double()

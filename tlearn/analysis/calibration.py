@@ -1,0 +1,171 @@
+"""How far confidences can be believed: bins of confidence, the calibration error, and the temperature that mends it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
+
+from tlearn.analysis.outputs import Outputs
+
+# Numbers that one step in double precision holds at once
+_CHUNK = 2_000_000
+# Of log T: far below what a probability shows
+_PRECISION = 1e-9
+# Half of the 95 % quantile of the chi-squared distribution with one degree of freedom, in nats
+_SIGNIFICANT = 1.92
+
+
+def reliability(outputs: Outputs, bins: int = 15) -> list[dict[str, Any]]:
+    """Count pictures in bins of equal width of the prediction's probability.
+
+    Each row has low, high (the bin's ends), pictures, confidence (the mean) and accuracy, None where the bin is empty.
+    """
+    confidences = outputs.confidences.double()
+    which = (confidences * bins).long().clamp(0, bins - 1)
+    counts = torch.bincount(which, minlength=bins)
+    means = torch.bincount(which, confidences, bins) / counts
+    shares = torch.bincount(which, outputs.correct().double(), bins) / counts
+    return [
+        {
+            "low": index / bins,
+            "high": (index + 1) / bins,
+            "pictures": count,
+            "confidence": mean if count else None,
+            "accuracy": share if count else None,
+        }
+        for index, (count, mean, share) in enumerate(zip(counts.tolist(), means.tolist(), shares.tolist(), strict=True))
+    ]
+
+
+def calibration_error(table: Sequence[Mapping[str, Any]]) -> float:
+    """Give the expected calibration error of bins: the mean distance of accuracy and confidence over all pictures."""
+    filled = [row for row in table if row["pictures"]]
+    total = sum(row["pictures"] for row in filled)
+    return sum(row["pictures"] * abs(row["accuracy"] - row["confidence"]) for row in filled) / max(total, 1)
+
+
+def choose_temperature(logits: Tensor, targets: Tensor) -> float:
+    """Give the temperature of `fit_temperature`, or 1 where the pictures cannot tell the two apart.
+
+    Kept is what makes the pictures significantly more probable (likelihood-ratio test at 5 %, Wilks 1938): of a few
+    hundred pictures with a handful of mistakes, the fit follows chance as often as it helps.
+    """
+    temperature = fit_temperature(logits, targets)
+    if temperature == 1.0:
+        return 1.0
+    prior = math.log(temperature) ** 2 / 2
+    scaled = _objective(logits, targets, math.log(temperature))[0] - prior
+    return temperature if _objective(logits, targets, 0.0)[0] - scaled > _SIGNIFICANT else 1.0
+
+
+def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+    """Find the temperature T > 0 with the smallest sum of the cross-entropies of logits / T, plus (log T)^2 / 2.
+
+    The second part is worth less than one picture; it keeps T finite where no picture is wrong. Gives 1 where a logit
+    is not finite. Source: Guo et al. 2017, arXiv:1706.04599.
+
+    Args:
+        logits: [N, C].
+        targets: true class indices [N].
+    """
+    if not bool(logits.isfinite().all()):
+        return 1.0
+    slope = _objective(logits, targets, 0.0)[1]
+    if slope == 0:
+        return 1.0
+    low, high = _above(logits, targets) if slope < 0 else _below(logits, targets)
+    return math.exp(_minimum(logits, targets, low, high))
+
+
+def _objective(logits: Tensor, targets: Tensor, log_t: float) -> tuple[float, float, float]:
+    """Give the objective and its first and second derivative by log T, in double precision."""
+    beta = math.exp(-log_t)
+    sums = torch.zeros(3, dtype=torch.float64)
+    rows = max(1, _CHUNK // logits.shape[1])
+    for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
+        # From the class's own logit: the objective is the logarithm of a sum of powers of these.
+        distances = part.double()
+        distances = distances.sub_(distances.gather(1, wanted[:, None]))
+        powers = beta * distances
+        highest = powers.amax(1)
+        powers = powers.sub_(highest[:, None]).exp_()
+        total = powers.sum(1)
+        means = torch.linalg.vecdot(powers, distances) / total
+        squares = torch.linalg.vecdot(powers.mul_(distances), distances) / total
+        sums += torch.stack([(highest + total.log()).sum(), means.sum(), (squares - means.square()).sum()])
+    loss, first, second = sums.tolist()
+    return loss + log_t**2 / 2, log_t - beta * first, 1 + beta * first + beta**2 * second
+
+
+def _above(logits: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Bracket log T where T > 1, where there is only one minimum."""
+    low, high = 0.0, 1.0
+    while _objective(logits, targets, high)[1] < 0:
+        low, high = high, 2 * high
+    return low, high
+
+
+def _below(logits: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Bracket log T where T < 1: the prior can make several minima, so look everywhere in steps of a factor e."""
+    spread = float((logits.amax(1) - logits.amin(1)).double().mean())
+    # Where the mean distance of logits is e^8, nothing but the prior changes any more.
+    last = max(1, math.ceil(8 - math.log(spread)))
+    values = [_objective(logits, targets, -float(step))[0] for step in range(last + 1)]
+    best = min(range(last + 1), key=values.__getitem__)
+    return -float(best + 1), min(0.0, 1.0 - best)
+
+
+def _minimum(logits: Tensor, targets: Tensor, low: float, high: float) -> float:
+    """Find the root of the derivative in a bracket by Newton's steps, or by halves where those lead out of it."""
+    log_t = (low + high) / 2
+    while high - low > _PRECISION:
+        _, slope, curvature = _objective(logits, targets, log_t)
+        low, high = (low, log_t) if slope > 0 else (log_t, high)
+        step = slope / curvature if curvature > 0 else math.inf
+        if abs(step) < _PRECISION:
+            break
+        log_t = log_t - step if low < log_t - step < high else (low + high) / 2
+    return log_t
+
+
+def reliability_figure(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]] | None = None) -> Figure:
+    """Draw accuracy against confidence, and below it the share of pictures in each bin.
+
+    Args:
+        before: bins of the probabilities as the network gives them.
+        after: bins of those scaled by the temperature, if any.
+    """
+    figure = Figure(figsize=(5, 5.4), layout="constrained")
+    figure.suptitle("Reliability")
+    top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")
+    tables = {"before": before} if after is None else {"before scaling": before, "after scaling": after}
+    for at, (name, table) in enumerate(tables.items()):
+        _draw(top, below, table, "" if after is None else name, at, len(tables))
+    top.set(ylabel="accuracy", xlim=(0, 1), ylim=(-0.02, 1.02))
+    top.legend(loc="upper left", fontsize=8)
+    below.set(xlabel="confidence", ylabel="pictures", ylim=(0, None))
+    below.yaxis.set_major_formatter(PercentFormatter(1))
+    for axes in (top, below):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _draw(top: Axes, below: Axes, table: Sequence[Mapping[str, Any]], name: str, at: int, count: int) -> None:
+    """Draw one table in the colour number `at`: points of filled bins, larger ones of more pictures, and bars."""
+    filled = [row for row in table if row["pictures"]]
+    total = max(1, sum(row["pictures"] for row in filled))
+    shares = [row["pictures"] / total for row in filled]
+    x, y = [row["confidence"] for row in filled], [row["accuracy"] for row in filled]
+    label = f"{name}: ECE {calibration_error(table):.3f}" if name else f"ECE {calibration_error(table):.3f}"
+    top.plot(x, y, color=f"C{at}", linewidth=1.2, label=label)
+    # A bin of two pictures says little; the largest lies at the edge as often as not.
+    top.scatter(x, y, [8 + 120 * share for share in shares], color=f"C{at}", zorder=3, clip_on=False)
+    width = (table[0]["high"] - table[0]["low"]) * 0.9 / count
+    left = [row["low"] + (row["high"] - row["low"]) * 0.05 + at * width for row in filled]
+    below.bar(left, shares, width, align="edge", color=f"C{at}")

@@ -1,0 +1,135 @@
+"""Where in a picture a network finds a class: Grad-CAM."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from tlearn.analysis.drawing import lettering, shown
+from tlearn.models.network import TransferNetwork
+
+
+def class_activation_maps(network: TransferNetwork, images: Tensor, classes: Tensor | None = None) -> Tensor:
+    """Show how much each place of an image speaks for a class: [N, S, S] from 0 to 1, the highest place of each 1.
+
+    Where no place speaks for the class, the whole map is 0. Maps are made of the body's last feature map with more than
+    one place, in evaluation mode; the network is afterwards as it was. Source: Selvaraju et al. 2017, Grad-CAM,
+    arXiv:1610.02391.
+
+    Args:
+        images: normalised, [N, 3, S, S], on the network's device.
+        classes: indices [N]; None: the predictions.
+
+    Raises ValueError: the body has no such feature map, or goes on with tokens or channels-last maps from there.
+    """
+    kept: list[Tensor] = []
+
+    def take_over(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        # What lies before needs no graph, and what follows may change its input in place.
+        kept.append(output.detach().requires_grad_())
+        return kept[-1].clone()
+
+    with _evaluating(network), torch.inference_mode(False):
+        # Tensors made in inference mode cannot be part of a graph.
+        images, classes = images.clone(), None if classes is None else classes.clone()
+        handle = network.body.get_submodule(_last_map(network.body, images[:1])).register_forward_hook(take_over)
+        with _removing([handle]), torch.enable_grad():
+            logits = network.head(network.body(images))
+            wanted = logits.argmax(1) if classes is None else classes
+            [gradients] = torch.autograd.grad(logits.gather(1, wanted[:, None]).sum(), kept[-1:])
+        with torch.no_grad():
+            maps = (gradients.mean((2, 3), keepdim=True) * kept[-1]).sum(1, keepdim=True).relu().float()
+            maps = F.interpolate(maps, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+            highest = maps.amax((1, 2), keepdim=True)
+            return maps / highest.where(highest > 0, 1.0)
+
+
+def _last_map(body: nn.Module, image: Tensor) -> str:
+    """Name the part of the body that gives the last feature map [1, channels, height, width] with several places.
+
+    Not only parts without further parts: some join what several branches give.
+    """
+    last, after = None, ""
+    for name, shape in _shapes(body, image):
+        # Of square images, maps are square; with the channels last, they are not.
+        square = len(shape) == 4 and shape[2] == shape[3]
+        if square and shape[2] > 1:
+            last, after = name, ""
+        elif len(shape) == 3 or (len(shape) == 4 and not square):
+            after = after or f"{name} gives {list(shape)}"
+    if last is None:
+        raise ValueError("the body has no feature map [N, channels, height, width] with more than one place")
+    if after:
+        raise ValueError(
+            f"the body's last feature map comes from {last}, and behind it are tokens or channels-last maps ({after}): "
+            "a map of that place would say nothing of what the network sees"
+        )
+    return last
+
+
+@torch.no_grad()
+def _shapes(body: nn.Module, image: Tensor) -> list[tuple[str, tuple[int, ...]]]:
+    """List the parts of the body in the order in which they finish, with the shapes of the tensors that they give."""
+    found = []
+
+    def note(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                found.append((name, tuple(output.shape)))
+
+        return hook
+
+    with _removing([part.register_forward_hook(note(name)) for name, part in body.named_modules() if name]):
+        body(image)
+    return found
+
+
+@contextmanager
+def _removing(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Put all of a network into evaluation mode, and each part back into its own."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def cam_figure(pictures: Sequence[Tensor], maps: Tensor, titles: Sequence[str], columns: int = 3) -> Figure:
+    """Draw each picture beside itself with its map laid over it.
+
+    Args:
+        pictures: uint8 [3, S, S] each.
+        maps: [N, S, S] from 0 to 1.
+        titles: one line for each.
+        columns: pairs in a row.
+    """
+    columns = max(1, min(columns, len(pictures)))
+    rows = max(1, -(-len(pictures) // columns))
+    figure = Figure(figsize=(3.4 * columns, 1.95 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2 * columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    pairs = grid.reshape(rows * columns, 2)
+    for (plain, overlaid), picture, values, title in zip(pairs, pictures, maps, titles, strict=False):
+        pixels = picture.permute(1, 2, 0).cpu().numpy()
+        plain.imshow(pixels)
+        overlaid.imshow(pixels)
+        overlaid.imshow(values.cpu().numpy(), cmap="turbo", vmin=0, vmax=1, alpha=0.5)
+        plain.set_title(shown(title), loc="left", **lettering(7))
+    return figure

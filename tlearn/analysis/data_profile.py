@@ -1,0 +1,139 @@
+"""What a data set looks like before training: tables and figures from lists of pictures."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from PIL import Image
+
+from tlearn.analysis.drawing import lettering, shown
+from tlearn.data.sources.torchvision import Sample
+
+Splits = Mapping[str, Sequence[Sample]]
+
+# Beyond this a figure gets longer than viewers, and PNG writers, take.
+_MOST_NAMES = 300
+
+
+def class_table(splits: Splits, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Count the pictures of each class in each split."""
+    counts = {name: Counter(sample.label for sample in samples) for name, samples in splits.items()}
+    return [{"class": label, **{name: counts[name][label] for name in splits}} for label in classes]
+
+
+def image_sizes(root: Path, splits: Splits) -> dict[str, tuple[int, int]]:
+    """Read width and height in pixels of every picture from its header; an unreadable one is left out."""
+    sizes = {}
+    for sample in (sample for samples in splits.values() for sample in samples):
+        try:
+            with Image.open(root / sample.path) as image:
+                sizes[sample.path] = image.size
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue
+    return sizes
+
+
+def size_summary(sizes: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+    """Give smallest, median and largest width and height, and how many have a side under 10 pixels."""
+    widths, heights = sorted(w for w, _ in sizes.values()), sorted(h for _, h in sizes.values())
+    if not sizes:
+        return {}
+    middle = len(sizes) // 2
+    return {
+        **{f"width/{name}": widths[at] for name, at in (("min", 0), ("median", middle), ("max", -1))},
+        **{f"height/{name}": heights[at] for name, at in (("min", 0), ("median", middle), ("max", -1))},
+        "tiny": sum(min(size) < 10 for size in sizes.values()),
+    }
+
+
+def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
+    """Group files with the same bytes, as (split, path); only files of equal size are read."""
+    by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for name, samples in splits.items():
+        for sample in samples:
+            by_size[(root / sample.path).stat().st_size].append((name, sample.path))
+    by_content: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for group in by_size.values():
+        if len(group) > 1:
+            for name, path in group:
+                by_content[hashlib.sha256((root / path).read_bytes()).hexdigest()].append((name, path))
+    return [group for group in by_content.values() if len(group) > 1]
+
+
+def size_table(sizes: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
+    """Make a row with width and height of each picture."""
+    return [{"path": path, "width": width, "height": height} for path, (width, height) in sizes.items()]
+
+
+def duplicate_table(groups: Sequence[Sequence[tuple[str, str]]]) -> list[dict[str, Any]]:
+    """Make a row of each file that has copies, with the number of its group."""
+    return [
+        {"group": number, "split": split, "path": path} for number, group in enumerate(groups) for split, path in group
+    ]
+
+
+def few_of_each(samples: Sequence[Sample], count: int) -> dict[str, list[str]]:
+    """Choose at most `count` pictures of each class, evenly from first to last."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        paths[sample.label].append(sample.path)
+    few = {}
+    for label, found in sorted(paths.items()):
+        chosen = min(count, len(found))
+        few[label] = [found[place * len(found) // chosen] for place in range(chosen)]
+    return few
+
+
+def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> Figure:
+    """Draw the pictures per class as stacked bars, largest class first; beyond some hundred, without their names."""
+    rows = sorted(table, key=lambda row: -sum(row[name] for name in splits))
+    counts = {name: [row[name] for row in rows] for name in splits}
+    figure = Figure(figsize=(8, 0.22 * len(rows) + 1.8 if len(rows) <= _MOST_NAMES else 5), layout="constrained")
+    figure.suptitle("Pictures per class")
+    axes = figure.subplots()
+    if len(rows) <= _MOST_NAMES:
+        _draw_bars(axes, counts, [shown(row["class"]) for row in rows])
+    else:
+        axes.stackplot(range(len(rows)), *counts.values(), labels=list(counts), step="mid")
+        axes.set(xlabel=f"{len(rows)} classes, largest first", ylabel="pictures", xlim=(-0.5, len(rows) - 0.5))
+    # Not inside: with few classes there is no place that no bar needs.
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(splits), frameon=False)
+    return figure
+
+
+def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[str]) -> None:
+    left = [0] * len(names)
+    for split, values in counts.items():
+        axes.barh(range(len(names)), values, left=left, label=split)
+        left = [total + value for total, value in zip(left, values, strict=True)]
+    axes.set_yticks(range(len(names)), names, **lettering(8))
+    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("pictures")
+
+
+def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
+    """Draw the distribution of the pictures' shorter sides and their shapes."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    shorter, sides = [min(size) for size in sizes.values()], [side for size in sizes.values() for side in size]
+    most, largest = 1.05 * max(shorter, default=1), 1.05 * max(sides, default=1)
+    left.hist(shorter, bins=50, range=(0, most))
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set(title="Shorter sides", xlabel="pixels", ylabel="pictures", xlim=(0, most))
+    right.scatter([w for w, _ in sizes.values()], [h for _, h in sizes.values()], s=6, alpha=0.4)
+    limits = (0.0, largest)
+    if sides and largest > 20 * min(sides):
+        # One panorama would press all others into a corner.
+        right.loglog()
+        limits = (min(sides) / 1.2, 1.2 * largest)
+        for axis in (right.xaxis, right.yaxis):
+            axis.set_major_formatter("{x:,.0f}")
+            axis.set_minor_formatter(NullFormatter())
+    right.set(title="Shapes", xlabel="width (pixels)", ylabel="height (pixels)", xlim=limits, ylim=limits)
+    return figure

@@ -1,0 +1,194 @@
+"""Pictures that are alike: nearest neighbours by features, and the same photo in two splits."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tlearn.analysis.outputs import Outputs
+from tlearn.data.decode import Decoder
+from tlearn.data.prepare import available_cpus
+from tlearn.errors import BadImageError
+
+# Similarities that are in memory at once
+_CHUNK = 16_000_000
+# So many neighbours of a picture may be copies of it, and the distance of the last of so many is its scale.
+_COPIES, _SCALE = 3, 20
+# After so many pairs in a row that are not the same photo, there are hardly any more: nearer pairs come first.
+_PATIENCE, _BATCH = 100, 50
+# Pixels of the small versions of pictures, and of those that are compared
+_SMALL, _SIDE = 64, 24
+# Of a picture's width and height, what a cropped copy may have left of it
+_LEFT = ((0, 1), (0.025, 0.975), (0, 0.95), (0.05, 1), (0.05, 0.95), (0.1, 1), (0, 0.9), (0.1, 0.9))
+# Recompressed, resized and cropped copies of photos had at least 0.82, different photos at most 0.49.
+_SAME = 0.8
+_DECODE = Decoder(high_bit_depth="scale")
+
+
+def nearest(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Find the `count` rows of `bank` that are most similar to each query, or all where it has fewer.
+
+    Args:
+        queries: features [N, F].
+        bank: features [M, F].
+
+    Returns cosine similarities [N, count], highest first, and indices into the bank [N, count].
+    """
+    directions = F.normalize(bank.float())
+    count, rows = min(count, len(bank)), max(1, _CHUNK // max(1, len(bank)))
+    found = [(F.normalize(part.float()) @ directions.T).topk(count) for part in queries.split(rows)]
+    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+
+
+def near_duplicates(outputs: Sequence[Outputs], limit: int = 2000) -> list[dict[str, Any]]:
+    """List pairs of pictures in different splits that show the same photo, most similar first.
+
+    Found are copies in other formats, qualities and sizes, with up to 10 % cut from a side or 20 % from both, mirrored,
+    grey or brighter, and frames of one scene that are as close. Not found are stronger crops, turned pictures, wide
+    borders, what has no structure in its middle, and more than a few copies of one picture in a split. Small drawn
+    symbols can be so much alike that different ones are listed.
+
+    Features only say which pairs to look at, nearest first by their distance relative to that of other neighbours, so
+    that it does not matter how a backbone scales them; the pixels decide. At most `limit` pairs are looked at.
+
+    Each row has similarity (of the pixels, up to 1), split, path, other_split, other_path and same_class. Raises
+    ValueError where features were not kept.
+    """
+    parts = [part for part in outputs if len(part)]
+    rows: list[dict[str, Any]] = []
+    pairs, misses = _candidates(parts, limit), 0
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        while pairs and misses < _PATIENCE:
+            batch, pairs = pairs[:_BATCH], pairs[_BATCH:]
+            places = list(dict.fromkeys(place for pair in batch for place in pair))
+            looks = pool.map(_look, (parts[split].root / parts[split].paths[at] for split, at in places))
+            look_of = dict(zip(places, looks, strict=True))
+            for place, other_place in batch:
+                similarity = _similarity(look_of[place], look_of[other_place])
+                misses = 0 if similarity >= _SAME else misses + 1
+                if similarity >= _SAME:
+                    rows.append({"similarity": similarity, **_row(parts, place, other_place)})
+    return sorted(rows, key=lambda row: -row["similarity"])
+
+
+# A split's number and a picture's
+_Place = tuple[int, int]
+
+
+def _row(parts: Sequence[Outputs], place: _Place, other_place: _Place) -> dict[str, Any]:
+    (one, at), (other, other_at) = ((parts[split], index) for split, index in (place, other_place))
+    row: dict[str, Any] = {"split": one.split, "path": one.paths[at]}
+    row |= {"other_split": other.split, "other_path": other.paths[other_at]}
+    return {**row, "same_class": bool(one.targets[at] == other.targets[other_at])}
+
+
+def _candidates(parts: Sequence[Outputs], limit: int) -> list[tuple[_Place, _Place]]:
+    """List the pairs of pictures in different splits that are the nearest by features, nearest first."""
+    features = _standardised(parts)
+    found: list[tuple[float, _Place, _Place]] = []
+    for first, second in combinations(range(len(parts)), 2):
+        ratios, ends = _neighbours(features[first], features[second])
+        # Most pairs are there twice, as either is the other's neighbour.
+        for at in ratios.argsort(stable=True)[: 2 * limit].tolist():
+            found.append((float(ratios[at]), (first, int(ends[0, at])), (second, int(ends[1, at]))))
+    return list(dict.fromkeys((one, other) for _, one, other in sorted(found)))[:limit]
+
+
+def _neighbours(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Pair each picture of two splits with the nearest of the other: relative distances [pairs], indices [2, pairs]."""
+    (forth, to), (back, fro) = nearest(one, other, _SCALE), nearest(other, one, _SCALE)
+    forth, back = ((2 - 2 * similarities).clamp_min(1e-12).sqrt() for similarities in (forth, back))
+    to, fro = to[:, :_COPIES], fro[:, :_COPIES]
+    left = torch.cat([torch.arange(len(to))[:, None].expand_as(to).flatten(), fro.flatten()])
+    right = torch.cat([to.flatten(), torch.arange(len(fro))[:, None].expand_as(fro).flatten()])
+    distances = torch.cat([forth[:, :_COPIES].flatten(), back[:, :_COPIES].flatten()])
+    # By both ends' scales: in a crowd, small distances say little.
+    return distances / (forth[left, -1] * back[right, -1]).sqrt(), torch.stack([left, right])
+
+
+def _standardised(parts: Sequence[Outputs]) -> list[Tensor]:
+    """Give all features mean 0 and deviation 1 over all splits, so that none counts more than others."""
+    features = [part.features for part in parts if part.features is not None]
+    if len(features) < len(parts):
+        raise ValueError("near duplicates are looked for by features, and these were not kept")
+    if not features:
+        return []
+    total = sum(map(len, features))
+    mean = torch.stack([part.sum(0, dtype=torch.float64) for part in features]).sum(0) / total
+    squares = torch.stack([(part - mean.float()).square().sum(0, dtype=torch.float64) for part in features]).sum(0)
+    scale = (squares / total).sqrt()
+    scale = scale.where(scale > 0, 1.0)
+    return [(part - mean.float()) / scale.float() for part in features]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is compared of a picture: differences of neighbouring pixels, everywhere and in the middle.
+
+    Those of the parts that a copy may be of it, the whole first, and those of its mirror image, [parts, ...] each.
+    Brightness and contrast have no part in them, and different photos that are bright in the same places do not agree.
+    """
+
+    parts: tuple[Tensor, Tensor]
+    mirrored: tuple[Tensor, Tensor]
+
+
+def _look(path: Path) -> _Look | None:
+    """Decode a picture and make it small and grey, or give None where it cannot be read."""
+    try:
+        pixels = _DECODE(path).float()
+    except BadImageError:
+        return None
+    grey = torch.einsum("chw,c->hw", pixels, torch.tensor([0.299, 0.587, 0.114]))
+    small = F.interpolate(grey[None, None], (_SMALL, _SMALL), mode="bilinear", antialias=True)
+    return _Look(_edges(small, _windows()), _edges(small.flip(-1), _windows()[:1]))
+
+
+def _similarity(one: _Look | None, other: _Look | None) -> float:
+    """Give the highest correlation of one picture's whole, as it is or mirrored, with a part of the other.
+
+    The middle alone must correlate as well: equal frames, bars and captions make much of different pictures.
+    """
+    if one is None or other is None:
+        return 0.0
+    best = 0.0
+    for look, parted in ((one, other), (other, one)):
+        for whole in (look.parts, look.mirrored):
+            agreeing = (part @ alone[0] for part, alone in zip(parted.parts, whole, strict=True))
+            best = max(best, float(torch.minimum(*agreeing).max()))
+    return best
+
+
+def _edges(small: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut parts out of a picture [1, 1, S, S] and give their normalised differences, everywhere and in the middle."""
+    parts = F.grid_sample(small.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False)
+    parts = F.avg_pool2d(parts, 2)[:, 0]
+    across, down = parts[:, :-1, 1:] - parts[:, :-1, :-1], parts[:, 1:, :-1] - parts[:, :-1, :-1]
+    both, quarter = torch.stack([across, down], 1), _SIDE // 4
+    return _unit(both.flatten(1)), _unit(both[..., quarter:-quarter, quarter:-quarter].flatten(1))
+
+
+def _unit(values: Tensor) -> Tensor:
+    centred = values - values.mean(1, keepdim=True)
+    # Where there are only fractions of a grey level, what remains is noise, and agrees with nothing.
+    return centred / centred.norm(dim=1, keepdim=True).clamp_min(0.1 * values.shape[1] ** 0.5)
+
+
+@cache
+def _windows() -> Tensor:
+    """Give where to sample the parts of a picture that a copy may be, the whole first, [parts, 2 side, 2 side, 2]."""
+    theta = torch.tensor(
+        [
+            [[right - left, 0, right + left - 1], [0, low - top, low + top - 1]]
+            for left, right in _LEFT
+            for top, low in _LEFT
+        ]
+    )
+    return F.affine_grid(theta, [len(theta), 1, 2 * _SIDE, 2 * _SIDE], align_corners=False)

@@ -1,0 +1,192 @@
+"""What the programs share: a command line becomes a checked configuration, an error one message and a status."""
+
+import atexit
+import functools
+import gc
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from tlearn.config import rules as schema
+from tlearn.config.compose import CONF_DIR, compose, plain
+from tlearn.config.help import help_text
+from tlearn.config.messages import explain
+from tlearn.config.relaunch import quoted, restored_arguments
+from tlearn.errors import ConfigError, OutputError
+from tlearn.runs.folder import RunFolder
+from tlearn.sweeps.table import Sweep
+
+Task = Callable[[DictConfig], dict[str, float]]
+
+
+class _Stopped(BaseException):
+    """Carries a task's error past Hydra, which would print and wrap any Exception."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+def program(config_name: str) -> Callable[[Task], Callable[[], None]]:
+    """Make a console program of a function that takes the configuration and returns figures."""
+
+    def decorate(task: Task) -> Callable[[], None]:
+        @functools.wraps(task)
+        def main() -> None:
+            # Importing torch makes a million objects and no garbage, which Python would look for hundreds of times.
+            gc.set_threshold(100_000, 20, 20)
+            status = _run(config_name, task)
+            _skip_teardown(status)
+            sys.exit(status)
+
+        return main
+
+    return decorate
+
+
+def _skip_teardown(status: int) -> None:
+    """Leave at once, after everything that asked to be called at the end: taking torch down object by object takes 1 s.
+
+    Profilers and debuggers are left to do their own work, and so are tests that call a program in their own process.
+    """
+    # Python 3.12 and later have another interface for them.
+    monitoring = getattr(sys, "monitoring", None)
+    watched = monitoring is not None and any(monitoring.get_tool(number) for number in range(6))
+    observed = watched or sys.getprofile() or sys.gettrace() or "pytest" in sys.modules
+    if "torch" not in sys.modules or observed:
+        return
+    # What the interpreter does first: wait for threads, then call what was registered.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        # Closed, or none at all
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
+
+
+def is_main_process() -> bool:
+    """Tell whether this is the first of the processes of a run."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0) == 0
+
+
+def _run(config_name: str, task: Task) -> int:
+    """Run a program and give its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        # File names need not be text in the terminal's encoding.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    # Before torch is loaded: math threads that wait in a busy loop take CPUs from loader workers and other programs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    full_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    try:
+        return _hydra_main(config_name, task)
+    except _Stopped as stopped:
+        return _report(stopped.error, config_name, full_trace)
+    except (Exception, KeyboardInterrupt) as error:
+        return _report(error, config_name, full_trace)
+
+
+def _hydra_main(config_name: str, task: Task) -> int:
+    sys.argv[1:] = restored_arguments(sys.argv[1:])
+    arguments = get_args_parser().parse_args(sys.argv[1:])
+    shows_only = arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
+    if arguments.config_name or arguments.config_path:
+        raise ConfigError("--config-name and --config-path are not for this program: add options with --config-dir")
+    if arguments.help:
+        print(help_text(config_name, arguments.overrides, arguments.config_dir))
+        return 0
+    if not shows_only and not arguments.multirun:
+        _check(config_name, arguments.overrides, arguments.config_dir)
+    sweep = Sweep()
+    asked = os.environ.get("HYDRA_FULL_ERROR")
+
+    @functools.wraps(task)
+    def job(config: DictConfig) -> float | None:
+        # Set for Hydra alone: processes that the task starts shall print errors as the user asked for.
+        _restore("HYDRA_FULL_ERROR", asked)
+        try:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                figures = sweep.trial(task, config, lambda: schema.check(_checkable(config), []))
+            else:
+                figures = task(config)
+        except BaseException as error:
+            raise _Stopped(error) from error
+        return figures.get(str(config.get("optimized_metric")))
+
+    if not shows_only:
+        # Makes Hydra raise its errors instead of printing a trace and leaving with status 1
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
+    finally:
+        _restore("HYDRA_FULL_ERROR", asked)
+    sweep.conclude()
+    return 0
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _check(config_name: str, overrides: list[str], config_dir: str | None) -> None:
+    """Refuse a wrong configuration or a taken run folder before anything is written."""
+    search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())}]"] if config_dir else []
+    with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
+        config = hydra.compose(config_name, [*overrides, *search], return_hydra_config=True)
+    run_dir = Path(str(config.hydra.run.dir))
+    # Before Hydra writes its own files there
+    if is_main_process() and not config.get("resume") and RunFolder(run_dir).is_taken():
+        raise OutputError(
+            f"{run_dir} already holds a run: choose another hydra.run.dir, or go on with resume={run_dir}"
+        )
+    schema.check(_checkable(config), known_keys(config_name))
+
+
+def _checkable(config: DictConfig) -> dict[str, Any]:
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    config.pop("hydra", None)
+    # Refers to Hydra's run folder, which does not exist yet
+    config.paths.output_dir = "."
+    return plain(config)
+
+
+def known_keys(config_name: str) -> list[str]:
+    """Give every key of a program's default configuration, for suggestions."""
+    keys: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for name, value in node.items():
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    walk(OmegaConf.to_container(compose(config_name=config_name), resolve=False), "")
+    return keys
+
+
+def _report(error: BaseException, config_name: str, full_trace: bool) -> int:
+    """Print an error for the user and give the exit status; faults of tlearn itself keep their trace."""
+    status, message = explain(error, lambda: known_keys(config_name))
+    if message is None or full_trace:
+        traceback.print_exception(error)
+    if message is not None:
+        print(f"tlearn: error: {message}", file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,51 @@
+"""The configuration tree: where it lies, and composing it in notebooks and tests."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from tlearn.config.relaunch import quoted
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+# In a wheel the tree lies in the package, in a checkout beside it. An absolute path works for both, with `python -m`
+# and with a console script; a relative one or pkg:// does not.
+CONF_DIR = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
+
+# One name per process, so that two runs started in the same second get two folders.
+OmegaConf.register_new_resolver("unique", lambda: f"{os.getpid()}-{secrets.token_hex(3)}", use_cache=True, replace=True)
+
+
+def compose(
+    overrides: list[str] | None = None,
+    config_name: str = "train",
+    *,
+    config_dir: str | None = None,
+    output_dir: str | Path | None = None,
+) -> DictConfig:
+    """Compose a program's configuration as its command line would.
+
+    Args:
+        overrides: what would stand on the command line, such as `["backbone=resnet18", "data.batch_size=16"]`.
+        config_name: train, evaluate, predict or explore.
+        config_dir: a folder with option files of your own.
+        output_dir: the run folder (no program runs here that would make one).
+    """
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())}]"] if config_dir else []
+        config = hydra_compose(config_name, [*(overrides or []), *search])
+    if output_dir is not None:
+        with open_dict(config):
+            config.paths.output_dir = str(Path(output_dir).absolute())
+    return config
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Give a configuration as plain data with every reference resolved; a missing value is an error."""
+    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}

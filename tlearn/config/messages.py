@@ -1,0 +1,120 @@
+"""Turn any error into an exit status and one plain message, or tell that it is a fault of tlearn."""
+
+import errno
+import re
+import sys
+from collections.abc import Callable, Iterator
+
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from tlearn.config.rules import suggestion
+from tlearn.errors import ConfigError, OutputError, TlearnError
+
+# The machine's answers to a write, as opposed to faults in the program
+_STORAGE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+}
+
+
+def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[int, str | None]:
+    """Give the exit status and the message for the user; no message means a fault of tlearn."""
+    if _is_interruption(error):
+        return 130, "interrupted"
+    if type(error).__name__ == "SIGTERMException":
+        return 143, "terminated"
+    if "killed by signal: Terminated" in str(error):
+        # SIGTERM went to the whole process group, and a loader's worker died of it first.
+        return 143, "terminated"
+    if isinstance(error, BrokenPipeError):
+        return 141, "nobody reads the output any more"
+    for one in _chain(error):
+        if isinstance(one, TlearnError):
+            return one.exit_status, _last_words(str(one))
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        return ConfigError.exit_status, _unknown_option(error)
+    if isinstance(error, InstantiationException):
+        return _constructor(error)
+    if isinstance(error, HydraException | OmegaConfBaseException) or _is_no_option(error):
+        return ConfigError.exit_status, _configuration(error, known_keys)
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        return OutputError.exit_status, f"cannot write {error.filename or 'the output'}: {error.strerror}"
+    if _is_misconfiguration(error):
+        return ConfigError.exit_status, str(error)
+    return TlearnError.exit_status, None
+
+
+def _is_interruption(error: BaseException) -> bool:
+    # Lightning turns Ctrl-C into SystemExit with status 1.
+    asked = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(asked, KeyboardInterrupt)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _last_words(message: str) -> str:
+    """Give the message of an error that a DataLoader worker raised without the worker's trace around it."""
+    if "Original Traceback" not in message:
+        return message
+    return re.split(r"\n\S*tlearn\.errors\.\w+: ", message)[-1].strip()
+
+
+def _is_no_option(error: BaseException) -> bool:
+    # backbone=3: Hydra answers with a bare ValueError.
+    return isinstance(error, ValueError) and str(error).startswith("Config group override")
+
+
+def _is_misconfiguration(error: BaseException) -> bool:
+    # Only where lightning was imported can its error have been raised; importing it here would cost seconds.
+    module = sys.modules.get("lightning.fabric.utilities.exceptions")
+    return module is not None and isinstance(error, module.MisconfigurationException)
+
+
+def _constructor(error: InstantiationException) -> tuple[int, str | None]:
+    cause = error.__cause__ or error
+    where = re.search(r"full_key: (\S+)", str(error))
+    expected = isinstance(cause, TypeError | ValueError | ImportError | InstantiationException)
+    if expected or _is_misconfiguration(cause):
+        text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        return ConfigError.exit_status, f"{where.group(1)}: {text}" if where else text
+    return TlearnError.exit_status, None
+
+
+def _unknown_option(error: MissingConfigException) -> str:
+    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    options = sorted(error.options or [])
+    return f"unknown option {group}={option}{suggestion(option, options)}\noptions of {group}: {', '.join(options)}"
+
+
+def _configuration(error: BaseException, known_keys: Callable[[], list[str]]) -> str:
+    if isinstance(error, OverrideParseException):
+        form = "KEY=VALUE, or \"KEY='VALUE'\" where VALUE holds any of =,[]{}"
+        return f"cannot read the argument {error.override}: write {form}"
+    message = str(error).strip()
+    # The innermost error knows the key best.
+    keys = [key for one in _chain(error) if (key := getattr(one, "full_key", None))]
+    if any(isinstance(one, MissingMandatoryValue) for one in _chain(error)):
+        key = keys[-1] if keys else message.split(": ")[-1].split()[0]
+        return f"{key} is required: {key}=..."
+    unknown = re.match(r"Could not override '([^']+)'", message)
+    if unknown:
+        key = max([unknown.group(1), *keys], key=len)
+        return f"unknown key {key}{suggestion(key, known_keys())}"
+    if "is not in struct" in message and keys:
+        return f"{keys[-1]} is missing: it can be changed, not removed"
+    # What follows an empty line is Hydra's search path.
+    lines = [line for line in message.partition("\n\n")[0].splitlines() if not line.startswith("    ")]
+    where = f"{keys[-1]}: " if keys else "GROUP=OPTION takes a name: " if _is_no_option(error) else ""
+    return where + ("\n".join(lines) or type(error).__name__)

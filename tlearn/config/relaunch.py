@@ -1,0 +1,132 @@
+"""A run's command line, given back to a resumed run or to a further process, and what a resumed run may not change."""
+
+import os
+import re
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tlearn.errors import CheckpointError, ConfigError
+from tlearn.runs.dotted_keys import flat
+
+# What a resumed run may have other than the stopped one: where it runs, what it reports, how far it goes
+_FREE = (
+    *("resume", "paths", "extra", "logger", "callbacks", "report", "data.root", "data.num_workers"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
+    # where features are kept, and whether: the figures are the same
+    *("features.mode", "features.on_write_error", "features.limit_gb"),
+)
+
+
+def restored_arguments(arguments: list[str]) -> list[str]:
+    """Replace `resume=RUN_FOLDER` by the run's own arguments, in its folder and from where it was started.
+
+    Arguments given beside `resume` win over the stored ones. The stored ones are data, not code: one that names a
+    `_target_` counts only if it is given again.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+        ConfigError: a stored argument must be given again.
+    """
+    given = [argument for argument in arguments if _key(argument) == "resume"]
+    if not given or given[-1].endswith(("resume=", "resume=null")):
+        return arguments
+    if "-m" in arguments or "--multirun" in arguments:
+        raise ConfigError("resume goes on with one run: give it without -m")
+    run = Path(_unquoted(given[-1].partition("=")[2])).expanduser().absolute()
+    stored, config_dir, cwd = _read(run)
+    others = [argument for argument in arguments if argument not in given]
+    keys = {_key(argument) for argument in others}
+    missing = [argument for argument in stored if _names_code(argument) and argument not in others]
+    if missing:
+        raise ConfigError(f"this run names code of its own: give it again beside resume: {' '.join(missing)}")
+    kept = [argument for argument in stored if _key(argument) not in keys]
+    if cwd.is_dir():
+        # Relative paths such as data.root meant this folder.
+        os.chdir(cwd)
+    search = ["--config-dir", config_dir] if config_dir and "--config-dir" not in others else []
+    folder = quoted(run)
+    return [*search, *kept, *others, f"resume={folder}", f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+
+
+def quoted(path: Path) -> str:
+    """Write a path so that Hydra reads its quotes, spaces, equals signs, braces and backslashes as they are."""
+    # A backslash means itself there, but before a quote, which the closing one is too.
+    protected = re.sub(r"(\\+)(?='|\Z)", r"\1\1", str(path))
+    return "'" + protected.replace("'", "\\'").replace("${", "\\${") + "'"
+
+
+def _unquoted(value: str) -> str:
+    """Read a value as Hydra would: in quotes, with escaped quotes inside, or bare."""
+    inner = re.fullmatch(r"(['\"])(.*)\1", value, flags=re.S)
+    return inner[2].replace("\\" + inner[1], inner[1]) if inner else value
+
+
+def _names_code(argument: str) -> bool:
+    """Tell whether an argument could choose code: a target, data made into one, or a file outside of the options."""
+    group = "." not in _key(argument).partition("@")[0]
+    return any(word in argument for word in ("_target_", "oc.create", "oc.decode")) or (group and ".." in argument)
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+~")
+
+
+def _read(run: Path) -> tuple[list[str], str | None, Path]:
+    """Give a run's arguments, its folder of own options and the folder it was started from."""
+    try:
+        overrides = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "overrides.yaml"), resolve=False)
+        stored = OmegaConf.load(run / ".hydra" / "hydra.yaml")
+        runtime = OmegaConf.to_container(stored.hydra.runtime, resolve=False)
+        assert isinstance(overrides, list)
+        assert isinstance(runtime, dict)
+        directories = [source["path"] for source in runtime["config_sources"] if source["provider"] == "command-line"]
+        arguments = [str(argument) for argument in overrides if _key(str(argument)) != "resume"]
+        # Such arguments can load pickles and plugins; Hydra itself never stores any.
+        foreign = [argument for argument in arguments if argument.startswith("-") or _key(argument).startswith("hydra")]
+        if foreign:
+            raise ValueError(f"{foreign[0]} is no argument of a run")
+        return arguments, directories[0] if directories else None, Path(str(runtime["cwd"]))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{run} holds no run to go on with: {error.filename} is missing") from error
+    except Exception as error:
+        # Damaged YAML raises a dozen types.
+        raise CheckpointError(f"{run}/.hydra cannot be read: {error}") from error
+
+
+def child_command(folder: Path) -> list[str]:
+    """Give the command of a further process: this trial alone, in this run's folder."""
+    job = HydraConfig.get()
+    sources = [source.path for source in job.runtime.config_sources if source.provider == "command-line"]
+    search = ["--config-dir", sources[0]] if sources else []
+    place = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    return ["-m", f"tlearn.{job.job.config_name}", *search, *job.overrides.task, *place]
+
+
+def resume_from(config: DictConfig) -> str | None:
+    """Give the checkpoint to go on from, or None; CheckpointError if the run has none yet."""
+    if config.resume is None:
+        return None
+    path = Path(config.resume) / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: {config.resume} stopped before its first checkpoint; start it anew")
+    return str(path)
+
+
+def check_resume(config: DictConfig, folder: Path) -> None:
+    """Refuse to go on with a run under another configuration."""
+    if config.resume is None:
+        return
+    try:
+        stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} holds no run to go on with: {error}") from error
+    before, now = (flat(dict(OmegaConf.to_container(one))) for one in (stored, config))  # type: ignore[arg-type]
+    # A schedule over the whole run would jump if the run became longer.
+    free = _FREE if config.scheduler.from_run else (*_FREE, "trainer.max_epochs")
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    changed = [key for key in changed if not key.startswith(free)]
+    if changed:
+        lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
+        raise ConfigError(f"a resumed run keeps its configuration, and these differ:\n{lines}")

@@ -1,0 +1,387 @@
+"""The built-in data sets: pictures of silhouettes, drawn by formula from a seed, in ordinary class folders."""
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from tlearn.data.sources.torchvision import FolderSource, Listing
+from tlearn.errors import ConfigError, DataError, OutputError
+
+SIZE = 96
+SPLITS = ("train", "val", "test")
+# Part of what a drawn folder is named after: raise it when the same options give other pictures.
+_FORMAT = 1
+# Silhouettes are drawn at twice the size, which smooths their edges.
+_FINE = 2 * SIZE
+# Least distance of figure and background in weighted RGB of 0 to 255: with less, people have to search.
+_CONTRAST = 100
+_Y, _X = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j].astype(np.float32)
+
+
+Colour = tuple[int, int, int]
+# An outline as complex numbers, x to the right and iy down, and whether it adds to the silhouette or cuts from it.
+Piece = tuple[np.ndarray, bool]
+# The pieces of a class, varied by one free proportion from 0 to 1.
+Silhouette = Callable[[float], list[Piece]]
+
+
+def _poly(*numbers: float) -> Piece:
+    return np.array(numbers[::2]) + 1j * np.array(numbers[1::2]), True
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> Piece:
+    return _poly(left, top, right, top, right, bottom, left, bottom)
+
+
+def _arc(start: float, end: float, count: int = 48) -> np.ndarray:
+    """Give points of the unit circle between two parts of a turn."""
+    return np.exp(2j * np.pi * np.linspace(start, end, count))
+
+
+def _disc(x: float, y: float, radius: float) -> Piece:
+    return radius * _arc(0, 1) + x + 1j * y, True
+
+
+def _cut(piece: Piece) -> Piece:
+    return piece[0], False
+
+
+def _polar(radius: Callable[[np.ndarray], np.ndarray]) -> Piece:
+    """Give the outline whose radius is a function of the part of a turn."""
+    turn = np.linspace(0, 1, 240, endpoint=False)
+    return radius(turn) * np.exp(2j * np.pi * turn), True
+
+
+def _flower(petals: int, depth: float) -> Piece:
+    return _polar(lambda turn: 1 + depth * np.cos(2 * np.pi * petals * turn))
+
+
+def _star(tips: int, inner: float) -> Piece:
+    return np.tile([1, inner], tips) * _arc(0, 1 - 0.5 / tips, 2 * tips), True
+
+
+def _stroke(points: np.ndarray, width: float) -> Piece:
+    """Give the outline of a smooth line of a width."""
+    along = np.gradient(points)
+    across = 0.5j * width * along / abs(along)
+    return np.concatenate([points + across, (points - across)[::-1]]), True
+
+
+def _lens(width: float) -> Piece:
+    x = np.linspace(-1, 1, 30)
+    half = width * np.cos(np.pi / 2 * x)
+    return np.concatenate([x + 1j * half, (x - 1j * half)[::-1]]), True
+
+
+def _blocks(rows: str, wider: float) -> list[Piece]:
+    """Give a figure of cells, written row by row, with every second row and column wider than the others."""
+    lines = rows.split()
+    edges = np.cumsum([0.0] + [1 + wider * (index % 2) for index in range(max(len(lines), len(lines[0])))])
+    return [
+        _box(edges[column], edges[row], edges[column + 1], edges[row + 1])
+        for row, line in enumerate(lines)
+        for column, cell in enumerate(line)
+        if cell == "#"
+    ]
+
+
+def _spiral(turns: float) -> Piece:
+    turn = np.linspace(0.3, turns, 120)
+    return _stroke(turn * np.exp(2j * np.pi * turn), 0.45)
+
+
+def _wave(height: float) -> Piece:
+    x = np.linspace(-1, 1, 80)
+    return _stroke(x + 1j * height * np.sin(3 * np.pi * x), 0.22)
+
+
+def _heart(depth: float) -> Piece:
+    a = 2 * np.pi * np.linspace(0, 1, 80)
+    y = depth * np.cos(a) - 5 * np.cos(2 * a) - 2 * np.cos(3 * a) - np.cos(4 * a)
+    return 16 * np.sin(a) ** 3 - 1j * y, True
+
+
+def _pinwheel(width: float) -> list[Piece]:
+    return [(np.array([0, 1, width * (1 + 1j)]) * blade, True) for blade in (1, 1j, -1, -1j)]
+
+
+SOURCE: dict[str, Silhouette] = {
+    "anchor": lambda t: [
+        _stroke(0.8 * _arc(0.02, 0.48) + 0.1j, 0.24),
+        _box(-0.12, -0.6, 0.12, 0.95),
+        _box(-0.45 - 0.1 * t, -0.4, 0.45 + 0.1 * t, -0.2),
+        _disc(0, -0.75, 0.27),
+        _cut(_disc(0, -0.75, 0.12)),
+    ],
+    "asterisk": lambda t: [_star(6, 0.17 + 0.06 * t)],
+    "bottle": lambda t: [
+        _poly(-0.4, 1, -0.4, -0.2, -0.15, -0.5, 0.15, -0.5, 0.4, -0.2, 0.4, 1),
+        _box(-0.15, -0.9 - 0.2 * t, 0.15, -0.45),
+    ],
+    "bullseye": lambda t: [_disc(0, 0, 1), _cut(_disc(0, 0, 0.72)), _disc(0, 0, 0.3 + 0.15 * t)],
+    "burst": lambda t: [_star(14, 0.62 + 0.1 * t)],
+    "chevron": lambda t: [_poly(-1, -0.8, -0.2, -0.8, 0.7, 0, -0.2, 0.8, -1, 0.8, -0.1 - 0.2 * t, 0)],
+    "comb": lambda t: _blocks("####### #.#.#.# #.#.#.#", 0.9 * t),
+    "cross": lambda t: _blocks(".#. ### .#.", 0.6 - 0.9 * t),
+    "disc": lambda t: [_disc(0, 0, 1)],
+    "drop": lambda t: [_disc(0, 0.4, 0.6), _poly(-0.57, 0.2, 0, -1.1 - 0.3 * t, 0.57, 0.2)],
+    "dumbbell": lambda t: [_disc(-0.7, 0, 0.38), _disc(0.7, 0, 0.38), _box(-0.7, -0.1 - 0.08 * t, 0.7, 0.1 + 0.08 * t)],
+    "eight": lambda t: [
+        _disc(0, -0.5, 0.5),
+        _disc(0, 0.5, 0.6),
+        _cut(_disc(0, -0.5, 0.2 + 0.1 * t)),
+        _cut(_disc(0, 0.5, 0.25 + 0.1 * t)),
+    ],
+    "flower_3": lambda t: [_flower(3, 0.4 + 0.2 * t)],
+    "flower_4": lambda t: [_flower(4, 0.35 + 0.2 * t)],
+    "flower_5": lambda t: [_flower(5, 0.3 + 0.2 * t)],
+    "flower_8": lambda t: [_flower(8, 0.25 + 0.2 * t), _cut(_disc(0, 0, 0.25 + 0.1 * t))],
+    "frame": lambda t: _blocks("### #.# ###", 0.5 + 2 * t),
+    "gear": lambda t: [
+        _polar(lambda turn: 0.85 + 0.15 * np.sign(np.sin(18 * np.pi * turn))),
+        _cut(_disc(0, 0, 0.3 + 0.2 * t)),
+    ],
+    "half_disc": lambda t: [(_arc(0, 0.5 + 0.06 * t), True)],
+    "hammer": lambda t: [
+        _box(-0.13, -0.6, 0.13, 1),
+        _poly(-0.5, -0.9, 0.35, -0.9, 0.8 + 0.2 * t, -0.55, 0.35, -0.45, -0.5, -0.45),
+    ],
+    "hash": lambda t: _blocks(".#.#. ##### .#.#. ##### .#.#.", 0.3 * t),
+    "hourglass": lambda t: [_poly(-0.7, -1, 0.7, -1, 0.1 + 0.1 * t, 0, 0.7, 1, -0.7, 1, -0.1 - 0.1 * t, 0)],
+    "ladder": lambda t: _blocks("#.# ### #.# ### #.# ### #.#", 0.9 * t),
+    "letter_e": lambda t: _blocks("### #.. ### #.. ###", 0.9 * t),
+    "letter_h": lambda t: _blocks("#.# #.# ### #.# #.#", 0.9 * t),
+    "letter_l": lambda t: _blocks("#.. #.. #.. ###", 0.9 * t),
+    "letter_t": lambda t: _blocks("### .#. .#. .#.", -0.3 * t),
+    "letter_u": lambda t: _blocks("#.# #.# #.# ###", 0.9 * t),
+    "mushroom": lambda t: [(_arc(0.5, 1), True), _box(-0.22 - 0.1 * t, -0.02, 0.22 + 0.1 * t, 0.8)],
+    "pie": lambda t: [(np.append(_arc(0.1 + 0.04 * t, 0.9 - 0.04 * t), 0), True)],
+    "pinwheel": lambda t: _pinwheel(0.5 + 0.15 * t),
+    "ring": lambda t: [_disc(0, 0, 1), _cut(_disc(0, 0, 0.45 + 0.25 * t))],
+    "saw": lambda t: [_polar(lambda turn: 0.65 + 0.1 * t + 0.3 * (8 * turn % 1)), _cut(_disc(0, 0, 0.2))],
+    "spiral": lambda t: [_spiral(2.4 + 0.4 * t)],
+    "square": lambda t: [_box(-1, -1, 1, 1)],
+    "star_4": lambda t: [_star(4, 0.27 + 0.13 * t)],
+    "star_5": lambda t: [_star(5, 0.35 + 0.13 * t)],
+    "steps": lambda t: _blocks("#... ##.. ###. ####", 0.2 * t),
+    "triangle": lambda t: [_star(3, 0.5)],
+    "wave": lambda t: [_wave(0.25 + 0.2 * t)],
+}
+TARGET: dict[str, Silhouette] = {
+    "arrow": lambda t: [_box(-1, -0.14 - 0.1 * t, 0.2, 0.14 + 0.1 * t), _poly(0.1, -0.6, 1, 0, 0.1, 0.6)],
+    "bolt": lambda t: [_poly(0, -1, -0.6, 0.15, -0.1, 0.15, -0.3, 1, 0.6, -0.25, 0.1, -0.25, 0.4 + 0.1 * t, -1)],
+    "crescent": lambda t: [_disc(0, 0, 1), _cut(_disc(0.4 + 0.2 * t, 0, 0.85))],
+    "cup": lambda t: [
+        _disc(0.6, -0.1, 0.5),
+        _cut(_disc(0.6, -0.1, 0.28)),
+        _poly(-0.9, -0.8, 0.6, -0.8, 0.45 - 0.1 * t, 0.8, -0.75 + 0.1 * t, 0.8),
+    ],
+    "fish": lambda t: [
+        _lens(0.45 + 0.15 * t),
+        _poly(0.6, 0, 1.4, -0.5, 1.2, 0, 1.4, 0.5),
+        _cut(_disc(-0.6, -0.08, 0.08)),
+    ],
+    "heart": lambda t: [_heart(13 - 2 * t)],
+    "house": lambda t: [
+        _poly(-1, -0.1, 0, -1, 0.35, -0.685, 0.35, -0.95, 0.6, -0.95, 0.6, -0.46, 1, -0.1),
+        _box(-0.75, -0.15, 0.75, 0.9),
+        _cut(_box(-0.2, 0.3 - 0.1 * t, 0.2, 0.92)),
+    ],
+    "key": lambda t: [
+        _disc(-0.6, 0, 0.42),
+        _cut(_disc(-0.6, 0, 0.2)),
+        _poly(-0.22, -0.1, 1, -0.1, 1, 0.4, 0.8, 0.4, 0.8, 0.1, -0.22, 0.1),
+        _box(0.45, 0, 0.62, 0.25 + 0.12 * t),
+    ],
+    "leaf": lambda t: [_lens(0.45 + 0.15 * t), _box(0.9, -0.06, 1.5, 0.06), _cut(_box(-0.5, -0.05, 0.95, 0.05))],
+    "tree": lambda t: [
+        _box(-0.13, 0.6, 0.13, 1.1),
+        _poly(-0.4, -0.35, 0, -1.1, 0.4, -0.35),
+        _poly(-0.55, 0.15, 0, -0.6, 0.55, 0.15),
+        _poly(-0.7 - 0.1 * t, 0.65, 0, -0.1, 0.7 + 0.1 * t, 0.65),
+    ],
+}
+SETS = {"shapes": TARGET, "shapes_source": SOURCE}
+
+
+def draw(label: str, seed: int, split: str, number: int) -> Image.Image:
+    """Draw one picture, RGB [SIZE, SIZE], that depends on nothing but the arguments."""
+    rng = _generator(f"{_FORMAT}/{seed}/{label}/{split}/{number}")
+    silhouette = (SOURCE | TARGET)[label]
+    ground, figure = _colours(rng)
+    mask = _outlined(rng, silhouette(rng.uniform()))
+    picture = _textured(rng, ground)
+    _scatter(rng, picture, figure, int(rng.integers(3, 8)), 0.11)
+    if rng.uniform() < 0.4:
+        shadow = mask.filter(ImageFilter.GaussianBlur(3)).point([int(level * 0.4) for level in range(256)])
+        picture.paste(0, tuple(rng.integers(-5, 6, 2).tolist()), shadow)
+    picture.paste(_textured(rng, figure), mask=mask)
+    _scatter(rng, picture, figure, int(rng.integers(0, 4)), 0.08)
+    return _photographed(rng, picture)
+
+
+def _generator(text: str) -> np.random.Generator:
+    # not hash(): Python salts it anew for every process
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(int.from_bytes(digest))))
+
+
+def _colours(rng: np.random.Generator) -> tuple[list[Colour], list[Colour]]:
+    """Give two similar colours for the background and two for the figure, well apart from those."""
+    tries = rng.uniform(0, 255, (160, 4, 3))
+    grey = tries.mean(2, keepdims=True)
+    tries = grey + rng.uniform(0.2, 1, (160, 1, 1)) * (tries - grey)
+    tries[:, 1::2] = 0.65 * tries[:, ::2] + 0.35 * tries[:, 1::2]
+    # the eye's weights of red, green and blue
+    apart = (tries[:, :2, None] - tries[:, None, 2:]) * np.sqrt((0.3, 0.59, 0.11))
+    nearest = np.sqrt((apart**2).sum(-1)).min((1, 2))
+    # the first that is far enough, or else the farthest
+    best = np.argmax(np.minimum(nearest, _CONTRAST))
+    chosen = [(int(red), int(green), int(blue)) for red, green, blue in tries[best]]
+    return chosen[:2], chosen[2:]
+
+
+def _outlined(rng: np.random.Generator, pieces: list[Piece]) -> Image.Image:
+    """Draw a silhouette in a random pose as a mask."""
+    outlines = [_dense(outline) for outline, _ in pieces]
+    every = np.concatenate(outlines)
+    low, high = every.min(0), every.max(0)
+    matrix, bend, phase = _pose(rng), rng.uniform(-0.18, 0.18, 2), rng.uniform(0, 2 * np.pi, 2)
+    sway, scale = rng.uniform(0, 0.05), rng.uniform(0.32, 0.46) * _FINE
+    place = _FINE / 2 + rng.uniform(-0.5, 0.5, 2) * (_FINE - 1.9 * scale)
+    mask = Image.new("L", (_FINE, _FINE))
+    brush = ImageDraw.Draw(mask)
+    for outline, (_, adds) in zip(outlines, pieces, strict=True):
+        flat = (2 * outline - low - high) / np.hypot(*(high - low))
+        flat = flat + sway * np.sin(3 * flat[:, ::-1] + phase)
+        flat = flat @ matrix.T / (1 + flat @ bend)[:, None]
+        brush.polygon((flat * scale + place).ravel().tolist(), fill=255 * adds)
+    return mask.reduce(2)
+
+
+def _dense(outline: np.ndarray) -> np.ndarray:
+    """Give an outline as [N, 2], with more points on the long edges, which can then bend."""
+    between = np.linspace(0, 1, 1 + 48 // len(outline), endpoint=False)
+    points = (outline[:, None] + between * (np.roll(outline, -1) - outline)[:, None]).ravel()
+    return np.stack([points.real, points.imag], axis=1)
+
+
+def _pose(rng: np.random.Generator) -> np.ndarray:
+    """Give a random turn, shear, stretch and mirroring, [2, 2]."""
+    turn = np.deg2rad(rng.uniform(-60, 60))
+    stretch = np.exp(rng.uniform(-0.2, 0.2))
+    rotation = np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
+    return rotation @ np.array([(rng.choice((-1, 1)) * stretch, rng.uniform(-0.25, 0.25)), (0, 1 / stretch)])
+
+
+def _textured(rng: np.random.Generator, colours: list[Colour]) -> Image.Image:
+    """Mix two colours in a random pattern."""
+    turn, wide = rng.uniform(0, np.pi), rng.uniform(6, 26)
+    rough = _noise(rng, int(rng.integers(3, 7)))
+    u = np.cos(turn) * _X + np.sin(turn) * _Y + rng.uniform(0, 0.12) * rough
+    v = np.cos(turn) * _Y - np.sin(turn) * _X
+    match rng.integers(6):
+        case 0:
+            pattern = u
+        case 1:
+            pattern = rng.uniform(1, 4) * np.sin(wide * u)
+        case 2:
+            pattern = 4 * (np.sin(wide * u) * np.sin(wide * v) - 0.3)
+        case 3:
+            pattern = 4 * np.sin(wide * u) * np.sin(wide * v)
+        case 4:
+            pattern = rough
+        case _:
+            pattern = 2 * _noise(rng, int(rng.integers(10, 24)))
+    mask = Image.fromarray((127.5 + 127.5 * np.clip(pattern, -1, 1)).astype(np.uint8))
+    one, other = (Image.new("RGB", (SIZE, SIZE), colour) for colour in colours)
+    return Image.composite(one, other, mask)
+
+
+def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
+    """Give smooth noise around 0, [SIZE, SIZE] float32, with about `cells` bumps a side."""
+    coarse = Image.fromarray(rng.normal(0, 0.6, (cells, cells)).astype(np.float32))
+    return np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+
+def _scatter(rng: np.random.Generator, picture: Image.Image, figure: list[Colour], count: int, largest: float) -> None:
+    """Lay small pieces on a picture, in colours of their own or of the figure."""
+    layer = Image.new("RGBA", (_FINE, _FINE))
+    brush = ImageDraw.Draw(layer)
+    for _ in range(count):
+        angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 7)))
+        radius = rng.uniform(0.4, 1) * largest * _FINE * np.exp(rng.uniform(-0.7, 0.7, 2))
+        points = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radius + rng.uniform(0, _FINE, 2)
+        red, green, blue = figure[rng.integers(2)] if rng.uniform() < 0.4 else rng.integers(0, 256, 3).tolist()
+        brush.polygon(points.ravel().tolist(), fill=(red, green, blue, 255))
+    pieces = layer.reduce(2)
+    picture.paste(pieces, mask=pieces)
+
+
+def _photographed(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
+    """Blur a picture, light it from one side and add grain."""
+    across, down = rng.uniform(-0.3, 0.3, 2)
+    light = (rng.uniform(0.7, 1.15) * (1 + across * _X + down * _Y)).astype(np.float32)
+    blurred = np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1))), np.float32)
+    grain = rng.uniform(0, 8) * rng.standard_normal((SIZE, SIZE, 1), np.float32)
+    return Image.fromarray(np.clip(blurred * light[:, :, None] + grain, 0, 255).astype(np.uint8))
+
+
+class ShapesSource:
+    """One of the built-in sets, drawn below the cache when it is first needed; a given root is used as it is."""
+
+    def __init__(
+        self, name: str, root: str | Path | None, cache: str | Path, counts: Mapping[str, int], seed: int = 0
+    ) -> None:
+        if name not in SETS:
+            raise ConfigError(f"data.source.name={name} is none of {', '.join(SETS)}")
+        if set(counts) != set(SPLITS) or min(counts.values()) < 1:
+            raise ConfigError(f"data.counts={dict(counts)}: expected at least 1 for each of {', '.join(SPLITS)}")
+        self.name, self.seed = name, seed
+        self.counts = {split: counts[split] for split in SPLITS}
+        self.given = root is not None
+        drawn = Path(cache).expanduser() / "shapes" / f"{name}-{self._digest()}"
+        self.root = drawn if root is None else Path(root).expanduser()
+
+    def prepare(self) -> None:
+        """Draw the pictures unless a root was given or they are there; raise OutputError."""
+        if self.given or os.path.isdir(self.root):
+            return
+        total = len(SETS[self.name]) * sum(self.counts.values())
+        print(f"drawing {total} pictures in {self.root}", flush=True)
+        # A folder beside it, renamed when whole: an interrupted drawing is never taken for the set.
+        part = self.root.with_name(f".{self.root.name}.{secrets.token_hex(4)}.part")
+        try:
+            self._draw(part)
+            part.rename(self.root)
+        except OSError as error:
+            # Another process may have been faster.
+            if not os.path.isdir(self.root):
+                reason = f"cannot draw {self.name} in {self.root}: {error.strerror or error}"
+                raise OutputError(f"{reason}; set TLEARN_CACHE to a folder that can be written") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def listing(self) -> Listing:
+        """List the pictures; raise DataError where they are not drawn yet."""
+        if not self.given and not os.path.isdir(self.root):
+            raise DataError(f"{self.root} is not drawn yet: prepare() draws it")
+        return FolderSource(self.root).listing()
+
+    def _digest(self) -> str:
+        made_of = f"{_FORMAT} {SIZE} {self.seed} {self.counts}"
+        return hashlib.sha256(made_of.encode()).hexdigest()[:12]
+
+    def _draw(self, folder: Path) -> None:
+        for label in SETS[self.name]:
+            for split, count in self.counts.items():
+                (folder / split / label).mkdir(parents=True)
+                for number in range(1, count + 1):
+                    picture = draw(label, self.seed, split, number)
+                    picture.save(folder / split / label / f"{number:04d}.jpg", quality=90)

@@ -1,0 +1,260 @@
+"""Who trains and who is tested: a seeded split of each class, the class list, and the manifest that keeps both."""
+
+import csv
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlearn.data.sources.folder import capped
+from tlearn.data.sources.torchvision import Sample
+from tlearn.errors import ConfigError, DataError, OutputError
+
+SPLITS = ("train", "val", "test")
+COLUMNS = ["path", "label", "split", "bytes"]
+SIZE = re.compile("[0-9]{1,18}")
+NO_TEST = "no test split: no test figures are reported"
+TEST_AS_VAL = "the test pictures are val, as data.split.test_as_val says: no test figures, and val chose the best epoch"
+
+Splits = Mapping[str, Sequence[Sample]]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The split of a run as it was written: samples by split, and the size of each file in bytes."""
+
+    splits: dict[str, list[Sample]]
+    sizes: dict[str, int]
+
+
+def make_splits(
+    samples: Sequence[Sample],
+    fractions: Sequence[float],
+    val_fraction: float,
+    seed: int,
+    test_as_val: bool = False,
+) -> tuple[dict[str, list[Sample]], list[str]]:
+    """Split samples into train, val and test, and note what is unusual.
+
+    Samples without a split are divided by `fractions`, [train, val, test]. Where the source gives train but no val,
+    `val_fraction` of train becomes val, or with `test_as_val` all of test does. What the source has split otherwise
+    stays as it is.
+
+    A picture's place depends on its path, its class's other paths and the seed alone: a picture more in a class moves
+    at most one other between train and val, and one between val and test.
+
+    Raises:
+        ConfigError: fractions that do not divide anything, or `test_as_val` for other splits than train and test.
+        DataError: no picture for train or for val.
+    """
+    notes: list[str] = []
+    divided = _placed(samples, fractions, val_fraction, seed, test_as_val, notes)
+    splits = {name: sorted(sample for sample in divided if sample.split == name) for name in SPLITS}
+    if not splits["val"]:
+        raise DataError(
+            f"no picture is left for val: {len(splits['train'])} in train are too few for the part that val gets; "
+            "raise data.split.fractions[1] or data.split.val_fraction, or add pictures"
+        )
+    if not splits["test"] and not test_as_val:
+        notes.append(NO_TEST)
+    return {name: chosen for name, chosen in splits.items() if chosen}, notes
+
+
+def _placed(
+    samples: Sequence[Sample],
+    fractions: Sequence[float],
+    val_fraction: float,
+    seed: int,
+    test_as_val: bool,
+    notes: list[str],
+) -> list[Sample]:
+    """Give each sample that has none its split, as the source's own splits leave room for."""
+    given = {sample.split for sample in samples}
+    if test_as_val:
+        return _with_test_as_val(samples, given, notes)
+    if given <= {None}:
+        return _divide(samples, _checked(fractions), seed, notes)
+    if "train" not in given or not given <= set(SPLITS):
+        found = capped(sorted(map(str, given)))
+        raise DataError(f"pictures are in the splits {found}: each must be in {', '.join(SPLITS)}, and some in train")
+    if "val" in given:
+        return list(samples)
+    if not 0 < val_fraction < 1:
+        raise ConfigError(f"data.split.val_fraction={val_fraction} must lie between 0 and 1")
+    train = [sample for sample in samples if sample.split == "train"]
+    divided = _divide(train, (1 - val_fraction, val_fraction, 0.0), seed, notes)
+    return divided + [sample for sample in samples if sample.split == "test"]
+
+
+def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+    """Name the classes in the order of their indices: those of train and the allowed empty ones, sorted.
+
+    Raises DataError for a class of val or test that train does not have, and for a single class.
+    """
+    train = {sample.label for sample in splits["train"]}
+    classes, notes = sorted(train.union(empty_classes)), []
+    for name in SPLITS[1:]:
+        labels = {sample.label for sample in splits.get(name, ())}
+        if unknown := sorted(labels.difference(classes)):
+            raise DataError(
+                f"{name} has classes that train does not have: {capped(unknown)}\n"
+                f"classes of train: {capped(classes)}\nclasses of {name}: {capped(sorted(labels))}"
+            )
+        absent = sorted(train - labels)
+        if absent and name in splits:
+            notes.append(f"no pictures in {name}, hence no {name} figures, for {_classes(absent)}")
+    if len(train) == 1:
+        raise DataError(f"only one class found: {min(train)}")
+    if empty := sorted(set(classes) - train):
+        notes.append(f"no pictures in train for {_classes(empty)}")
+    return classes, notes
+
+
+def write_manifest(path: Path, root: Path, splits: Splits) -> None:
+    """Write path, label, split and size of every sample as CSV; raise OutputError where that fails."""
+    rows = _rows(root, splits)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        # surrogateescape: file names need not be text
+        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            # \r\n by default: with \n alone a name that holds \r would not be quoted
+            csv.writer(file).writerows([COLUMNS, *rows])
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read what `write_manifest` has written; raise DataError for anything else."""
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header, rows = next(reader, []), [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise DataError(f"cannot read the split manifest {path}: {error.strerror}") from error
+    except csv.Error as error:
+        raise DataError(f"{path} is not a split manifest: {error}") from error
+    if header != COLUMNS or not rows:
+        raise DataError(f"{path} is not a split manifest: it must have the columns {','.join(COLUMNS)} and a row")
+    splits: dict[str, list[Sample]] = {}
+    sizes: dict[str, int] = {}
+    for line, row in rows:
+        if len(row) != 4 or not (row[0] and row[1]) or row[2] not in SPLITS or not SIZE.fullmatch(row[3]):
+            raise DataError(f"{path}, line {line} is not path,label,split,bytes: {','.join(row)}")
+        if row[0] in sizes:
+            raise DataError(f"{path}, line {line}: {row[0]} is listed twice")
+        splits.setdefault(row[2], []).append(Sample(*row[:3]))
+        sizes[row[0]] = int(row[3])
+    return Manifest({name: splits[name] for name in SPLITS if name in splits}, sizes)
+
+
+def fingerprint(root: Path, splits: Splits) -> str:
+    """Compute a SHA-256 of every sample's path, label, split and size, in hexadecimal."""
+    digest = hashlib.sha256()
+    for row in _rows(root, splits):
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def unchanged_files(manifest: Manifest, root: Path) -> int:
+    """Count the files of a manifest that are there with their size."""
+    return sum(_size(root / path) == size for path, size in manifest.sizes.items())
+
+
+def check_manifest(manifest: Manifest, root: Path) -> None:
+    """Raise DataError unless every file of a manifest is there in its size."""
+    problems = []
+    for path, expected in manifest.sizes.items():
+        size = _size(root / path)
+        if size is None:
+            problems.append(f"missing: {path}")
+        elif size != expected:
+            problems.append(f"{size} instead of {expected} bytes: {path}")
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(manifest.sizes)} pictures in {root} are not those of the split manifest\n"
+            + capped(problems, separator="\n")
+        )
+
+
+def _checked(fractions: Sequence[float]) -> Sequence[float]:
+    # written so that NaN fails, too
+    if len(fractions) == 3 and min(fractions) >= 0 and fractions[0] > 0 and abs(sum(fractions) - 1) <= 1e-6:
+        return fractions
+    raise ConfigError(
+        f"data.split.fractions={list(fractions)} must be three numbers [train, val, test] that are not negative and "
+        "sum to 1, with train above 0"
+    )
+
+
+def _with_test_as_val(samples: Sequence[Sample], given: set[str | None], notes: list[str]) -> list[Sample]:
+    """Let the test pictures validate."""
+    if given != {"train", "test"}:
+        found = capped(sorted(name or "no split" for name in given))
+        raise ConfigError(
+            f"data.split.test_as_val=true needs pictures in train and test and none in val, and they are in {found}: "
+            "set it to false"
+        )
+    notes.append(TEST_AS_VAL)
+    return [sample._replace(split="val") if sample.split == "test" else sample for sample in samples]
+
+
+def _divide(samples: Sequence[Sample], fractions: Sequence[float], seed: int, notes: list[str]) -> list[Sample]:
+    """Give each sample its split, class by class."""
+    by_label: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_label.setdefault(sample.label, []).append(sample)
+    divided: list[Sample] = []
+    for members in by_label.values():
+        members.sort(key=lambda sample: _order(seed, sample.path))
+        train, val, test = _counts(len(members), fractions)
+        names = ["train"] * train + ["val"] * val + ["test"] * test
+        divided += [sample._replace(split=name) for sample, name in zip(members, names, strict=True)]
+    if single := sorted(label for label, members in by_label.items() if len(members) == 1):
+        notes.append(f"the only picture goes to train for {_classes(single)}")
+    return divided
+
+
+def _order(seed: int, path: str) -> tuple[str, str]:
+    return hashlib.sha256(f"{seed}/{path}".encode(errors="surrogateescape")).hexdigest(), path
+
+
+def _counts(number: int, fractions: Sequence[float]) -> list[int]:
+    """Divide a number of pictures into three counts, each within one of its fraction, with at least one for train.
+
+    By the method of Webster and Sainte-Laguë, one picture after the other: rounding by largest remainders is as exact,
+    but with one picture more it can take one from a split, and two would move.
+    """
+    counts = [1, 0, 0]
+    for _ in range(number - 1):
+        counts[max(range(3), key=lambda part: fractions[part] / (counts[part] + 0.5))] += 1
+    return counts
+
+
+def _classes(labels: Sequence[str]) -> str:
+    return f"{'class' if len(labels) == 1 else f'{len(labels)} classes'} {capped(labels)}"
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    # ValueError: a NUL in the name
+    except (OSError, ValueError):
+        return None
+
+
+def _rows(root: Path, splits: Splits) -> list[tuple[str, str, str, int]]:
+    """Collect path, label, split and size of every sample by path; raise DataError for lost files."""
+    rows, missing = [], []
+    for sample, name in sorted((sample, name) for name, chosen in splits.items() for sample in chosen):
+        size = _size(root / sample.path)
+        if size is None:
+            missing.append(sample.path)
+        else:
+            rows.append((sample.path, sample.label, name, size))
+    if missing:
+        raise DataError(f"{len(missing)} pictures are missing in {root}: {capped(missing)}")
+    return rows

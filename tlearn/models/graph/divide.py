@@ -1,0 +1,172 @@
+"""Divide a body where its frozen part ends, so that what this part computes of a picture is computed only once."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tlearn.models.graph.tracing import Tracer
+
+
+class NotDivisibleError(Exception):
+    """Say why no part of a body can be computed ahead."""
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """The part of a body whose output no training step can change.
+
+    Attributes:
+        module: images [N, 3, S, S] -> what crosses the cut; the body itself when all of it is frozen. It shares its
+            layers with the body.
+        rest: computes features [N, F] from that, run against the body; None when all of it is frozen.
+        name: for logs and keys: the same in every run, and different for every two cuts of a body.
+        shape: of what crosses the cut for one picture.
+        stages: the parts of the body that may train.
+    """
+
+    module: nn.Module
+    rest: fx.Graph | None
+    name: str
+    shape: tuple[int, ...]
+    stages: tuple[str, ...] = ()
+
+
+def divide(body: nn.Module, trains: Callable[[str], bool], size: int) -> FrozenPart:
+    """Find the latest place in a body before which nothing trains and where one tensor [N, ...] holds all that goes on.
+
+    Args:
+        body: images [N, 3, size, size] -> features [N, F].
+        trains: whether the module or parameter of a name may train, with all below it.
+        size: the side of the pictures in pixels.
+
+    Raises NotDivisibleError: there is no such place, or torch.fx cannot see the body's structure.
+    """
+    first = next(body.parameters())
+    images = torch.zeros(2, 3, size, size, device=first.device, dtype=first.dtype)
+    if not any(trains(name) for name, _ in body.named_parameters()):
+        shape = _picture_shape(body, images)
+        if shape is None:
+            raise NotDivisibleError("the body does not give one row of features for each picture")
+        return FrozenPart(body, None, "body", shape)
+    nodes, end = _trace(body, trains)
+    for position, crossing in _cuts(nodes, end):
+        prefix, rest = _divided(nodes, position, crossing)
+        module = fx.GraphModule(body, prefix)
+        shape = _picture_shape(module, images)
+        if shape is not None and next(module.parameters(), None) is not None:
+            # The node's name alone depends on how far into the body a trace looks.
+            mark = hashlib.sha256(str(prefix).encode()).hexdigest()[:8]
+            return FrozenPart(module, rest, f"{crossing.name}-{mark}", shape)
+    raise NotDivisibleError("no layer of the body is frozen ahead of those that train")
+
+
+def run_rest(body: nn.Module, rest: fx.Graph, values: Tensor) -> Tensor:
+    """Compute features [N, F] from what crosses the cut, with the parameters and buffers that the body has now."""
+    return fx.Interpreter(body, graph=rest).run(values)
+
+
+class _Tracer(Tracer):
+    """Look only into modules of which one part trains and another does not.
+
+    All others keep their own forward pass, and with it what they do in training mode; those looked into are frozen
+    themselves, and so in evaluation mode always.
+    """
+
+    def __init__(self, body: nn.Module, trains: Callable[[str], bool]) -> None:
+        super().__init__()
+        # By identity: a layer can be reached by several names, and only one of them is asked for.
+        self.whole = {id(module) for name, module in body.named_modules() if trains(name)}
+        self.trained = {id(parameter) for name, parameter in body.named_parameters() if trains(name)} | self.whole
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Say whether a module stays one node."""
+        return super().is_leaf_module(m, module_qualified_name) or id(m) in self.whole or not self.touches(m)
+
+    def touches(self, module: nn.Module) -> bool:
+        """Say whether anything in a module trains."""
+        return any(id(part) in self.trained for part in (*module.modules(), *module.parameters()))
+
+
+def _trace(body: nn.Module, trains: Callable[[str], bool]) -> tuple[list[fx.Node], int]:
+    """Give the body's nodes in their order, and the position of the first that depends on what trains."""
+    # Tracing leaves marks on a module, such as constants and caches, so it gets other modules with the same tensors.
+    tensors: dict[int, Any] = {id(tensor): tensor for tensor in (*body.parameters(), *body.buffers())}
+    tracer = _Tracer(shell := copy.deepcopy(body, tensors), trains)
+    try:
+        nodes = list(tracer.graph_of(shell).nodes)
+    # Networks that compute with Python what tensors hold raise nearly anything.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NotDivisibleError(f"{type(body).__name__} cannot be traced ({reason})") from error
+    made = [node.name for node in nodes if node.op == "get_attr" and _attribute(body, str(node.target)) is None]
+    if made:
+        raise NotDivisibleError(f"{type(body).__name__} makes tensors of its own ({made[0]})")
+    return nodes, _first_trained(nodes, tracer)
+
+
+def _first_trained(nodes: list[fx.Node], tracer: _Tracer) -> int:
+    """Find the first computation that depends on what trains; fetching a parameter is none."""
+    tainted: set[fx.Node] = set()
+    for position, node in enumerate(nodes):
+        if any(source in tainted for source in node.all_input_nodes) or _uses_trained(node, tracer):
+            tainted.add(node)
+            if node.op != "get_attr":
+                return position
+    raise NotDivisibleError("what trains has no part in the features")
+
+
+def _uses_trained(node: fx.Node, tracer: _Tracer) -> bool:
+    if node.op == "call_module":
+        return tracer.touches(tracer.root.get_submodule(str(node.target)))
+    return node.op == "get_attr" and id(_attribute(tracer.root, str(node.target))) in tracer.trained
+
+
+def _attribute(root: nn.Module, name: str) -> Any:
+    parent, _, leaf = name.rpartition(".")
+    return getattr(root.get_submodule(parent), leaf, None)
+
+
+def _cuts(nodes: list[fx.Node], end: int) -> Iterator[tuple[int, fx.Node]]:
+    """Yield (position, node) of every place before `end` after which only that one node's value goes on, latest first.
+
+    Parameters do not count: the rest can fetch them again.
+    """
+    last_use = {source: position for position, node in enumerate(nodes) for source in node.all_input_nodes}
+    for position in reversed(range(end)):
+        live = [node for node in nodes[: position + 1] if node.op != "get_attr" and last_use.get(node, -1) > position]
+        if len(live) == 1 and live[0].op != "placeholder":
+            yield position, live[0]
+
+
+def _divided(nodes: list[fx.Node], position: int, crossing: fx.Node) -> tuple[fx.Graph, fx.Graph]:
+    """Copy what lies up to a position into one graph, and what follows into another; parameters go where they are used.
+
+    All nodes are copied, not only those that lead to a value: some change one in place.
+    """
+    prefix, rest = fx.Graph(), fx.Graph()
+    early: dict[fx.Node, fx.Node] = {}
+    late = {crossing: rest.placeholder("values")}
+    before, after = set(nodes[: position + 1]), set(nodes[position + 1 :])
+    for node in nodes:
+        parameter = node.op == "get_attr"
+        if node in before and (not parameter or before & node.users.keys()):
+            early[node] = prefix.node_copy(node, early.__getitem__)
+        if node in after or (parameter and after & node.users.keys()):
+            late[node] = rest.node_copy(node, late.__getitem__)
+    prefix.output(early[crossing])
+    return prefix, rest
+
+
+def _picture_shape(module: nn.Module, images: Tensor) -> tuple[int, ...] | None:
+    """Measure what a frozen module gives for one picture; None unless it is a tensor with one row for each."""
+    with torch.no_grad():
+        # One and two: some values hold the pictures in another dimension, or several rows for each.
+        one, two = module(images[:1]), module(images)
+    if not isinstance(one, Tensor) or not one.is_floating_point() or one.ndim == 0:
+        return None
+    return tuple(one.shape[1:]) if (len(one), tuple(two.shape)) == (1, (2, *one.shape[1:])) else None

@@ -1,0 +1,87 @@
+"""Rewrite a network for inference only, so that it computes the same in fewer steps."""
+
+import copy
+from collections import Counter
+from typing import TypeGuard
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.ops import StochasticDepth
+
+from tlearn.models.graph.tracing import Tracer
+
+_NOTHING_IN_EVALUATION = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, StochasticDepth)
+
+
+def fold(module: nn.Module) -> nn.Module:
+    """Copy a module for inference: BatchNorm is folded into the convolutions before it, Dropout is gone.
+
+    The copy is in evaluation mode and in channels_last format, and its parameters take no gradient. What torch.fx
+    cannot trace is copied as it is.
+    """
+    copied = copy.deepcopy(module).eval().requires_grad_(False)
+    try:
+        graph = _Tracer().graph_of(copied)
+    # Networks that compute with Python what tensors hold raise nearly anything.
+    except Exception:
+        return _channels_last(copied)
+    _pass_by(copied, graph)
+    _fold_norms(copied, graph)
+    # The containers that a GraphModule makes anew are in training mode.
+    return _channels_last(fx.GraphModule(copied, graph, type(module).__name__).eval())
+
+
+class _Tracer(Tracer):
+    """Look into everything that is made of other layers."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Say whether a module stays one node."""
+        return super().is_leaf_module(m, module_qualified_name) or not list(m.children())
+
+
+def _pass_by(root: nn.Module, graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        if node.op == "call_module" and isinstance(root.get_submodule(node.target), _NOTHING_IN_EVALUATION):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _fold_norms(root: nn.Module, graph: fx.Graph) -> None:
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for node in list(graph.nodes):
+        source = node.args[0] if node.op == "call_module" and node.args else None
+        # Where a layer is called twice, or its output used twice, one of the uses would see the other's norm.
+        if not isinstance(source, fx.Node) or {len(source.users), calls[source.target], calls[node.target]} != {1}:
+            continue
+        convolution, norm = root.get_submodule(str(source.target)), root.get_submodule(node.target)
+        if type(convolution) is not nn.Conv2d or not _is_plain_norm(norm):
+            continue
+        root.set_submodule(str(source.target), _folded(convolution, norm))
+        activation = getattr(norm, "act", None)
+        if isinstance(activation, nn.Module):
+            root.set_submodule(node.target, activation)
+        else:
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+
+def _is_plain_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    # Other subclasses can compute something else; timm's own is a norm and then an activation.
+    kind = type(layer)
+    known = kind is nn.BatchNorm2d or (kind.__name__, kind.__module__.split(".")[0]) == ("BatchNormAct2d", "timm")
+    return known and bool(layer.track_running_stats)
+
+
+def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:
+    # In double precision, so that every weight is rounded once
+    folded = fuse_conv_bn_eval(copy.deepcopy(convolution).double(), copy.deepcopy(norm).double())
+    return folded.to(convolution.weight.dtype).requires_grad_(False)
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    # Module.to(memory_format=...) refuses tensors of five dimensions.
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module

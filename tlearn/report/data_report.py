@@ -1,0 +1,143 @@
+"""A data set before training as one page: its classes, sizes, some pictures of each class, and what is odd."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlearn.analysis.data_profile import (
+    Splits,
+    class_figure,
+    class_table,
+    duplicate_table,
+    few_of_each,
+    size_figure,
+    size_summary,
+    size_table,
+)
+from tlearn.report.gallery import Thumbnails
+from tlearn.report.page import Block, Card, Gallery, KeyFigures, Section, Text, number, write_page
+from tlearn.report.page_files import Exhibits
+
+# How much of what there is stands in the page; the tables beside it have all.
+_PICTURES, _EACH, _GROUPS, _GROUP_SIZE = 300, 6, 12, 4
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found in a data set.
+
+    Args:
+        title: of the page.
+        root: what the paths are relative to.
+        splits: the pictures of each split.
+        classes: their names.
+        sizes: width and height in pixels by path.
+        duplicates: groups of files with the same bytes, as (split, path).
+        unreadable: path -> reason.
+        notes: what else is odd.
+    """
+
+    title: str
+    root: Path
+    splits: Splits
+    classes: Sequence[str]
+    sizes: Mapping[str, tuple[int, int]]
+    duplicates: Sequence[Sequence[tuple[str, str]]]
+    unreadable: Mapping[str, str]
+    notes: Sequence[str] = ()
+
+    @property
+    def across_splits(self) -> list[Sequence[tuple[str, str]]]:
+        """Give the groups of duplicates that are in several splits, which make figures better than they are."""
+        return [group for group in self.duplicates if len({split for split, _ in group}) > 1]
+
+
+def write_survey(folder: Path, survey: Survey) -> None:
+    """Write report.html, and what it shows beside it; a figure or table that cannot be made becomes a note in it."""
+    exhibits, thumbnails = Exhibits(folder), Thumbnails(survey.root)
+    parts: dict[str, Callable[[], list[Block]]] = {
+        "Summary": lambda: _summary(survey),
+        "Classes": lambda: _classes(survey, exhibits),
+        "Sizes": lambda: _sizes(survey, exhibits),
+        "Unreadable files": lambda: _unreadable(survey, exhibits),
+        "Duplicates": lambda: _duplicates(survey, exhibits, thumbnails),
+        "Pictures": lambda: _pictures(survey, thumbnails),
+    }
+    sections = [Section(title, make()) for title, make in parts.items()]
+    write_page(folder / "report.html", survey.title, sections, str(survey.root))
+
+
+def _summary(survey: Survey) -> list[Block]:
+    counts = {split: len(samples) for split, samples in survey.splits.items()}
+    across = survey.across_splits
+    items = [
+        ("pictures", number(sum(counts.values())), ", ".join(f"{split} {count:,}" for split, count in counts.items())),
+        ("classes", number(len(survey.classes)), ""),
+        ("unreadable files", number(len(survey.unreadable)), ""),
+        ("duplicates", number(len(survey.duplicates)), f"{len(across)} across splits"),
+    ]
+    notes: list[Block] = [Text(survey.notes, warning=True)] if survey.notes else []
+    return [KeyFigures(items), *notes]
+
+
+def _classes(survey: Survey, exhibits: Exhibits) -> list[Block]:
+    table = class_table(survey.splits, survey.classes)
+    return [
+        exhibits.table("classes", "Pictures of each class", table),
+        exhibits.figure("images_per_class", "Pictures of each class", lambda: class_figure(table, list(survey.splits))),
+    ]
+
+
+def _sizes(survey: Survey, exhibits: Exhibits) -> list[Block]:
+    found = size_summary(survey.sizes)
+    sides = ("width", "height")
+    items = [
+        (
+            side,
+            number(found[f"{side}/median"]),
+            f"{number(found[f'{side}/min'])} to {number(found[f'{side}/max'])} pixels",
+        )
+        for side in sides
+        if found
+    ]
+    return [
+        KeyFigures(items),
+        exhibits.figure("image_sizes", "Sizes of the pictures", lambda: size_figure(survey.sizes)),
+        exhibits.note("sizes", "Width and height of each picture", size_table(survey.sizes), ("path", *sides)),
+    ]
+
+
+def _unreadable(survey: Survey, exhibits: Exhibits) -> list[Block]:
+    if not survey.unreadable:
+        return [Text(["There are none."])]
+    rows = [{"path": path, "reason": reason} for path, reason in survey.unreadable.items()]
+    return [exhibits.table("unreadable", "Files that are no picture, and left out", rows, shown=rows[:500])]
+
+
+def _duplicates(survey: Survey, exhibits: Exhibits, thumbnails: Thumbnails) -> list[Block]:
+    """Show files with the same bytes, those in several splits first."""
+    across = survey.across_splits
+    groups = sorted(survey.duplicates, key=lambda group: len({split for split, _ in group}) == 1)
+    note = exhibits.note("duplicates", "Files with the same bytes", duplicate_table(groups), ("group", "split", "path"))
+    if not groups:
+        return [Text(["There are none."])]
+    caption = f"The first {min(_GROUPS, len(groups))} of {len(groups)} groups, {len(across)} of them across splits"
+    cards = [
+        [Card(thumbnails(path), path, [("split", split)]) for split, path in group[:_GROUP_SIZE]]
+        for group in groups[:_GROUPS]
+    ]
+    return [Gallery(cards, caption), note]
+
+
+def _pictures(survey: Survey, thumbnails: Thumbnails) -> list[Block]:
+    """Show the same number of pictures of each class."""
+    each = max(1, min(_EACH, _PICTURES // max(1, len(survey.classes))))
+    samples = [sample for of_split in survey.splits.values() for sample in of_split]
+    few = few_of_each(samples, each)
+    blocks: list[Block] = [
+        Gallery([[Card(thumbnails(path), path)] for path in paths], label)
+        for label, paths in list(few.items())[:_PICTURES]
+    ]
+    if len(few) > _PICTURES:
+        blocks.append(Text([f"{len(few) - _PICTURES} more classes are not shown."]))
+    return blocks

@@ -1,0 +1,159 @@
+"""Pictures beside each other, with what they are and what they were taken for."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from tlearn.analysis.drawing import lettering, shown
+from tlearn.analysis.outputs import Outputs
+from tlearn.data.decode import Decoder
+from tlearn.errors import BadImageError
+from tlearn.report.page import Card
+
+# Everything that can be seen at all: it is shown, and nothing is measured on it.
+_DECODE = Decoder(high_bit_depth="scale")
+# Pixels of a picture and its margin in a gallery
+_CELL = 160
+
+
+def confident_mistakes(outputs: Outputs, count: int) -> list[int]:
+    """Choose the wrong predictions with the highest probability, highest first."""
+    return _surest(outputs, ~outputs.correct(), count)
+
+
+def least_certain(outputs: Outputs, count: int) -> list[int]:
+    """Choose the pictures whose best class has the lowest probability, right or wrong, lowest first."""
+    return outputs.confidences.argsort(stable=True)[:count].tolist()
+
+
+def mistakes_of(outputs: Outputs, class_index: int, count: int) -> list[int]:
+    """Choose the pictures of a class that were taken for others, the surest mistakes first."""
+    return _surest(outputs, ~outputs.correct() & (outputs.targets == class_index), count)
+
+
+def _surest(outputs: Outputs, chosen: Tensor, count: int) -> list[int]:
+    indices = chosen.nonzero()[:, 0]
+    return indices[outputs.confidences[indices].argsort(descending=True, stable=True)][:count].tolist()
+
+
+class Thumbnails:
+    """Small JPEGs of pictures, at most `most` of them; each picture is decoded once.
+
+    Args:
+        root: what the paths are relative to.
+        most: how many there may be, as they make up most of a page's size.
+        side: the longer side, in pixels.
+    """
+
+    def __init__(self, root: Path, most: int = 400, side: int = 160) -> None:
+        self.root, self.left, self._side = root, most, side
+        self._made: dict[str, bytes | str] = {}
+
+    def __call__(self, path: str) -> bytes | str:
+        """Give a picture as a JPEG, or the reason why there is none."""
+        if self.left <= 0:
+            return "not shown: there are too many"
+        self.left -= 1
+        if path not in self._made:
+            self._made[path] = self._make(path)
+        return self._made[path]
+
+    def _make(self, path: str) -> bytes | str:
+        try:
+            pixels = _DECODE(self.root / path)
+        except BadImageError as error:
+            return error.reason
+        image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        image.thumbnail((self._side, self._side))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=80)
+        return buffer.getvalue()
+
+
+def card(outputs: Outputs, index: int, thumbnails: Thumbnails) -> Card:
+    """Describe a picture and what the network says of it for a page."""
+    target = outputs.classes[int(outputs.targets[index])]
+    best = outputs.best(index)
+    facts = [("class", target), *([("taken for", best[0][0])] if best[0][0] != target else [])]
+    path = outputs.paths[index]
+    return Card(thumbnails(path), path, facts, [(name, share, name == target) for name, share in best])
+
+
+def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str], columns: int = 6) -> Figure:
+    """Draw pictures in rows with a title above each, whose lines are separated by newlines.
+
+    Args:
+        pictures: files, or pixels as uint8 [3, H, W].
+        titles: one for each picture.
+        columns: how many in a row.
+    """
+    lines = max((title.count("\n") + 1 for title in titles), default=1)
+    above, rows = 16 * lines + 4, -(-len(pictures) // columns)
+    # One drawing of all: matplotlib takes 50 ms for each that stands alone.
+    canvas = Image.new("RGB", (columns * _CELL, max(1, rows * (_CELL + above))), "white")
+    figure = Figure(figsize=(canvas.width / _CELL * 1.6, canvas.height / _CELL * 1.6))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.axis("off")
+    for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        left, top = place % columns * _CELL, place // columns * (_CELL + above)
+        middle, text = left + _CELL / 2, "\n".join(shown(line, 22) for line in title.split("\n"))
+        axes.text(middle, top + above - 2, text, ha="center", va="bottom", **lettering(8))
+        tile = _tile(picture)
+        if isinstance(tile, str):
+            axes.text(middle, top + above + _CELL / 2, tile, ha="center", va="center", wrap=True, **lettering(7))
+        else:
+            tile = ImageOps.contain(tile, (_CELL - 8, _CELL - 8))
+            canvas.paste(tile, (left + (_CELL - tile.width) // 2, top + above))
+    axes.imshow(canvas)
+    return figure
+
+
+def answers_figure(outputs: Outputs, indices: Sequence[int]) -> Figure:
+    """Draw each picture beside its five most probable classes, of which the right one is green; for up to 12."""
+    columns = min(3, len(indices)) or 1
+    rows = -(-len(indices) // columns) or 1
+    figure = Figure(figsize=(4.4 * columns, 1.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1, 1] * columns)
+    for axes in grid.flat:
+        axes.axis("off")
+    for place, index in enumerate(indices):
+        left, right = grid[place // columns, 2 * (place % columns) :][:2]
+        target = outputs.classes[int(outputs.targets[index])]
+        _draw_picture(left, outputs.root / outputs.paths[index])
+        left.set_title(shown(target, 26), **lettering(9))
+        _draw_answer(right, outputs.best(index), target)
+    return figure
+
+
+def _draw_picture(axes: Axes, picture: Path | str | Tensor) -> None:
+    tile = _tile(picture)
+    if isinstance(tile, str):
+        axes.text(0.5, 0.5, tile, ha="center", va="center", wrap=True, **lettering(7))
+        return
+    # More than can be seen would only make drawing slow.
+    tile.thumbnail((400, 400))
+    axes.imshow(tile)
+
+
+def _tile(picture: Path | str | Tensor) -> Image.Image | str:
+    """Give a picture, or the reason why it cannot be shown."""
+    try:
+        pixels = picture if isinstance(picture, Tensor) else _DECODE(picture)
+    except BadImageError as error:
+        return shown(error.reason, 60)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def _draw_answer(axes: Axes, best: Sequence[tuple[str, float]], target: str) -> None:
+    """Draw classes as bars with their names on them, the most probable above."""
+    axes.set(xlim=(0, 1), ylim=(4.6, -0.6))
+    for place, (name, share) in enumerate(best):
+        colour = "tab:green" if name == target else "tab:blue"
+        axes.barh(place, share, height=0.85, color=colour, alpha=0.35)
+        text = f"{share:.2f}  {shown(name, 22)}"
+        axes.text(0.02, place, text, va="center", **lettering(8))

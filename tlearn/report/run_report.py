@@ -1,0 +1,254 @@
+"""A finished run as one page: what it reached, on what, where it fails, and which pictures to look at again."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from tlearn.analysis.learning_curves import learning_curves, learning_figure
+from tlearn.analysis.outputs import Outputs
+from tlearn.report.gallery import Thumbnails
+from tlearn.report.page import Block, Group, KeyFigures, Link, Section, Table, Text, number, write_page
+from tlearn.report.page_files import Exhibits
+from tlearn.report.sections import (
+    LABELS,
+    Rows,
+    calibration_blocks,
+    class_blocks,
+    confusion_blocks,
+    doubt_blocks,
+    mistake_blocks,
+    outcome_figures,
+    split_row,
+)
+from tlearn.runs.dotted_keys import flat
+
+_SECRET = re.compile(r"token|passw|secret|credential|(api|access|private)_?key|auth(?!or)", re.IGNORECASE)
+# In a text, what gives such a name a value
+_GIVEN = re.compile(rf"({_SECRET.pattern})\w*['\"]?\s*[:=]", re.IGNORECASE)
+_QUERY = re.compile(r"(?<=\?)[^\s,]+")
+# name:password@ in an address
+_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_WHAT = {
+    "backbone": "backbone.name",
+    "head": "head.build._target_",
+    "data": "data.name",
+    "optimizer": "optimizer._target_",
+}
+_RUN_FILES = {
+    "metrics.json": "the figures",
+    "metrics.csv": "losses and accuracies of all epochs",
+    "splits.csv": "which picture was in which split",
+    "model": "the network, for evaluate and predict",
+    "checkpoints": "what training goes on from",
+    "tensorboard": "for tensorboard --logdir",
+    "environment.json": "versions and hardware",
+    "data_report.json": "what is odd about the pictures",
+}
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a report tells of a run.
+
+    Args:
+        title: of the page.
+        outputs: what the network gives, by split: test, val or train.
+        figures: what metrics.json holds.
+        subtitle: stands below the title.
+        overrides: what was chosen on the command line.
+        settings: the configuration, nested or by dotted keys.
+        environment: versions and hardware.
+        notes: what is odd about the pictures.
+        train_counts: training pictures of each class.
+        temperature: what makes the probabilities right on val, or None where it was not fitted.
+        suspects: pictures whose labels are doubtful, as `suspects` gives them, or why they were not looked for; None
+            to say nothing of them.
+        near_duplicates: pictures that are nearly the same in several splits, or as above.
+        run_folder: where metrics.csv has the curves, or None.
+        extras: further figures, PNG files (their bytes, or their paths in the folder) and tables, by their captions.
+    """
+
+    title: str
+    outputs: Mapping[str, Outputs]
+    figures: Mapping[str, float]
+    subtitle: str = ""
+    overrides: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    train_counts: Mapping[str, int] = field(default_factory=dict)
+    temperature: float | None = None
+    suspects: Rows | str | None = None
+    near_duplicates: Rows | str | None = None
+    run_folder: Path | None = None
+    extras: Mapping[str, Figure | Path | bytes | Rows] = field(default_factory=dict)
+
+
+def write_report(folder: Path, run: RunSummary) -> Path:
+    """Write report.html, and what it shows into report/ beside it; what cannot be made becomes a note in the page."""
+    report = _Report(folder, run)
+    parts: dict[str, Callable[[], list[Block]]] = {
+        "Summary": report.summary,
+        "Curves": report.curves,
+        **report.about_outputs(),
+        "Data": report.data,
+        "More": report.more,
+        "Settings": report.settings,
+        "Files": report.files,
+    }
+    sections = []
+    for title, make in parts.items():
+        try:
+            blocks = make()
+        # A run that has finished must not fail of its report.
+        except Exception as error:
+            blocks = [Text([f"This could not be made ({type(error).__name__}: {error})."], warning=True)]
+        sections += [Section(title, blocks)] if blocks else []
+    write_page(folder / "report.html", run.title, sections, run.subtitle)
+    return folder / "report.html"
+
+
+class _Report:
+    """Makes the blocks of each section; a section without any is left out."""
+
+    def __init__(self, folder: Path, run: RunSummary) -> None:
+        self.folder, self.run = folder, run
+        self.exhibits = Exhibits(folder, "report")
+        ordered = dict.fromkeys(split for split in ("test", "val", *run.outputs) if split in run.outputs)
+        self.splits = [run.outputs[split] for split in ordered]
+        self.outputs = self.splits[0] if self.splits else None
+        self.thumbnails = Thumbnails(self.outputs.root if self.outputs else folder)
+
+    def summary(self) -> list[Block]:
+        """Give the figures that matter most, and those of each split."""
+        run = self.run
+        # Where it is 1, nothing is scaled.
+        temperature = None if run.temperature == 1.0 else run.temperature
+        rows = [split_row(outputs, temperature) for outputs in self.splits]
+        outcome = outcome_figures(rows[0]) if rows else []
+        settings = flat(run.settings)
+        chosen = {name: str(settings.get(key) or "") for name, key in _WHAT.items()}
+        # Of what builds it, the name alone
+        chosen |= {name: chosen[name].rpartition(".")[2] for name, key in _WHAT.items() if key.endswith("_target_")}
+        blocks: list[Block] = [KeyFigures([*outcome, *_views(run.figures), *_costs(run.figures)])]
+        if chosen["backbone"]:
+            blocks.append(Text([", ".join(f"{name} {value}" for name, value in chosen.items() if value)]))
+        if rows:
+            blocks.append(self.exhibits.table("splits", "Splits; from and to are 95 % intervals", rows, LABELS))
+        figures = [{"figure": name, "value": value} for name, value in sorted(run.figures.items())]
+        return [*blocks, Group("All figures", [Table(figures, file="metrics.json")])]
+
+    def curves(self) -> list[Block]:
+        """Show how it learned."""
+        if self.run.run_folder is None:
+            return []
+        table = learning_curves(self.run.run_folder)
+        if not table:
+            return [Text(["There is no metrics.csv to draw them from: the run had no CSV logger."])]
+        best = self.run.figures.get("epoch/best")
+        caption = "Loss and accuracy while it learned"
+        if best is not None:
+            caption += f"; all figures are of the weights at the end of epoch {best}, which were kept"
+        kept = None if best is None else int(best)
+        return [self.exhibits.figure("curves", caption, lambda: learning_figure(table, kept), table)]
+
+    def about_outputs(self) -> dict[str, Callable[[], list[Block]]]:
+        """Give the sections on what the network answered, where it was asked."""
+        if self.outputs is None:
+            return {}
+        run, outputs, exhibits = self.run, self.outputs, self.exhibits
+        return {
+            "Confusion": lambda: confusion_blocks(outputs, exhibits),
+            "Classes": lambda: class_blocks(outputs, run.train_counts, exhibits),
+            "Mistakes": lambda: mistake_blocks(outputs, exhibits, self.thumbnails),
+            "Calibration": lambda: calibration_blocks(outputs, run.temperature, exhibits),
+        }
+
+    def data(self) -> list[Block]:
+        """Show which pictures to look at again."""
+        run = self.run
+        notes: list[Block] = [Text(run.notes)] if run.notes else []
+        return [*notes, *doubt_blocks(run.suspects, run.near_duplicates, self.exhibits, self.thumbnails)]
+
+    def more(self) -> list[Block]:
+        """Show what else the run gave."""
+        blocks = []
+        for caption, extra in self.run.extras.items():
+            stem = re.sub(r"\W+", "_", caption.lower()).strip("_")
+            if isinstance(extra, bytes):
+                path = self.folder / "report" / f"{stem}.png"
+                path.write_bytes(extra)
+                blocks.append(self.exhibits.file(path, caption))
+            elif isinstance(extra, Path):
+                blocks.append(self.exhibits.file(extra, caption))
+            elif isinstance(extra, Figure):
+                blocks.append(self.exhibits.figure(stem, caption, lambda drawn=extra: drawn))  # type: ignore[misc]
+            else:
+                blocks.append(self.exhibits.table(stem, caption, extra))
+        return blocks
+
+    def settings(self) -> list[Block]:
+        """List what was chosen, all settings and the environment, but for what opens doors."""
+        run = self.run
+        chosen = [override.partition("=") for override in run.overrides]
+        blocks: list[Block] = [
+            _pairs({key.lstrip("+~"): value for key, _, value in chosen}, "Chosen on the command line")
+        ]
+        for title, settings in (("All settings", run.settings), ("Environment", run.environment)):
+            if settings:
+                blocks.append(Group(title, [_pairs(flat(settings))]))
+        return blocks
+
+    def files(self) -> list[Block]:
+        """Lead to the files beside the page."""
+        known = {name: what for name, what in _RUN_FILES.items() if (self.folder / name).exists()}
+        rows = [{"file": Link(name, name), "holds": what} for name, what in (known | self.exhibits.files).items()]
+        return [Table(rows)]
+
+
+def _views(found: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Give what test-time augmentation makes of the accuracy."""
+    return [
+        (f"{split} top-1 of all views", f"{found[name]:.1%}", f"{100 * found[f'{name}_change']:+.1f} points")
+        for split in ("train", "val", "test")
+        if (name := f"{split}/tta/top1") in found
+    ]
+
+
+def _costs(found: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    items = []
+    if "params/total" in found:
+        items.append(("parameters", number(found["params/total"]), f"{number(found['params/trainable'])} trained"))
+    if "time/total_s" in found:
+        items.append(("time", f"{found['time/total_s']:.1f} s", f"{found['time/fit_s']:.1f} s of it training"))
+    return items
+
+
+def _pairs(settings: Mapping[str, Any], caption: str = "") -> Block:
+    if not settings:
+        return Text(["Nothing was chosen on the command line."])
+    rows = [{"setting": key, "value": _hidden(key, value)} for key, value in settings.items()]
+    return Table(rows, caption)
+
+
+def _hidden(key: str, value: Any) -> Any:
+    """Leave out what a page that is passed on must not tell."""
+    if _SECRET.search(key):
+        return "(not shown)"
+    if isinstance(value, list):
+        return ", ".join(_hidden_item(str(item)) for item in value)
+    if not isinstance(value, str):
+        return "null" if value is None else value
+    if _GIVEN.search(value):
+        return "(not shown)"
+    # Logins and signatures of addresses
+    return _QUERY.sub("(not shown)", _LOGIN.sub("(not shown)", value)) if "://" in value else value
+
+
+def _hidden_item(item: str) -> str:
+    key, sign, value = item.partition("=")
+    return f"{key}={_hidden(key, value)}" if sign and "://" not in key else str(_hidden("", item))

@@ -1,0 +1,74 @@
+"""What TensorBoard shows beside the curves: figures, the network's parts, settings against results, features."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from PIL import Image
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from tlearn.analysis.drawing import shown
+from tlearn.analysis.outputs import Outputs
+from tlearn.models.network import count_parameters
+
+# The projector reads features as text: more would be tens of megabytes.
+_MOST_EMBEDDED, _MOST_VALUES = 500, 1_000_000
+
+
+def boards(loggers: Iterable[Logger]) -> list[TensorBoardLogger]:
+    """Choose the loggers that write for TensorBoard."""
+    return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def write_figures(board: TensorBoardLogger, files: Iterable[Path], step: int = 0) -> None:
+    """Show figures that lie in PNG files, each under its name."""
+    for file in files:
+        with Image.open(file) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        board.experiment.add_image(f"figures/{file.stem}", pixels, step, dataformats="HWC")
+    board.experiment.flush()
+
+
+def write_results(
+    board: TensorBoardLogger, network: nn.Module, settings: Mapping[str, Any], figures: Mapping[str, float]
+) -> None:
+    """Show the parts of the network with their parameters, and the settings beside the run's final figures."""
+    writer: SummaryWriter = board.experiment
+    writer.add_text("network", _parameter_table(network))
+    chosen = {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}
+    # Under a name of their own: at step 0, they would else be points of the curves.
+    board.log_hyperparams(chosen, {f"final/{name}": value for name, value in figures.items()})
+    writer.flush()
+
+
+def write_embedding(board: TensorBoardLogger, outputs: Outputs) -> None:
+    """Give the projector a split's features, evenly chosen where there are many, with class, prediction and path."""
+    if outputs.features is None or not len(outputs):
+        return
+    most = max(1, min(_MOST_EMBEDDED, _MOST_VALUES // outputs.features.shape[1]))
+    every = -(-len(outputs) // most)
+    chosen = range(0, len(outputs), every)
+    names = [shown(name) for name in outputs.classes]
+    rows = [
+        [names[int(outputs.targets[index])], names[int(outputs.predictions[index])], shown(outputs.paths[index], 200)]
+        for index in chosen
+    ]
+    header = ["class", "prediction", "path"]
+    writer: SummaryWriter = board.experiment
+    writer.add_embedding(outputs.features[::every], rows, tag=f"{outputs.split}_features", metadata_header=header)
+    writer.flush()
+
+
+def _parameter_table(network: nn.Module) -> str:
+    """Describe a network's parts as a table in Markdown."""
+    rows = ["| part | layers | parameters | trainable |", "|---|---|---:|---:|"]
+    parts = [(f"{top}.{name}", part) for top, half in network.named_children() for name, part in half.named_children()]
+    parts += [(name, half) for name, half in network.named_children() if not list(half.children())]
+    for name, part in [*parts, ("all", network)]:
+        total, trains = count_parameters(part)
+        layers = sum(1 for layer in part.modules() if not list(layer.children()))
+        rows.append(f"| {name} {type(part).__name__} | {layers} | {total:,} | {trains:,} |")
+    return "\n".join(rows)

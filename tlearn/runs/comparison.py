@@ -1,0 +1,238 @@
+"""Finished runs side by side: what was chosen differently in each, and what came of it."""
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tlearn.analysis.drawing import lettering, shown
+from tlearn.files import read_table
+from tlearn.runs.dotted_keys import leaves
+
+# In C where PyYAML was built with it: ten times as fast
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# What says where a run was and what it reported, and not how it was trained
+_NO_SETTINGS = (
+    *("paths.", "logger.", "report.", "resume", "optimized_metric", "callbacks.checkpoint.", "callbacks.last."),
+    *("callbacks.learning_rate.", "callbacks.progress.", "callbacks.summary."),
+    *("data.source.", "data.download_root", "data.url", "data.num_workers", "features.on_write_error"),
+    *("features.limit_gb", "trainer.default_root_dir", "trainer.log_every_n_steps"),
+)
+# Far more than a configuration has: a few lines of YAML can stand for millions of values.
+_MOST_SETTINGS = 5000
+_CONFIG, _CHOICES, _FIGURES = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path("metrics.json")
+_MODEL = Path("model/model.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says of itself.
+
+    Args:
+        folder: where it lies.
+        status: done, unfinished, failed (as its sweep tells) or damaged.
+        figures: its metrics.json.
+        settings: its configuration, by dotted keys.
+        choices: the option of each group, where it is known.
+        error: why it is not done.
+    """
+
+    folder: Path
+    status: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """Find the folders of trainings in and below folders, in stable order; links to folders are not followed."""
+    found: dict[Path, None] = {}
+    for folder in folders:
+        for here, below, _ in os.walk(folder):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            if any((Path(here) / file).is_file() for file in (_CONFIG, _MODEL)):
+                below.clear()
+                found[Path(here).resolve()] = None
+    return list(found)
+
+
+def read_run(folder: Path) -> Run | None:
+    """Read a run folder as plain data; None for what is no training, such as an evaluation."""
+    try:
+        settings = dict(islice(leaves(_configuration(folder)), _MOST_SETTINGS))
+        choices = _choices(folder)
+        found = _json(folder / _FIGURES) if (folder / _FIGURES).is_file() else {}
+        figures = {name: value for name, value in found.items() if isinstance(value, int | float)}
+    # Files that are damaged or cut short give nearly anything.
+    except Exception as error:
+        return Run(folder, "damaged", error=(str(error) or type(error).__name__).splitlines()[0])
+    # Evaluations can have a backbone too.
+    if not any(key.startswith("optimizer.") for key in settings):
+        return None
+    settings = {key: value for key, value in settings.items() if not key.startswith(_NO_SETTINGS)}
+    status, reason = ("done", "") if figures else _failure(folder)
+    return Run(folder, status, figures, settings, choices, reason)
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.load(path.read_text(encoding="utf-8", errors="surrogateescape"), _Loader)
+
+
+def _configuration(folder: Path) -> Any:
+    return _yaml(folder / _CONFIG) if (folder / _CONFIG).is_file() else _json(folder / _MODEL)["config"]
+
+
+def _choices(folder: Path) -> dict[str, str]:
+    if not (folder / _CHOICES).is_file():
+        return {}
+    choices = _yaml(folder / _CHOICES)["hydra"]["runtime"]["choices"]
+    own = {group.partition("@")[0]: option for group, option in choices.items() if not group.startswith("hydra")}
+    return {
+        group: "null" if option is None else str(option)
+        for group, option in own.items()
+        if f"{group}." not in _NO_SETTINGS
+    }
+
+
+def _failure(folder: Path) -> tuple[str, str]:
+    """Give the status and the error of a run without figures, as the table of its sweep tells them."""
+    try:
+        rows = [row for row in read_table(folder.parent / "results.csv") if Path(row["folder"]).name == folder.name]
+        return rows[-1]["status"], rows[-1]["error"] or ""
+    except (OSError, LookupError, ValueError, TypeError, csv.Error):
+        return "unfinished", "it goes on, or was stopped: there is no metrics.json"
+
+
+def differing(runs: Sequence[Run]) -> list[str]:
+    """Name the groups and settings that set the runs apart.
+
+    A setting that follows from the option chosen for its group, as the learning rate that is an optimizer's default,
+    is left out: the option says it. So is one that runs of an older version do not have.
+    """
+    groups = list(dict.fromkeys(group for run in runs for group in run.choices))
+    chosen = [group for group in groups if len({run.choices.get(group) for run in runs if run.choices}) > 1]
+    keys = dict.fromkeys(key for run in runs for key in run.settings if not key.endswith("._partial_"))
+    return [*chosen, *(key for key in keys if key not in chosen and _differs(key, runs, chosen))]
+
+
+def _differs(key: str, runs: Sequence[Run], chosen: Sequence[str]) -> bool:
+    values: dict[str | None, set[str]] = {}
+    group = key.partition(".")[0]
+    for run in runs:
+        if key in run.settings:
+            value = setting(run, key)
+            # What refers to another setting tells nothing new.
+            if isinstance(value, str) and "${" in value:
+                return False
+            option = run.choices.get(group) if group in chosen else None
+            values.setdefault(option, set()).add(json.dumps(value))
+    return any(len(found) > 1 for found in values.values())
+
+
+def setting(run: Run, key: str) -> Any:
+    """Give an option or a setting as a number or text; None where a run has none of that name."""
+    if key in run.choices:
+        return run.choices[key]
+    if key not in run.settings:
+        return None
+    value = run.settings[key]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Tell whether a figure is best at its minimum, as losses, errors, times and numbers of parameters are."""
+    kind = metric.rpartition("/")[2].removesuffix("_scaled").removesuffix("_change")
+    return metric.startswith(("time/", "params/")) or kind.endswith(("loss", "error", "ece", "nll"))
+
+
+def comparison_table(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:
+    """Make a row of each run, the best first and those without the figure last.
+
+    The columns are run, the figure, status, what differs, all other figures, folder and error.
+    """
+    sign = 1 if lower_is_better(metric) else -1
+    ordered = sorted(runs, key=lambda run: sign * run.figures[metric] if _has(run.figures, metric) else math.inf)
+    names = differing(runs)
+    others = sorted({name for run in runs for name in run.figures} - {metric}, key=_place)
+    return [
+        {
+            "run": name_of(run, runs),
+            metric: run.figures.get(metric),
+            "status": run.status,
+            **{name: setting(run, name) for name in names},
+            **{name: run.figures.get(name) for name in others},
+            "folder": str(run.folder),
+            "error": run.error,
+        }
+        for run in ordered
+    ]
+
+
+def _has(row: Mapping[str, Any], metric: str) -> bool:
+    return row.get(metric) is not None and math.isfinite(row[metric])
+
+
+def _place(name: str) -> tuple[int, str]:
+    first = ("val/", "test/", "params/", "time/")
+    return next((place for place, start in enumerate(first) if name.startswith(start)), len(first)), name
+
+
+def name_of(run: Run, runs: Sequence[Run]) -> str:
+    """Name a run by the part of its path that sets it apart."""
+    if len(runs) == 1:
+        return run.folder.name
+    return str(run.folder.relative_to(os.path.commonpath([one.folder for one in runs])))
+
+
+def settings_figure(rows: Sequence[Mapping[str, Any]], names: Sequence[str], metric: str) -> Figure:
+    """Draw a figure against each setting that has several values among the rows, at most twelve."""
+    rows = [row for row in rows if _has(row, metric)]
+    names = [name for name in names if len({row[name] for row in rows} - {None}) > 1][:12]
+    columns = min(3, max(1, len(names)))
+    lines = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(3.6 * columns, 3.2 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(names) :]:
+        axes.axis("off")
+    for axes, name in zip(grid.flat, names, strict=False):
+        having = [row for row in rows if row[name] is not None]
+        _draw_setting(axes, [row[name] for row in having], [row[metric] for row in having])
+        axes.set_xlabel(shown(name), parse_math=False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(metric)
+    return figure
+
+
+def _draw_setting(axes: Axes, settings: Sequence[Any], values: Sequence[float]) -> None:
+    axes.grid(alpha=0.3)
+    numbers = [value for value in settings if isinstance(value, int | float)]
+    if len(numbers) == len(settings):
+        axes.plot(numbers, values, "o", alpha=0.6)
+        if min(numbers) > 0 and max(numbers) >= 20 * min(numbers):
+            axes.set_xscale("log")
+        return
+    kinds = sorted({str(value) for value in settings})
+    axes.plot([kinds.index(str(value)) for value in settings], values, "o", alpha=0.6)
+    axes.set_xlim(-0.5, len(kinds) - 0.5)
+    names = [shown(kind, 18) for kind in kinds]
+    few = len(kinds) <= 3 and max(map(len, names)) < 12
+    axes.set_xticks(range(len(kinds)), names, **lettering(8))
+    axes.tick_params(axis="x", rotation=0 if few else 40)
+    for label in axes.get_xticklabels():
+        label.set_horizontalalignment("center" if few else "right")

@@ -1,0 +1,111 @@
+"""Keep what the network gives while the Trainer evaluates, from all processes and in the order of the split."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from tlearn.analysis.outputs import Outputs
+from tlearn.data.datamodule import SplitDataModule
+from tlearn.training.ddp import DataParallelStrategy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is kept of a run for its report.
+
+    `features` are the head's inputs, `train_pictures` that the training pictures are looked at, too; otherwise,
+    `reason` says why not.
+    """
+
+    write: bool
+    features: bool = False
+    train_pictures: bool = False
+    reason: str = ""
+
+
+# name -> one value per picture, [n, ...]
+Part = dict[str, Tensor]
+
+
+class Collector(Callback):
+    """Keep logits, targets and indices, and if asked the head's inputs, of the evaluations while it is attached.
+
+    DataParallel runs copies of the head side by side: there, features cannot be told apart and are not kept.
+    """
+
+    def __init__(self, features: bool = False) -> None:
+        self._wants_features = features
+        self._parts: list[Part] = []
+        self._features: list[Tensor] = []
+
+    @contextmanager
+    def attached(self, trainer: Trainer, head: nn.Module) -> Iterator[None]:
+        """Listen to all evaluations of the block."""
+        hook = None
+        if self._wants_features and not isinstance(trainer.strategy, DataParallelStrategy):
+            hook = head.register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0].detach()))
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.append(self)
+        try:
+            yield
+        finally:
+            callbacks.remove(self)
+            if hook is not None:
+                hook.remove()
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *rest: Any) -> None:
+        """Keep a batch."""
+        self._keep(outputs)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *rest: Any) -> None:
+        """Keep a batch."""
+        self._keep(outputs)
+
+    def _keep(self, outputs: Part) -> None:
+        # The first of several passes over a batch is that of the picture as it is.
+        features = {"features": self._features[0]} if self._features else {}
+        part = {name: values.cpu() for name, values in {**outputs, **features}.items()}
+        self._parts.append(
+            {name: value.float() if value.is_floating_point() else value for name, value in part.items()}
+        )
+        self._features.clear()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring all processes' parts together."""
+        self._gather()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring all processes' parts together."""
+        self._gather()
+
+    def _gather(self) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            everyone: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(everyone, self._parts)
+            self._parts = [part for parts in everyone for part in parts]
+
+    def take(self, split: str, data: SplitDataModule) -> tuple[Outputs, Part]:
+        """Give the last evaluation's outputs, which were of a split, and what else its steps gave, and forget them."""
+        names = self._parts[0]
+        whole = {name: torch.cat([part[name] for part in self._parts]) for name in names}
+        self._parts = []
+        indices = whole.pop("indices")
+        order = indices.argsort()
+        whole = {name: values[order] for name, values in whole.items()}
+        paths = data.datasets[split].paths
+        outputs = Outputs(
+            split,
+            data.pictures.classes,
+            data.pictures.root,
+            [paths[index] for index in indices[order].tolist()],
+            whole.pop("targets"),
+            whole.pop("logits"),
+            whole.pop("features", None),
+        )
+        return outputs, whole

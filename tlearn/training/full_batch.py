@@ -1,0 +1,113 @@
+"""A linear head fitted to convergence on all features at once: L-BFGS, the weight decay chosen on validation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tlearn.errors import ConfigError
+from tlearn.training.module import Batch, TransferModule
+
+
+@dataclass(frozen=True)
+class FullBatch:
+    """How to fit the head: one epoch for each weight decay, from the strongest on, each starting from the last.
+
+    Args:
+        weight_decays: on standardised features, times half the squared weights, beside the mean loss.
+        max_iter: at most so many steps for each.
+        history_size: gradients that L-BFGS remembers.
+        tolerance: it has converged when no gradient is larger.
+    """
+
+    weight_decays: Sequence[float]
+    max_iter: int = 500
+    history_size: int = 10
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if list(self.weight_decays) != sorted(self.weight_decays, reverse=True) or not self.weight_decays:
+            raise ConfigError("optimizer.weight_decays must go from the strongest to the weakest")
+
+
+class LogisticModule(TransferModule):
+    """Fit a linear head on cached features, and measure it after each fit as any other epoch.
+
+    The best epoch, and so the weight decay, is the checkpoint callback's choice.
+    """
+
+    full_batch = True
+
+    def __init__(self, *args: Any, fit: FullBatch, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.automatic_optimization = False
+        self.fit = fit
+        if not isinstance(self.network.head, nn.Linear) or self.network.stages:
+            raise ConfigError("optimizer=lbfgs fits one linear layer: choose head=linear and finetune=frozen")
+
+    def configure_optimizers(self) -> Optimizer:
+        """Make the optimizer over the head's weight and bias."""
+        return torch.optim.LBFGS(
+            self.network.head.parameters(),
+            max_iter=self.fit.max_iter,
+            history_size=self.fit.history_size,
+            tolerance_grad=self.fit.tolerance,
+            line_search_fn="strong_wolfe",
+        )
+
+    def setup(self, stage: str) -> None:
+        """Make as many epochs as there are weight decays, or as many as were asked for."""
+        asked, loop = self.trainer.max_epochs, self.trainer.fit_loop
+        loop.max_epochs = (
+            len(self.fit.weight_decays) if asked in (None, -1) else min(asked, len(self.fit.weight_decays))
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Fit the epoch's weight decay, and measure the fitted head on the same batch, which holds all pictures."""
+        inputs, targets, _ = batch
+        with torch.no_grad():
+            features = self.network.features(inputs)
+        self._fit(features, targets, self.fit.weight_decays[self.current_epoch])
+        with torch.no_grad():
+            loss, _ = self._step(batch, batch_idx, "train")
+        return loss
+
+    def _fit(self, features: Tensor, targets: Tensor, weight_decay: float) -> None:
+        head, optimizer = self.network.head, self.optimizers()
+        assert isinstance(head, nn.Linear)
+        # Each fit is a problem of its own: directions of the last one mislead.
+        optimizer.state.clear()  # type: ignore[union-attr]
+        mean, scale = features.mean(0), features.std(0, correction=0)
+        scale = scale.where(scale > 0, 1.0)
+        standardised = (features - mean) / scale
+        _standardise(head, mean, scale)
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()  # type: ignore[union-attr]
+            loss = self.loss(head(standardised), targets) + weight_decay / 2 * head.weight.square().sum()
+            self.manual_backward(loss)
+            return loss
+
+        optimizer.step(closure)  # type: ignore[union-attr]
+        _unstandardise(head, mean, scale)
+        self.log("weight_decay", weight_decay, on_step=False, on_epoch=True)
+
+    def describe_epoch(self, epoch: int) -> dict[str, float]:
+        """Give the weight decay that an epoch tried."""
+        return {"weight_decay": self.fit.weight_decays[epoch]}
+
+
+@torch.no_grad()
+def _standardise(head: nn.Linear, mean: Tensor, scale: Tensor) -> None:
+    """Change a layer so that it gives the same logits from (features - mean) / scale."""
+    head.bias.add_(head.weight @ mean)
+    head.weight.mul_(scale)
+
+
+@torch.no_grad()
+def _unstandardise(head: nn.Linear, mean: Tensor, scale: Tensor) -> None:
+    head.weight.div_(scale)
+    head.bias.sub_(head.weight @ mean)

@@ -1,0 +1,212 @@
+"""The Lightning module around a network: one shared step, metrics cloned per split, optimizer and schedule."""
+
+import json
+import math
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from tlearn.errors import CheckpointError, ConfigError, NonFiniteError
+from tlearn.models.network import TransferNetwork, fingerprint
+from tlearn.training.checkpoints import restore_frozen, strip_frozen
+from tlearn.training.ddp import share_buffers
+from tlearn.training.schedule import Schedule
+
+# pictures [N, 3, S, S] or their cached features [N, ...], targets [N], indices into the split [N]
+Batch = tuple[Tensor, Tensor, Tensor]
+SPLITS = ("train", "val", "test")
+
+
+def accuracies(num_classes: int) -> MetricCollection:
+    """Give top-1, and top-5 where there are more than five classes (with five or fewer it would always be 1)."""
+    metrics: dict[str, Metric | MetricCollection] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
+    if num_classes > 5:
+        metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
+    return MetricCollection(metrics)
+
+
+class TransferModule(LightningModule):
+    """Train a network and measure it.
+
+    `train/loss` is the objective (with label smoothing, class weights and mixed labels); `val/loss` and `test/loss`
+    are plain cross-entropy over all pictures, so that runs with different objectives can be compared.
+
+    Args:
+        network: images [N, 3, S, S] -> logits [N, num_classes].
+        loss: logits and targets (indices [N] or probabilities [N, num_classes]) -> mean loss.
+        optimizer: parameter groups -> optimizer, a partial whose keyword `lr` is the head's learning rate.
+        later_stages: parts of the body that a callback will unfreeze.
+        mix: mixes the pictures and labels of a training batch.
+        monitor: the figure that a plateau schedule watches.
+    """
+
+    # Whether all training pictures must come as one batch
+    full_batch = False
+
+    def __init__(
+        self,
+        network: TransferNetwork,
+        num_classes: int,
+        loss: nn.Module | None = None,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Schedule | None = None,
+        body_lr_scale: float = 1.0,
+        later_stages: Sequence[str] | str = (),
+        mix: Callable[[Tensor, Tensor], Any] | None = None,
+        monitor: str = "val/loss",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss or nn.CrossEntropyLoss()
+        self.optimizer, self.schedule, self.monitor = optimizer, schedule, monitor
+        self.body_lr_scale, self.later_stages, self.mix = body_lr_scale, later_stages, mix
+        metrics, mean = accuracies(num_classes), MeanMetric()
+        # The keys end in a slash: every module has a method `train`, which a key of a ModuleDict may not hide.
+        self.metrics = nn.ModuleDict({f"{split}/": metrics.clone(prefix=f"{split}/") for split in SPLITS})
+        self.losses = nn.ModuleDict({f"{split}/": mean.clone() for split in SPLITS})
+        self._frozen_once: tuple[Collection[str], str] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give logits [N, num_classes]."""
+        return self.network(images)
+
+    def _step(self, batch: Batch, batch_idx: int, split: str) -> tuple[Tensor, Tensor]:
+        """Measure a batch, and give its loss and logits."""
+        images, targets, indices = batch
+        if split == "train" and self.mix is not None:
+            images, objective_targets = self.mix(images, targets)
+        else:
+            objective_targets = targets
+        logits = self._logits(images)
+        loss = self.loss(logits, objective_targets) if split == "train" else F.cross_entropy(logits, targets)
+        if split == "train" and not torch.isfinite(loss):
+            self._stop_on_non_finite(loss, indices)
+        self._measure(split, batch_idx, logits, targets, loss)
+        return loss, logits
+
+    def _logits(self, images: Tensor) -> Tensor:
+        try:
+            return self(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError("one picture cannot train BatchNorm: raise data.batch_size, or add pictures") from error
+
+    def _measure(self, split: str, batch_idx: int, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
+        metrics, mean = self.metrics[f"{split}/"], self.losses[f"{split}/"]
+        assert isinstance(metrics, MetricCollection)
+        assert isinstance(mean, MeanMetric)
+        metrics.update(logits.detach(), targets)
+        mean.update(loss.detach(), weight=len(targets))
+        # Logging takes as long as the step of a head on cached features, and what is logged are objects that add up all
+        # batches of all processes until the epoch ends, so that every picture counts once.
+        if split == "train" and batch_idx > 0:
+            return
+        self.log_dict(dict(metrics.items(keep_base=False)), on_step=False, on_epoch=True)
+        self.log(f"{split}/loss", mean, on_step=False, on_epoch=True, prog_bar=split != "test")
+
+    def on_train_epoch_start(self) -> None:
+        """Put what trains in train mode: Lightning keeps the modes it finds, whatever built the network left."""
+        self.network.train()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Give the objective of one batch."""
+        loss, _ = self._step(batch, batch_idx, "train")
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.global_step + 1) % every == 0:
+            self.log("train/step_loss", loss.detach(), on_step=True, on_epoch=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Measure one batch, and give its logits, targets and indices."""
+        return self._evaluation_step(batch, batch_idx, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Measure one batch, and give its logits, targets and indices."""
+        return self._evaluation_step(batch, batch_idx, "test")
+
+    def _evaluation_step(self, batch: Batch, batch_idx: int, split: str) -> dict[str, Tensor]:
+        _, logits = self._step(batch, batch_idx, split)
+        return {"logits": logits, "targets": batch[1], "indices": batch[2]}
+
+    def on_validation_start(self) -> None:
+        """Measure one network, not one per process."""
+        share_buffers(self.network)
+
+    def on_validation_epoch_end(self) -> None:
+        """Refuse to choose a checkpoint by a figure that is not a number."""
+        loss = float(self.losses["val/"].compute())  # type: ignore[operator]
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"val/loss is {loss} after epoch {self.current_epoch}: lower optimizer.lr")
+
+    def _stop_on_non_finite(self, loss: Tensor, indices: Tensor) -> None:
+        files = self.trainer.datamodule.files("train", indices.tolist())  # type: ignore[attr-defined]
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        note = {
+            "step": self.global_step,
+            "epoch": self.current_epoch,
+            "lr": rate,
+            "loss": str(loss.item()),
+            "files": files,
+        }
+        path = Path(self.trainer.default_root_dir) / "nan_batch.json"
+        path.write_text(json.dumps(note, indent=2, ensure_ascii=False), encoding="utf-8")
+        last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+        kept = f"; the last good checkpoint is {last}" if last.exists() else ""
+        raise NonFiniteError(
+            f"train/loss became {loss.item()} at step {self.global_step} with optimizer.lr={rate:g}: lower it "
+            f"(the pictures of that batch are in {path}){kept}"
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer over head and body groups, and its schedule."""
+        assert self.optimizer is not None
+        rate = self.optimizer.keywords.get("lr")  # type: ignore[attr-defined]
+        if rate is None:
+            raise ConfigError("optimizer.lr must be given: the body's learning rate is relative to it")
+        groups = self.network.parameter_groups(rate, self.body_lr_scale, self.later_stages)
+        try:
+            optimizer = self.optimizer(groups)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"optimizer: {error}") from error
+        if self.schedule is None:
+            return optimizer
+        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        return [optimizer], self.schedule.configure(optimizer, steps, epochs or -1, self.monitor)
+
+    def describe_epoch(self, epoch: int) -> dict[str, float]:
+        """Give what set an epoch apart, beside its figures: nothing here."""
+        return {}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out what cannot change in this run."""
+        names, mark = self._frozen()
+        strip_frozen(checkpoint, names, mark)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put back what was left out, if it is the same."""
+        names, mark = self._frozen()
+        state = self.state_dict()
+        restore_frozen(checkpoint, {name: state[name] for name in names}, mark)
+        own = {key: value.shape for key, value in state.items()}
+        if own != {key: value.shape for key, value in checkpoint["state_dict"].items()}:
+            raise CheckpointError(
+                "the checkpoint holds another network than this run's: give the same head and classes"
+            )
+
+    def _frozen(self) -> tuple[Collection[str], str]:
+        """Name the tensors that cannot change in this run, and give their fingerprint."""
+        if self._frozen_once is None:
+            # Once a run: hashing a large body takes a second, and looking for names longer than a short epoch.
+            state = self.network.state_dict()
+            frozen = {f"network.{key}": state[key] for key in self.network.frozen_keys(self.later_stages)}
+            self._frozen_once = set(frozen), fingerprint(frozen)
+        return self._frozen_once

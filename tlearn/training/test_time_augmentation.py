@@ -1,0 +1,62 @@
+"""Test-time augmentation: the mean probabilities of several views of each picture."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tlearn.errors import ConfigError
+from tlearn.models.network import TransferNetwork
+from tlearn.training.module import Batch, TransferModule
+
+# What a picture is also shown as, beside the way the network was trained on: each once more mirrored
+_WAYS = ("crop", "squash", "pad")
+
+
+def preprocessing_for(kind: str, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the preprocessing whose versions of a picture are the views of `kind`, before they are mirrored.
+
+    Raises ConfigError where the network already takes several versions at once.
+    """
+    if kind != "views":
+        return dict(preprocessing)
+    if preprocessing.get("average"):
+        versions = ", ".join(preprocessing["average"])
+        raise ConfigError(f"tta=views: this model already averages the features of {versions}; tta=flip goes with it")
+    own = preprocessing.get("fit", "crop")
+    return {**preprocessing, "average": [own, *(way for way in _WAYS if way != own)]}
+
+
+class ViewsModule(TransferModule):
+    """Measure a network on pictures as they are, and give the logits of all their views from the same pass.
+
+    Args:
+        kind: "flip" for the picture and its mirror image; "views" for the centre, the whole picture out of shape and
+            the whole picture with borders, each also mirrored. The batches must come as `preprocessing_for` says.
+    """
+
+    def __init__(self, *args: Any, kind: str, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.kind = kind
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Measure a batch, and give logits [N, C] of the pictures as they are and views [N, V, C], targets, indices."""
+        images, targets, indices = batch
+        ways = list(images.unbind(1)) if self.kind == "views" else [images]
+        views = torch.stack([self(way) for image in ways for way in (image, image.flip(-1))], dim=1)
+        logits = views[:, 0]
+        self._measure("test", batch_idx, logits, targets, F.cross_entropy(logits, targets))
+        return {"logits": logits, "targets": targets, "indices": indices, "views": views}
+
+
+def module_for(kind: str, network: TransferNetwork, num_classes: int) -> TransferModule:
+    """Make the module that measures a network with or without further views."""
+    return TransferModule(network, num_classes) if kind == "none" else ViewsModule(network, num_classes, kind=kind)
+
+
+def averaged(views: Tensor) -> Tensor:
+    """Give the logarithms [N, C] of the mean probabilities of views [N, V, C], which are logits, too."""
+    return views.double().log_softmax(-1).logsumexp(1).sub(math.log(views.shape[1])).float()
