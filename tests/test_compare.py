@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.report.test_page import _Elements
-from tests.small_runs import program, run, write_weights
 from tests.runs.test_comparison import write_run
+from tests.small_runs import program, run, write_weights
 from tlearn.compare import compare
 from tlearn.config.compose import compose
 from tlearn.errors import ConfigError

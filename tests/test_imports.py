@@ -28,9 +28,7 @@ DATAMODULE = "tlearn.data.datamodule"
 FOR_NOW = {
     ("tlearn.config.command", "tlearn.sweeps.table"),
     ("tlearn.features.choose", "tlearn.config.build"),
-    ("tlearn.features.choose", "tlearn.config.command"),
     ("tlearn.report.after_training", "tlearn.config.build"),
-    ("tlearn.report.after_training", "tlearn.config.command"),
     ("tlearn.report.after_training", "tlearn.config.compose"),
     ("tlearn.sweeps.table", "tlearn.config.messages"),
 }

@@ -1,11 +1,33 @@
-"""How far a long pass over pictures is: a moving bar on a terminal, a line now and then elsewhere."""
+"""The one door to the terminal: what is said, once per run and not once per process, and how far a long pass is."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _SECONDS_BETWEEN_LINES = 10
+
+
+def is_main_process() -> bool:
+    """Return whether this is the first of the processes of a run."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0) == 0
+
+
+def say(*lines: object) -> None:
+    """Print lines, each object on its own, from the main process only."""
+    if is_main_process():
+        print(*lines, sep="\n", flush=True)
+
+
+@contextmanager
+def report_only(what: str) -> Iterator[None]:
+    """Keep a finished run finished whatever becomes of what is only shown of it, and say what went wrong."""
+    try:
+        yield
+    except Exception as error:
+        say(f"{what} could not be made: {type(error).__name__}: {error}")
 
 
 @contextmanager

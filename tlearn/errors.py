@@ -1,7 +1,5 @@
 """The errors a user can meet: each has one plain message (what, which file or key, what to do) and one exit status."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -61,12 +59,3 @@ class SweepError(TlearnError):
     """A sweep in which some trials failed."""
 
     exit_status = 7
-
-
-@contextmanager
-def excused(what: str) -> Iterator[None]:
-    """Let a finished run stay finished whatever becomes of what is only shown of it, and say what went wrong."""
-    try:
-        yield
-    except Exception as error:
-        print(f"{what} could not be made: {type(error).__name__}: {error}", flush=True)

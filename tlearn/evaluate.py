@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from tlearn.config.command import is_main_process, program
+from tlearn.config.command import program
+from tlearn.console import is_main_process
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,16 +13,16 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from tlearn.analysis.outputs import Outputs
-from tlearn.config.command import is_main_process
 from tlearn.config.compose import plain
 from tlearn.config.relaunch import child_command
+from tlearn.console import is_main_process, report_only
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import pixel_cache
 from tlearn.data.prepare import BadImagesError, Pictures, prepare
 from tlearn.data.split import check_manifest, fingerprint, read_manifest, write_manifest
 from tlearn.data.transforms import Transform, complete, mixing
-from tlearn.errors import ConfigError, DataError, excused
+from tlearn.errors import ConfigError, DataError
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder, environment
 from tlearn.runs.model import MANIFEST, head_of, save_model
@@ -301,7 +301,7 @@ def evaluate_best(
                 logger.log_metrics(dict(measured), step=made.global_step)
                 logger.save()
         if plan.train_pictures:
-            with excused("another look at the training pictures"):
+            with report_only("another look at the training pictures"):
                 made.validate(trained, dataloaders=data.plain_train_dataloader(), verbose=False)
                 outputs["train"], _ = collector.take("train", data)
     made.loggers = loggers

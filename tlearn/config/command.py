@@ -24,6 +24,7 @@ from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.config.help import help_text
 from tlearn.config.messages import explain
 from tlearn.config.relaunch import quoted, restored_arguments
+from tlearn.console import is_main_process
 from tlearn.errors import ConfigError, OutputError
 from tlearn.runs.folder import RunFolder
 from tlearn.sweeps.table import Sweep
@@ -75,12 +76,6 @@ def _skip_teardown(status: int) -> None:
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(status)
-
-
-def is_main_process() -> bool:
-    """Tell whether this is the first of the processes of a run."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0) == 0
 
 
 def _run(config_name: str, task: Task) -> int:

@@ -11,7 +11,7 @@ from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from tlearn.config.build import cache, decoder, names
-from tlearn.config.command import is_main_process
+from tlearn.console import is_main_process
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.sampling import draw_seed
 from tlearn.errors import BadImageError, ConfigError

@@ -18,13 +18,12 @@ from tlearn.analysis.label_errors import suspects
 from tlearn.analysis.near_duplicates import near_duplicates
 from tlearn.analysis.outputs import Outputs
 from tlearn.config.build import RECIPE
-from tlearn.config.command import is_main_process
 from tlearn.config.compose import plain
+from tlearn.console import is_main_process, report_only
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.dataset import class_counts
 from tlearn.data.prepare import Pictures
 from tlearn.data.split import read_manifest
-from tlearn.errors import excused
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.files import write_table
 from tlearn.models.network import TransferNetwork
@@ -108,7 +107,7 @@ def show_first_batch(run: RunFolder, images: ImageDataModule, fixed_views: bool,
         return
     batch, file = images.first_batch(_SHOWN, fixed_views), run.path / _FIRST_BATCH
     labels = [images.pictures.classes[target] for _, target, _ in batch]
-    with excused("the first batch"):
+    with report_only("the first batch"):
         file.parent.mkdir(parents=True, exist_ok=True)
         # A pixel of the drawing for one of the file: more would only make it larger.
         write_figure(file, gallery_figure([picture for picture, _, _ in batch], labels), dpi=100)
@@ -129,7 +128,7 @@ def report(
     """Write the report of a training."""
     looked = [outputs[split] for split in ("train", "val", "test") if split in outputs]
     first_batch = run.path / _FIRST_BATCH
-    with excused("the report"):
+    with report_only("the report"):
         _write(
             config,
             run,
@@ -157,7 +156,7 @@ def report_evaluation(
     unreadable: Mapping[str, str],
 ) -> None:
     """Write the report of an evaluation."""
-    with excused("the report"):
+    with report_only("the report"):
         trained = read_manifest(model.folder / MANIFEST).splits["train"]
         _write(
             config,
@@ -200,7 +199,7 @@ def show_on_boards(
     settings = flat({**{name: everything[name] for name in RECIPE}, "batch_size": config.data.batch_size})
     drawn = sorted(path for path in (run.path / "report").glob("*.png") if path.name != _FIRST_BATCH.name)
     for board in boards(loggers):
-        with excused("TensorBoard"):
+        with report_only("TensorBoard"):
             write_figures(board, drawn)
             write_results(board, network, settings, figures)
             write_embedding(board, val)
