@@ -3,8 +3,9 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -19,6 +20,13 @@ def say(*lines: object) -> None:
     """Print lines, each object on its own, from the main process only."""
     if is_main_process():
         print(*lines, sep="\n", flush=True)
+
+
+def show_metrics(metrics: Mapping[str, float], folder: Path) -> None:
+    """Print metrics, and in the last line where everything lies."""
+    for name, value in sorted(metrics.items()):
+        say(f"{name:<20} {value:.4f}" if isinstance(value, float) else f"{name:<20} {value:,}")
+    say(folder)
 
 
 @contextmanager

@@ -12,43 +12,41 @@ if TYPE_CHECKING:
 
 def explore(config: DictConfig) -> dict[str, float]:
     """Print and write what a data set holds: classes, splits, sizes, unreadable files, duplicates across splits."""
-    # Imported here: torch takes seconds, which help and configuration errors shall not.
-    from tlearn.analysis import data_profile as dataset
-    from tlearn.config import build as assemble
+    # Imported here: torch takes seconds, which help and configuration errors must not wait for.
+    from tlearn.analysis import data_profile
+    from tlearn.config import build
+    from tlearn.console import show_metrics
     from tlearn.report.data_report import Survey, write_survey
     from tlearn.runs.folder import RunFolder
 
     run = RunFolder(config.paths.output_dir)
-    run.claim()
-    try:
+    with run.claimed():
         # Everything is shown here, so a file that cannot be read does not stop the others.
         config.data.on_bad_image = "skip"
-        found = assemble.pictures(config, run)
+        found = build.pictures(config, run)
         survey = Survey(
             title=f"{config.data.name} before training",
             root=found.root,
             splits=found.splits,
             classes=found.classes,
-            sizes=dataset.image_sizes(found.root, found.splits),
-            duplicates=dataset.duplicates(found.root, found.splits),
+            sizes=data_profile.image_sizes(found.root, found.splits),
+            duplicates=data_profile.duplicates(found.root, found.splits),
             unreadable=found.skipped,
             notes=found.notes,
         )
-        figures: dict[str, float] = {
+        metrics: dict[str, float] = {
             "classes": len(survey.classes),
             **{f"pictures/{name}": len(samples) for name, samples in survey.splits.items()},
-            **dataset.size_summary(survey.sizes),
+            **data_profile.size_summary(survey.sizes),
             "unreadable": len(survey.unreadable),
             "duplicates": len(survey.duplicates),
             "duplicates/across_splits": len(survey.across_splits),
         }
-        run.write_json("metrics.json", figures)
+        run.write_json("metrics.json", metrics)
         write_survey(run.path, survey)
         _show(survey)
-        assemble.show(figures, run.path)
-        return figures
-    finally:
-        run.release()
+        show_metrics(metrics, run.path)
+    return metrics
 
 
 def _show(survey: "Survey") -> None:

@@ -21,7 +21,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torchvision.transforms import v2
 
 from tests.small_runs import run, write_weights
-from tlearn.config import build as assemble
+from tlearn.config import build
 from tlearn.config import rules as schema
 from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.data.datamodule import ImageDataModule
@@ -67,25 +67,23 @@ def recipe(tmp_path, monkeypatch):
 
     def built(name: str, *overrides: str) -> Recipe:
         config = compose([f"experiment={name}", "trainer=cpu", "logger=none", *overrides], output_dir=tmp_path)
-        backbone = assemble.backbone(config)
-        preprocessing = assemble.complete_transforms(config, backbone)
-        network = assemble.network(config, backbone, CLASSES[name], preprocessing["size"])
+        network = build.network(config, build.backbone(config), CLASSES[name])
         module = TransferModule(
             network,
             CLASSES[name],
-            optimizer=assemble.optimizer(config),
+            optimizer=build.build(config.optimizer),
             body_lr_scale=config.finetune.body_lr_scale,
         )
         samples = [Sample("a.jpg", "a"), Sample("b.jpg", "b")]
-        pictures = Pictures(tmp_path, {"train": samples, "val": samples}, ["a", "b"])
+        images = build.datamodule(config, Pictures(tmp_path, {"train": samples, "val": samples}, ["a", "b"]))
         return Recipe(
             plain(config),
             network,
             module.configure_optimizers(),
-            assemble.build(config.transforms.train),
-            preprocessing,
-            assemble.datamodule(config, pictures, preprocessing),
-            assemble.trainer(config, tmp_path),
+            build.build(config.transforms.train),
+            images.transforms["val"].preprocessing,
+            images,
+            build.trainer(config, tmp_path),
         )
 
     return built
@@ -304,7 +302,7 @@ def test_flowers102_vgg16_turns_moves_and_zooms(recipe):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_recipe_minimises_the_negative_log_likelihood_of_log_softmax(name):
-    loss = assemble.build(compose([f"experiment={name}"], output_dir="run").loss)()
+    loss = build.build(compose([f"experiment={name}"], output_dir="run").loss)()
     torch.manual_seed(0)
     logits = 5 * torch.randn(7, 4, dtype=torch.float64)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()

@@ -7,7 +7,7 @@ from torchvision.models import get_model_weights
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
-from tlearn.config.build import build, complete_transforms
+from tlearn.config.build import backbone, build
 from tlearn.config.compose import CONF_DIR, compose
 from tlearn.data.transforms import Transform, complete, mixing, random_resized_crop, stack
 from tlearn.errors import ConfigError
@@ -354,9 +354,9 @@ def test_no_mixing_is_none():
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_shipped_option_gives_the_networks_input(option):
     config = compose([f"transforms={option}", "backbone=resnet18", "transforms.size=48"])
-    preprocessing = complete_transforms(config, TorchvisionBackbone("resnet18"))
-    assert (preprocessing["fit"], preprocessing["average"]) == ("crop", [])
-    transform = Transform(preprocessing, build(config.transforms.train))
+    backbone(config)
+    assert (config.transforms.fit, config.transforms.average) == ("crop", [])
+    transform = Transform(config.transforms, build(config.transforms.train))
     results = [transform(noise(), draw) for draw in range(8)]
     for result in results:
         assert (result.shape, result.dtype) == ((3, 48, 48), torch.float32)

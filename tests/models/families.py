@@ -6,8 +6,8 @@ from functools import cache
 import torch
 from torch import nn
 
+from tlearn.models.backbones.base import Body
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
-from tlearn.models.graph.cut import Body
 
 # Name -> the side of its pictures here, and stages at different depths
 FAMILIES = {

@@ -10,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.small_runs import program, run, write_weights
+from tlearn.analysis.calibration import calibrate
 from tlearn.config.compose import compose
 from tlearn.data.split import read_manifest
 from tlearn.evaluate import evaluate, measure
@@ -17,7 +18,7 @@ from tlearn.features.datamodule import FeatureDataModule
 from tlearn.files import read_table
 from tlearn.report import after_training as reporting
 from tlearn.runs.model import load_model
-from tlearn.training.ddp import DataParallelStrategy
+from tlearn.training.data_parallel import DataParallelStrategy
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_the_temperature_of_the_model_folder_is_that_of_val(tmp_path, folder_dat
     model = load_model(tmp_path / "run")
     assert model.temperature == figures["temperature"]
     _, outputs, _ = _measured(tmp_path / "run", "val", tmp_path)
-    assert reporting.calibrate({"val": outputs})["temperature"] == pytest.approx(model.temperature, abs=1e-4)
+    assert calibrate({"val": outputs})["temperature"] == pytest.approx(model.temperature, abs=1e-4)
 
 
 def test_random_augmentation_needs_another_look_at_the_training_pictures(tmp_path, folder_data, weights):
@@ -109,17 +110,19 @@ def test_doubtful_labels_are_not_looked_for_among_augmented_features(tmp_path, f
     assert not (tmp_path / "run" / "report" / "suspects.csv").exists()
 
 
-def test_under_dp_the_training_pictures_are_not_looked_at(tmp_path):
-    config = compose([], output_dir=tmp_path)
+def test_under_dp_the_training_pictures_are_not_looked_at():
     network = SimpleNamespace(head=torch.nn.Linear(4, 2))
     data = FeatureDataModule.__new__(FeatureDataModule)
-    data.datasets = {"train": range(8), "val": range(4)}
-    for strategy, looked in ((DataParallelStrategy.__new__(DataParallelStrategy), False), (None, True)):
-        plan = reporting.plan(config, SimpleNamespace(strategy=strategy), data, network, 2)
+    data.datasets, data.pictures = {"train": range(8), "val": range(4)}, SimpleNamespace(classes=["a", "b"])
+    trainer = SimpleNamespace(strategy=None, fast_dev_run=False, overfit_batches=0.0)
+    under_dp = SimpleNamespace(**vars(trainer) | {"strategy": DataParallelStrategy.__new__(DataParallelStrategy)})
+    for one, looked in ((under_dp, False), (trainer, True)):
+        plan = reporting.plan_report(True, "auto", None, one, data, network)
         assert plan.write
         assert plan.features == plan.train_pictures == looked
         assert ("trainer=dp" in plan.reason) == (not looked)
-    large = reporting.plan(config, SimpleNamespace(strategy=None), data, network, 10**8)
+    data.pictures.classes = range(10**8)
+    large = reporting.plan_report(True, "auto", None, trainer, data, network)
     assert large.features
     assert not large.train_pictures
 

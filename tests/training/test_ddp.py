@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.small_runs import overrides, program, run, write_weights
 from tlearn.errors import ConfigError
-from tlearn.training import ddp as parallel
+from tlearn.training import data_parallel
 
 
 def _fake_data_parallel(network, images, device_ids):
@@ -23,19 +23,19 @@ def _fake_data_parallel(network, images, device_ids):
 
 
 def test_dp_gives_the_gradients_of_one_device(monkeypatch):
-    monkeypatch.setattr(parallel, "data_parallel", _fake_data_parallel)
+    monkeypatch.setattr(data_parallel, "data_parallel", _fake_data_parallel)
     one = nn.Linear(4, 2)
     split = copy.deepcopy(one)
     images = torch.rand(6, 4)
     one(images).square().mean().backward()
-    parallel.split_over(split, [0, 1])(images).square().mean().backward()
+    data_parallel.split_over(split, [0, 1])(images).square().mean().backward()
     assert torch.allclose(one.weight.grad, split.weight.grad)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has the GPUs it needs")
 def test_dp_says_what_it_needs():
     with pytest.raises(ConfigError, match="at least 2 GPUs"):
-        parallel.DataParallelStrategy()
+        data_parallel.DataParallelStrategy()
 
 
 @pytest.mark.gpu

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from tlearn.analysis.outputs import averaged
 from tlearn.errors import ConfigError
 from tlearn.models.network import TransferNetwork
-from tlearn.training.test_time_augmentation import ViewsModule, averaged, module_for, preprocessing_for
+from tlearn.training.test_time_augmentation import ViewsModule, module_for, preprocessing_for
 
 PREPROCESSING = {"resize": 8, "size": 6, "interpolation": "bilinear", "mean": [0.0] * 3, "std": [1.0] * 3}
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from tlearn.analysis.outputs import Outputs
+from tlearn.analysis.outputs import Outputs, figures
 
 # Numbers that one step in double precision holds at once
 _CHUNK = 2_000_000
@@ -131,6 +131,26 @@ def _minimum(logits: Tensor, targets: Tensor, low: float, high: float) -> float:
             break
         log_t = log_t - step if low < log_t - step < high else (low + high) / 2
     return log_t
+
+
+def calibrate(outputs: Mapping[str, Outputs]) -> dict[str, float]:
+    """Choose the temperature on val; return it with the calibration metrics of val and test before and after."""
+    val = outputs["val"]
+    temperature = choose_temperature(val.logits, val.targets)
+    metrics = {"temperature": temperature}
+    for split in (name for name in ("val", "test") if name in outputs):
+        metrics |= calibration_metrics(outputs[split], temperature)
+    return metrics
+
+
+def calibration_metrics(outputs: Outputs, temperature: float) -> dict[str, float]:
+    """Compute the expected calibration error before and after scaling, and the cross-entropy after it."""
+    scaled, split = outputs.scaled(temperature), outputs.split
+    return {
+        f"{split}/ece": calibration_error(reliability(outputs)),
+        f"{split}/ece_scaled": calibration_error(reliability(scaled)),
+        f"{split}/loss_scaled": figures(scaled)["loss"],
+    }
 
 
 def reliability_figure(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]] | None = None) -> Figure:

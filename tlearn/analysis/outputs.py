@@ -1,5 +1,6 @@
 """What a network gives for the pictures of a split: all that the figures and tables are made of."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,6 +100,18 @@ def figures(outputs: Outputs) -> dict[str, float]:
     if len(outputs.classes) > 5:
         found["top5"] = float(outputs.correct(5).double().mean())
     return found
+
+
+def averaged(views: Tensor) -> Tensor:
+    """Return the logarithms [N, C] of the mean probabilities of views [N, V, C], which are logits, too."""
+    return views.double().log_softmax(-1).logsumexp(1).sub(math.log(views.shape[1])).float()
+
+
+def view_metrics(outputs: Outputs, views: Tensor) -> dict[str, float]:
+    """Compute the metrics of the mean of all views [N, V, C], and what they change."""
+    single, mean = figures(outputs), figures(replace(outputs, logits=averaged(views)))
+    metrics = {f"{outputs.split}/tta/{name}": value for name, value in mean.items()}
+    return metrics | {f"{outputs.split}/tta/{name}_change": mean[name] - single[name] for name in mean}
 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tlearn.config.relaunch import quoted
@@ -42,6 +43,11 @@ def compose(
         with open_dict(config):
             config.paths.output_dir = str(Path(output_dir).absolute())
     return config
+
+
+def task_overrides() -> list[str]:
+    """Return what was given on the command line; nothing where no program runs."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -104,16 +104,6 @@ def child_command(folder: Path) -> list[str]:
     return ["-m", f"tlearn.{job.job.config_name}", *search, *job.overrides.task, *place]
 
 
-def resume_from(config: DictConfig) -> str | None:
-    """Give the checkpoint to go on from, or None; CheckpointError if the run has none yet."""
-    if config.resume is None:
-        return None
-    path = Path(config.resume) / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: {config.resume} stopped before its first checkpoint; start it anew")
-    return str(path)
-
-
 def check_resume(config: DictConfig, folder: Path) -> None:
     """Refuse to go on with a run under another configuration."""
     if config.resume is None:

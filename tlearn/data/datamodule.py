@@ -140,7 +140,7 @@ class ImageDataModule(SplitDataModule):
         }
         super().__init__(pictures, datasets, batch_size, num_workers, balance, seed)
         self.cache = cache
-        self._decoder, self._plain = decoder, transform
+        self.decoder, self._plain = decoder, transform
 
     def setup(self, stage: str) -> None:
         """Keep what is to be kept before workers start."""
@@ -174,7 +174,7 @@ class ImageDataModule(SplitDataModule):
         if not self.transforms[split].is_random:
             return self.datasets[split]
         pictures = self.pictures
-        return ImageDataset(pictures.root, pictures.splits[split], pictures.classes, self._decoder, self._plain.pixels)
+        return ImageDataset(pictures.root, pictures.splits[split], pictures.classes, self.decoder, self._plain.pixels)
 
     def _loader(self, dataset: ImageDataset, **how: Any) -> DataLoader:
         workers = self._workers()

@@ -61,6 +61,7 @@ class Transform:
     """
 
     def __init__(self, preprocessing: Mapping[str, Any], random: Sequence[Callable[[Tensor], Tensor]] = ()) -> None:
+        self.preprocessing = dict(preprocessing)
         self.resize, self.size = int(preprocessing["resize"]), int(preprocessing["size"])
         self.interpolation = InterpolationMode(preprocessing["interpolation"])
         self.is_random, self._random = bool(random), list(random)

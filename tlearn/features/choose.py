@@ -1,6 +1,8 @@
 """Decide whether the frozen part's features are computed once, and if so, let the run train on them."""
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -8,10 +10,8 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from omegaconf import DictConfig, OmegaConf
 
-from tlearn.config.build import cache, decoder, names
-from tlearn.console import is_main_process
+from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.sampling import draw_seed
 from tlearn.errors import BadImageError, ConfigError
@@ -22,8 +22,9 @@ from tlearn.features.extract import Extractor, Item, Reader
 from tlearn.features.prune import prune
 from tlearn.features.store import Rows, Space, picture_key
 from tlearn.models.graph.divide import FrozenPart, NotDivisibleError
-from tlearn.models.network import TransferNetwork, fingerprint
-from tlearn.training.ddp import DataParallelStrategy
+from tlearn.models.network import fingerprint
+from tlearn.training.data_parallel import DataParallelStrategy
+from tlearn.training.module import TransferModule
 
 # Part of what features are valid for: raise it when the way they are computed changes.
 _FORMAT = 1
@@ -31,79 +32,101 @@ _FORMAT = 1
 _TRIED = 16
 
 
-def cached(
-    config: DictConfig,
-    chosen: Any,
-    network: TransferNetwork,
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What may be chosen of features.
+
+    Args:
+        mode: "auto", "off", or "cache", which refuses what cannot be computed once.
+        views: drawn versions of each training image; None: images as they are.
+        precision: of the frozen body: "fp32", "bf16", or "auto" for bf16 where it changes no features.
+        on_write_error: "continue" in memory where features cannot be written, or "stop".
+        limit_gb: of all kept features together.
+    """
+
+    mode: str
+    views: int | None
+    precision: str
+    on_write_error: str
+    limit_gb: float
+
+
+def choose_features(
+    options: FeatureOptions,
+    body: Mapping[str, Any],
+    module: TransferModule,
     images: ImageDataModule,
-    preprocessing: dict[str, Any],
     trainer: Trainer,
-    full_batch: bool,
+    augmentation: Sequence[Any],
+    cache: Path,
 ) -> SplitDataModule:
-    """Give features in place of the pictures where the run can train on them, or the pictures; say which, and why.
+    """Return features in place of the images where the run can train on them, or the images; say which, and why.
 
     With features, the network takes them in place of images from now on.
 
     Args:
-        config: the run's.
-        chosen: the backbone.
-        network: whose frozen part computes them.
-        images: the pictures.
-        preprocessing: the completed transforms.
+        options: what was chosen.
+        body: the backbone and its cut, described in plain data.
+        module: whose network has the frozen part that computes them.
+        images: the images.
         trainer: on whose device they are computed.
-        full_batch: the run needs all features at once.
+        augmentation: the random steps of the training transform, described in plain data.
+        cache: the folder of all that may be made again.
 
     Raises:
         ConfigError: they are asked for and cannot be had.
     """
-    part = _frozen_part(config, network, preprocessing["size"], trainer)
+    part = _frozen_part(options, module, images, trainer)
     if isinstance(part, FrozenPart):
-        part = _room(config, part, images, preprocessing) or part
-    if full_batch and (config.features.views is not None or trainer.world_size > 1):
+        part = _too_many(options, part, images) or part
+    if module.full_batch and (options.views is not None or trainer.world_size > 1):
         raise ConfigError("optimizer=lbfgs fits one view of all pictures in one process: transforms=none, one device")
     if isinstance(part, str):
-        if config.features.mode == "cache" or full_batch:
-            asked = "features=cache" if config.features.mode == "cache" else "optimizer=lbfgs"
+        if options.mode == "cache" or module.full_batch:
+            asked = "features=cache" if options.mode == "cache" else "optimizer=lbfgs"
             raise ConfigError(f"{asked} needs features that are computed once, and they are not: {part}")
-        _say(f"features: on the fly, because {part}")
+        say(f"features: on the fly, because {part}")
         return images
-    rows = _Features(config, chosen, part, images, preprocessing, trainer.strategy.root_device).rows()
-    network.start_after(part)
-    return FeatureDataModule(images, rows, full_batch)
+    device = trainer.strategy.root_device
+    key = _feature_key(body, part, images, device)
+    rows = _Features(options, key, augmentation, part, images, device, cache).rows()
+    module.network.start_after(part)
+    return FeatureDataModule(images, rows, module.full_batch)
 
 
-def _frozen_part(config: DictConfig, network: TransferNetwork, size: int, trainer: Trainer) -> FrozenPart | str:
-    """Give the part of the body that can never change in this run, or why its output is not kept."""
-    transforms, mode = config.transforms, config.features.mode
-    if mode == "off":
+def _frozen_part(
+    options: FeatureOptions, module: TransferModule, images: ImageDataModule, trainer: Trainer
+) -> FrozenPart | str:
+    """Return the part of the body that can never change in this run, or why its output is not kept."""
+    if options.mode == "off":
         return "features=off"
-    if config.trainer.fast_dev_run and mode == "auto":
+    if trainer.fast_dev_run and options.mode == "auto":  # type: ignore[attr-defined]
         return "trainer.fast_dev_run takes single batches"
-    if config.trainer.get("overfit_batches"):
+    if trainer.overfit_batches:  # type: ignore[attr-defined]
         return "trainer.overfit_batches takes single batches"
     try:
-        part = network.frozen_part(size, names(config.finetune.later_stages))
+        part = module.network.frozen_part(images.transforms["train"].size, module.later_stages)
     except NotDivisibleError as error:
         return str(error)
-    if transforms.mixup_alpha or transforms.cutmix_alpha:
+    if module.mix is not None:
         return "transforms.mixup_alpha and cutmix_alpha mix pictures"
-    if transforms.train and config.features.views is None:
+    if images.transforms["train"].is_random and options.views is None:
         return "transforms.train is random (features.views=4 would keep four views of each picture)"
     if part.rest is not None and isinstance(trainer.strategy, DataParallelStrategy):
         return "trainer=dp copies whole networks"
     return part
 
 
-def _room(config: DictConfig, part: FrozenPart, images: ImageDataModule, preprocessing: dict[str, Any]) -> str | None:
-    """Tell why the features are too many, if they are."""
-    row_bytes = (2 if config.features.precision == "bf16" else 4) * math.prod(part.shape)
-    versions = 1 if part.rest is None else max(1, len(preprocessing["average"]))
+def _too_many(options: FeatureOptions, part: FrozenPart, images: ImageDataModule) -> str | None:
+    """Return why the features are too many, if they are."""
+    row_bytes = (2 if options.precision == "bf16" else 4) * math.prod(part.shape)
+    versions = 1 if part.rest is None else max(1, len(images.transforms["val"].preprocessing.get("average", ())))
     count = sum(len(dataset) for dataset in images.datasets.values())
-    count += len(images.datasets["train"]) * ((config.features.views or 1) - 1)
+    count += len(images.datasets["train"]) * ((options.views or 1) - 1)
     gigabytes = row_bytes * versions * count / 1e9
-    if gigabytes <= config.features.limit_gb:
+    if gigabytes <= options.limit_gb:
         return None
-    return f"they would take {gigabytes:.1f} GB, more than features.limit_gb={config.features.limit_gb:g}"
+    return f"they would take {gigabytes:.1f} GB, more than features.limit_gb={options.limit_gb:g}"
 
 
 class _Features:
@@ -115,27 +138,26 @@ class _Features:
 
     def __init__(
         self,
-        config: DictConfig,
-        chosen: Any,
+        options: FeatureOptions,
+        key: Mapping[str, Any],
+        augmentation: Sequence[Any],
         part: FrozenPart,
         images: ImageDataModule,
-        preprocessing: dict[str, Any],
         device: torch.device,
+        cache: Path,
     ) -> None:
-        self._config, self._part, self._images, self._device = config.features, part, images, device
-        self._root = cache(config) / "features"
-        self._recipe = _recipe(config, chosen, part, preprocessing, device)
-        self._steps = OmegaConf.to_container(config.transforms.train, resolve=True)
-        reader = Reader(decoder(config), images.transforms["val"], images.transforms["train"])
+        self._options, self._key, self._augmentation = options, dict(key), list(augmentation)
+        self._part, self._images, self._device, self._root = part, images, device, cache / "features"
+        reader = Reader(images.decoder, images.transforms["val"], images.transforms["train"])
         average = part.rest is None
         self._make = partial(Extractor, part.module, reader, device=device, average=average, workers=images.num_workers)
 
     def rows(self) -> dict[str, list[Rows]]:
         """Read or compute the features of each split, those of train once for each view."""
-        views, datasets = self._config.views, self._images.datasets
+        views, datasets = self._options.views, self._images.datasets
         fixed = [split for split in datasets if split != "train" or views is None]
         items: list[Item] = [(self._path(path), None) for split in fixed for path in datasets[split].paths]
-        found = self._obtain(items, self._recipe)
+        found = self._obtain(items, self._key)
         counts = [len(datasets[split]) for split in fixed]
         rows = {split: [part] for split, part in zip(fixed, _parts(found, counts), strict=True)}
         if views is not None:
@@ -143,33 +165,34 @@ class _Features:
             drawn: list[Item] = [
                 (self._path(path), draw_seed(0, view, path)) for view in range(views) for path in paths
             ]
-            rows["train"] = _parts(self._obtain(drawn, {**self._recipe, "random": self._steps}), [len(paths)] * views)
+            key = {**self._key, "random": self._augmentation}
+            rows["train"] = _parts(self._obtain(drawn, key), [len(paths)] * views)
         return rows
 
     def _path(self, path: str) -> Path:
         return self._images.pictures.root / path
 
-    def _obtain(self, items: list[Item], recipe: dict[str, Any]) -> Rows:
-        keys = [_key(path, "" if draw is None else str(draw)) for path, draw in items]
-        kind, limit = self._precision(items, keys, recipe), self._config.limit_gb * 1e9
-        space = Space(self._root, {**recipe, "precision": kind})
+    def _obtain(self, items: list[Item], key: dict[str, Any]) -> Rows:
+        keys = [_image_key(path, "" if draw is None else str(draw)) for path, draw in items]
+        kind, limit = self._precision(items, keys, key), self._options.limit_gb * 1e9
+        space = Space(self._root, {**key, "precision": kind})
         dtype = precision.DTYPES[kind]
         rows, _ = space.find(keys)
         if rows is None:
             # Room is made before it is needed.
             prune(self._root, limit - dtype.itemsize * math.prod(self._part.shape) * len(keys))
-            rows = compute(space, items, keys, partial(self._make, dtype), self._config.on_write_error == "stop")
+            rows = compute(space, items, keys, partial(self._make, dtype), self._options.on_write_error == "stop")
         if space.size() > limit:
             space.drop_others(keys)
-        _say(f"features: of {self._part.name}, computed once ({len(keys):,} x {list(rows.shape[1:])}, {kind})")
+        say(f"features: of {self._part.name}, computed once ({len(keys):,} x {list(rows.shape[1:])}, {kind})")
         return rows
 
-    def _precision(self, items: list[Item], keys: list[bytes], recipe: dict[str, Any]) -> str:
+    def _precision(self, items: list[Item], keys: list[bytes], key: dict[str, Any]) -> str:
         """Choose fp32, or bf16 if it is wanted and changes no features; ConfigError where it is asked for and does."""
-        asked = self._config.precision
+        asked = self._options.precision
         if asked == "fp32" or (asked == "auto" and not precision.has_bf16(self._device)):
             return "fp32"
-        if Space(self._root, {**recipe, "precision": "bf16"}).find(keys)[0] is not None:
+        if Space(self._root, {**key, "precision": "bf16"}).find(keys)[0] is not None:
             return "bf16"
         some = items[:: max(1, len(items) // _TRIED)][:_TRIED]
         exact, close = (torch.cat(list(self._make(precision.DTYPES[kind])(some))) for kind in ("fp32", "bf16"))
@@ -184,35 +207,25 @@ def _parts(rows: Rows, counts: list[int]) -> list[Rows]:
     return [rows.chosen(indices) for indices in torch.arange(len(rows)).split(counts)]
 
 
-def _key(path: Path, version: str) -> bytes:
+def _image_key(path: Path, version: str) -> bytes:
     try:
         return picture_key(path, version)
     except OSError as error:
         raise BadImageError(path, f"cannot be read ({error.strerror})") from error
 
 
-def _recipe(
-    config: DictConfig,
-    chosen: Any,
-    part: FrozenPart,
-    preprocessing: dict[str, Any],
-    device: torch.device,
+def _feature_key(
+    body: Mapping[str, Any], part: FrozenPart, images: ImageDataModule, device: torch.device
 ) -> dict[str, Any]:
-    """Describe all that features depend on, but for the precision, the single picture and what is drawn for it."""
-    backbone = {**chosen.architecture(), "replace": config.head.replace, "part": part.name}
+    """Return all that features depend on, but for the precision, the single image and what is drawn for it."""
     # What timm computes can change with its version, as torchvision's can.
-    libraries = ["torch", "torchvision", "pillow", *(["timm"] if backbone["library"] == "timm" else [])]
+    libraries = ["torch", "torchvision", "pillow", *(["timm"] if body["library"] == "timm" else [])]
     return {
         "format": _FORMAT,
-        "backbone": backbone,
+        "backbone": {**body, "part": part.name},
         "weights": fingerprint(part.module.state_dict()),
-        "preprocessing": preprocessing,
-        "decoder": vars(decoder(config)) | {"alpha_background": list(config.data.alpha_background)},
+        "preprocessing": images.transforms["val"].preprocessing,
+        "decoder": asdict(images.decoder),
         "device": device.type,
         "versions": {name: version(name) for name in libraries},
     }
-
-
-def _say(message: str) -> None:
-    if is_main_process():
-        print(message, flush=True)

@@ -7,10 +7,13 @@ import platform
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
+from tlearn.console import is_main_process
 from tlearn.errors import OutputError
 
 _PACKAGES = (
@@ -62,6 +65,18 @@ class RunFolder:
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
+
+    @contextmanager
+    def claimed(self, again: bool = False) -> Iterator[None]:
+        """Hold the folder during the block, from the main process; see `claim`."""
+        if not is_main_process():
+            yield
+            return
+        self.claim(again)
+        try:
+            yield
+        finally:
+            self.release()
 
     def is_taken(self) -> bool:
         """Tell whether a run is writing to the folder or has left its results there."""

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -10,34 +9,11 @@ from torchvision.models import get_weight
 
 from tlearn.data.decode import Decoder
 from tlearn.errors import ConfigError
-from tlearn.models.graph.cut import Body
+from tlearn.models.backbones.base import Backbone, Body
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.model import Model
 
 IMAGENET = "imagenet"
-
-
-class Backbone(Protocol):
-    """A backbone of any library."""
-
-    name: str
-    weights: str | None
-    pooling: str
-
-    def categories(self) -> list[str] | None:
-        """Give the class names of the weights, or None where they are unknown."""
-
-    def preprocessing(self) -> dict[str, Any]:
-        """Give resize, size, interpolation, mean and std of the weights."""
-
-    def architecture(self) -> dict[str, Any]:
-        """Describe the backbone in plain data."""
-
-    def skeleton(self, replace: str) -> Body:
-        """Build the body without weights."""
-
-    def build(self, replace: str) -> Body:
-        """Build the body and load its weights."""
 
 
 def pretrained_model(backbone: Backbone, classes: str | None = None) -> Model:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.datamodule import SplitDataModule
-from tlearn.training.ddp import DataParallelStrategy
+from tlearn.training.data_parallel import DataParallelStrategy
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,15 @@
-"""More than one device: exact figures under DistributedDataParallel, and DataParallel, which Lightning 2 removed."""
+"""DistributedDataParallel with exact metrics: processes that run one command and evaluate unequal parts."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, strategies
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
-from torch import Tensor
-from torch.nn.parallel import data_parallel
-
-from tlearn.errors import ConfigError
 
 # All processes end about together.
 _PATIENCE_SECONDS = 30
@@ -101,37 +96,3 @@ def _end_processes(trainer: Trainer, patience: float) -> None:
         torch.distributed.destroy_process_group()
     for name in _RANK_VARIABLES:
         os.environ.pop(name, None)
-
-
-class DataParallelStrategy(strategies.SingleDeviceStrategy):
-    """Split each batch over all GPUs of one process.
-
-    `torch.nn.parallel.data_parallel` copies the network anew for each batch, so parameters, checkpoint keys, optimizer
-    and metrics are those of one device. The batch size is the whole batch's.
-    """
-
-    strategy_name = "dp"
-
-    def __init__(self, devices: list[int] | None = None) -> None:
-        count = torch.cuda.device_count()
-        if devices is None and count < 2:
-            raise ConfigError(f"trainer=dp needs at least 2 GPUs, and this machine has {count}: use trainer=auto")
-        self.devices = list(range(count)) if devices is None else devices
-        super().__init__(torch.device("cuda", self.devices[0]))
-
-    def setup(self, trainer: Any) -> None:
-        """Send the module's forward pass through all devices."""
-        super().setup(trainer)
-        assert self.lightning_module is not None
-        self.lightning_module.forward = split_over(self.lightning_module.network, self.devices)  # type: ignore[method-assign, arg-type]
-
-    def teardown(self) -> None:
-        """Give the module its own forward pass back."""
-        if self.lightning_module is not None:
-            self.lightning_module.__dict__.pop("forward", None)
-        super().teardown()
-
-
-def split_over(network: torch.nn.Module, devices: list[int]) -> Callable[[Tensor], Tensor]:
-    """Give a function that runs the network on parts of a batch, one part per device."""
-    return partial(data_parallel, network, device_ids=devices)

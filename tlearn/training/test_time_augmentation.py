@@ -1,6 +1,5 @@
 """Test-time augmentation: the mean probabilities of several views of each picture."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,8 +54,3 @@ class ViewsModule(TransferModule):
 def module_for(kind: str, network: TransferNetwork, num_classes: int) -> TransferModule:
     """Make the module that measures a network with or without further views."""
     return TransferModule(network, num_classes) if kind == "none" else ViewsModule(network, num_classes, kind=kind)
-
-
-def averaged(views: Tensor) -> Tensor:
-    """Give the logarithms [N, C] of the mean probabilities of views [N, V, C], which are logits, too."""
-    return views.double().log_softmax(-1).logsumexp(1).sub(math.log(views.shape[1])).float()

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from tlearn.errors import ConfigError, DownloadError
+from tlearn.models.backbones.base import Body
 from tlearn.models.backbones.weights import load_body, read_state_dict, sha256_of, weights_path
-from tlearn.models.graph.cut import REPLACE, Body, count_features
+from tlearn.models.graph.cut import REPLACE, count_features
 from tlearn.models.graph.pooling import check_pooling
 from tlearn.models.network import fingerprint
 

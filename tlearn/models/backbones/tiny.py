@@ -8,9 +8,10 @@ from torch import nn
 from torchvision import models
 
 from tlearn.errors import ConfigError
+from tlearn.models.backbones.base import Body
 from tlearn.models.backbones.weights import load_body, read_state_dict, sha256_of, weights_path
 from tlearn.models.backbones.without_weights import on_meta
-from tlearn.models.graph.cut import Body, apply_cut, count_features, plan_cut
+from tlearn.models.graph.cut import apply_cut, count_features, plan_cut
 from tlearn.models.graph.pooling import check_pooling, pooled
 
 # Trained by `python -m tlearn.train experiment=pretrain_tiny`; recipe, seed and accuracy are in the file's metadata.

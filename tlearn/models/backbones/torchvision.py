@@ -13,9 +13,10 @@ from torchvision.models import WeightsEnum, get_model_weights, list_models
 
 from tlearn.download import fetch
 from tlearn.errors import ConfigError
+from tlearn.models.backbones.base import Body
 from tlearn.models.backbones.weights import load_body, read_state_dict, sha256_of, weights_path
 from tlearn.models.backbones.without_weights import Assembly, assemble, initialise
-from tlearn.models.graph.cut import Body, Cut, apply_cut, count_features, plan_cut
+from tlearn.models.graph.cut import Cut, apply_cut, count_features, plan_cut
 from tlearn.models.graph.pooling import check_pooling, pooled
 
 # What is cut from a model and the width of what is left: found by two passes, which every trial of a sweep would repeat

@@ -10,19 +10,6 @@ from tlearn.errors import ConfigError
 REPLACE = ("classifier", "last", "nothing")
 
 
-@dataclass
-class Body:
-    """A network from images [N, 3, S, S] to features [N, num_features].
-
-    `digest` identifies the loaded weights: sha256 of the file, or of the tensors where no single file is known; None
-    for random weights.
-    """
-
-    module: nn.Module
-    num_features: int
-    digest: str | None = None
-
-
 @dataclass(frozen=True)
 class Cut:
     """Names of the layers that become Identity, and of the auxiliary heads that go."""

@@ -7,7 +7,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from tlearn.errors import ConfigError
-from tlearn.models.graph.cut import Body
+from tlearn.models.backbones.base import Body
 
 POOLINGS = ("avg", "max", "avgmax")
 

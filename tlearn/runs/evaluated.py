@@ -1,0 +1,62 @@
+"""Which images an evaluation measures: a split of the run's own, also where it has moved to, or of another data set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tlearn.console import say
+from tlearn.data.prepare import Source
+from tlearn.data.sources.torchvision import Sample
+from tlearn.data.split import Manifest, check_manifest, read_manifest, unchanged_files
+from tlearn.errors import DataError
+from tlearn.runs.model import MANIFEST, Model
+
+
+def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[Path, list[Sample]]:
+    """Return the root and the samples of a split.
+
+    Args:
+        model: a finished run's.
+        split: train, val or test.
+        source: where the images come from; None for those that the run was made with.
+
+    Raises:
+        DataError: there is no such split, files have changed, or the data set does not suit the model.
+    """
+    manifest = read_manifest(model.folder / MANIFEST)
+    if source is None:
+        root = Path(model.description["data_root"])
+        check_manifest(manifest, root)
+        return root, _own(manifest, split)
+    source.prepare()
+    listing = source.listing()
+    root, same = listing.root, unchanged_files(manifest, listing.root)
+    if same == len(manifest.sizes):
+        return root, _own(manifest, split)
+    given = {sample.split for sample in listing.samples}
+    if given == {None} and same:
+        raise DataError(
+            f"{root} has {same} of the run's {len(manifest.sizes)} pictures and no splits of its own: metrics would "
+            "include pictures it was trained on; give the whole set, or other pictures"
+        )
+    if given != {None} and split not in given:
+        raise DataError(f"{root} has no {split} split: it has {', '.join(sorted(map(str, given)))}")
+    samples = [sample for sample in listing.samples if sample.split in (None, split)]
+    _check_classes(samples, model.classes, root)
+    return root, samples
+
+
+def _own(manifest: Manifest, split: str) -> list[Sample]:
+    if split not in manifest.splits:
+        raise DataError(f"the run has no {split} split: it has {', '.join(manifest.splits)}")
+    return manifest.splits[split]
+
+
+def _check_classes(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> None:
+    """Refuse classes that the model does not know, and name those without a picture."""
+    present = {sample.label for sample in samples}
+    unknown, absent = sorted(present - set(classes)), sorted(set(classes) - present)
+    if unknown:
+        raise DataError(
+            f"{root} has classes that the model does not know: {', '.join(unknown)}; it knows {', '.join(classes)}"
+        )
+    say(f"{len(samples)} pictures of {root}", *([f"no picture of {', '.join(absent)}"] if absent else []))

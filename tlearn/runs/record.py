@@ -1,0 +1,105 @@
+"""What a run writes of itself in plain values: what it is made of at the start, its model and metrics at the end."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tlearn.data.datamodule import ImageDataModule
+from tlearn.data.prepare import Pictures
+from tlearn.data.split import check_manifest, fingerprint, read_manifest, write_manifest
+from tlearn.errors import DataError
+from tlearn.models.network import TransferNetwork
+from tlearn.runs.folder import RunFolder, environment
+from tlearn.runs.model import MANIFEST, head_of, save_model
+
+# The groups that decide how a network is trained; the others are places, and what is shown of it.
+TRAINING_GROUPS = ("seed", "backbone", "head", "finetune", "features", "loss", "optimizer", "scheduler", "transforms")
+# Of the data's settings, the places where they were
+_PLACES = ("root", "download_root", "cache", "csv", "source")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run's folder, and what was chosen for it.
+
+    Args:
+        folder: where it writes.
+        settings: its whole configuration, resolved.
+        overrides: what was given on the command line.
+    """
+
+    folder: RunFolder
+    settings: Mapping[str, Any]
+    overrides: list[str]
+
+    @property
+    def augmentation(self) -> list[Any]:
+        """The random steps of the training transform, as they were configured."""
+        return self.settings["transforms"]["train"]
+
+    @property
+    def cache(self) -> Path:
+        """The folder of all that may be made again at any time."""
+        return Path(self.settings["paths"]["cache"]).expanduser()
+
+    def start(self, pictures: Pictures, resumed: bool) -> None:
+        """Write splits.csv and environment.json before anything is trained.
+
+        Raises:
+            DataError: a resumed run finds other pictures than those it was started with.
+        """
+        path = self.folder.path / MANIFEST
+        if resumed:
+            manifest = read_manifest(path)
+            if manifest.splits != pictures.splits:
+                raise DataError(f"the pictures are not those of {path}: files were added, removed or renamed since")
+            check_manifest(manifest, pictures.root)
+        write_manifest(path, pictures.root, pictures.splits)
+        digest = fingerprint(pictures.root, pictures.splits)
+        data = {"root": str(pictures.root), "classes": pictures.classes, "fingerprint": digest}
+        self.folder.write_json("environment.json", {**environment(), "data": data})
+
+    def finish(
+        self,
+        network: TransferNetwork,
+        architecture: Mapping[str, Any],
+        data: ImageDataModule,
+        metrics: dict[str, float],
+    ) -> None:
+        """Write the model folder and metrics.json.
+
+        Args:
+            network: as it was measured.
+            architecture: the backbone's description.
+            data: the images, with their transform and decoder.
+            metrics: what metrics.json shall hold.
+        """
+        settings = dict(self.settings)
+        description = {
+            "classes": data.pictures.classes,
+            "preprocessing": data.transforms["val"].preprocessing,
+            "decoding": asdict(data.decoder),
+            "architecture": architecture,
+            "replace": settings["head"]["replace"],
+            "head": head_of(settings["head"]["build"]),
+            "data_root": str(data.pictures.root.absolute()),
+            "temperature": metrics["temperature"],
+            "figures": metrics,
+            "config": settings,
+        }
+        model = self.folder.path / "model"
+        save_model(model, network, description, self._training_settings(metrics))
+        # The manifest of the start: the files may have changed since, and reading their sizes again would hide it.
+        shutil.copyfile(self.folder.path / MANIFEST, model / MANIFEST)
+        self.folder.write_json("metrics.json", metrics)
+
+    def _training_settings(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Return how the network was trained, without the places where it was."""
+        return {
+            **{group: self.settings[group] for group in TRAINING_GROUPS},
+            "data": {key: value for key, value in self.settings["data"].items() if key not in _PLACES},
+            "epochs": self.settings["trainer"]["max_epochs"],
+            "figures": {name: value for name, value in metrics.items() if not name.startswith("time/")},
+        }

@@ -1,0 +1,53 @@
+"""The best checkpoint of a fit, measured on every split."""
+
+from pathlib import Path
+
+from lightning import Trainer
+
+from tlearn.analysis.outputs import Outputs
+from tlearn.console import report_only
+from tlearn.data.datamodule import SplitDataModule
+from tlearn.training.checkpoints import CheckpointIO
+from tlearn.training.collect_outputs import Collector, Plan
+from tlearn.training.module import TransferModule
+
+
+def evaluate_best(
+    trainer: Trainer, module: TransferModule, data: SplitDataModule, folder: Path, plan: Plan
+) -> tuple[dict[str, float], dict[str, Outputs]]:
+    """Load the best checkpoint and measure it on val and test; return the metrics, and the network's outputs by split.
+
+    Args:
+        trainer: that has fitted the module.
+        module: what was fitted.
+        data: what it was fitted on.
+        folder: the run folder.
+        plan: what is kept of the outputs.
+    """
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    # A resumed run remembers the place where its best checkpoint was, and the folder may have moved since.
+    checkpoint = str(folder / "checkpoints" / Path(best).name) if best else None
+    metrics: dict[str, float] = {"epoch/last": trainer.current_epoch - 1}
+    if checkpoint is not None:
+        epoch = CheckpointIO().load_checkpoint(checkpoint)["epoch"]
+        metrics |= {"epoch/best": epoch, **module.describe_epoch(epoch)}
+    # The log has this epoch's validation already.
+    loggers, trainer.loggers = trainer.loggers, []
+    collector, outputs = Collector(plan.features), {}
+    with collector.attached(trainer, module.network.head):
+        [measured] = trainer.validate(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
+        metrics |= measured
+        outputs["val"], _ = collector.take("val", data)
+        if "test" in data.datasets:
+            [measured] = trainer.test(module, datamodule=data, verbose=False)
+            metrics |= measured
+            outputs["test"], _ = collector.take("test", data)
+            for logger in loggers:
+                logger.log_metrics(dict(measured), step=trainer.global_step)
+                logger.save()
+        if plan.train_pictures:
+            with report_only("another look at the training pictures"):
+                trainer.validate(module, dataloaders=data.plain_train_dataloader(), verbose=False)
+                outputs["train"], _ = collector.take("train", data)
+    trainer.loggers = loggers
+    return metrics, outputs

@@ -1,0 +1,26 @@
+"""What Lightning and torch warn of although it is meant to be so here."""
+
+import logging
+import warnings
+
+_EXPECTED = (
+    # a frozen body is in eval mode: that is what frozen means
+    r".*module\(s\) in eval mode at the start of training",
+    # decided by data.num_workers and the available CPUs
+    r".*does not have many workers",
+    # fewer batches than log_every_n_steps: small data sets are ordinary here
+    r".*The number of training batches .* is smaller than the logging interval",
+    # the run folder is claimed and holds the configuration by then
+    r".*(Experiment logs directory|Checkpoint directory) .* exists and is not empty",
+    # between lightning and torch
+    r".*isinstance\(treespec, LeafSpec\)` is deprecated",
+    # raised by lightning for every scheduler on resume and for ReduceLROnPlateau
+    r".*The epoch parameter in `scheduler.step\(\)`",
+)
+
+
+def ignore_expected_warnings() -> None:
+    """Leave out what is expected, and Lightning's notes on devices and its other products."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in _EXPECTED:
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,37 @@
+"""One split measured by a network, with or without test-time augmentation."""
+
+from dataclasses import replace
+
+from lightning import Trainer
+from torch import Tensor
+
+from tlearn.analysis.outputs import Outputs
+from tlearn.data.datamodule import ImageDataModule
+from tlearn.models.network import TransferNetwork
+from tlearn.training.collect_outputs import Collector
+from tlearn.training.ddp import further_processes
+from tlearn.training.test_time_augmentation import module_for
+
+
+def measure_split(
+    trainer: Trainer, network: TransferNetwork, data: ImageDataModule, split: str, tta: str, features: bool = False
+) -> tuple[dict[str, float], Outputs, Tensor | None]:
+    """Measure a network on the test images of a data module, and name the metrics after the split that they are.
+
+    Args:
+        trainer: where it runs.
+        network: in eval mode.
+        data: the images of the split, as its test split.
+        split: what they are.
+        tta: the kind of test-time augmentation, as `module_for` takes it.
+        features: keep what the head is given, too.
+
+    Returns:
+        The metrics, the outputs, and the logits [N, V, C] of the views of each image, None without augmentation.
+    """
+    module, collector = module_for(tta, network, len(data.pictures.classes)), Collector(features)
+    with further_processes(trainer), collector.attached(trainer, network.head):
+        [measured] = trainer.test(module, datamodule=data, verbose=False)
+        outputs, more = collector.take("test", data)
+    metrics = {f"{split}/{name.removeprefix('test/')}": value for name, value in measured.items()}
+    return metrics, replace(outputs, split=split), more.get("views")

@@ -1,0 +1,13 @@
+"""Where a stopped run goes on."""
+
+from pathlib import Path
+
+from tlearn.errors import CheckpointError
+
+
+def last_checkpoint(run: Path) -> Path:
+    """Return the checkpoint that a run goes on from; CheckpointError if it has none yet."""
+    path = run / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing: {run} stopped before its first checkpoint; start it anew")
+    return path
