@@ -149,7 +149,7 @@ def test_a_picture_that_went_bad_after_the_check_is_named(pictures, num_workers)
 def test_fewer_pictures_than_processes_are_refused(pictures, split):
     few = Pictures(pictures.root, {name: chosen[:2] for name, chosen in pictures.splits.items()}, pictures.classes)
     loader = f"{split}_dataloader"
-    with pytest.raises(DataError, match=f"2 pictures in {split} are too few for 3 processes") as caught:
+    with pytest.raises(DataError, match=f"2 images in {split} are too few for 3 processes") as caught:
         getattr(as_process(datamodule(few), 0, 3), loader)()
     assert "trainer.devices=2" in str(caught.value)
     assert len(getattr(as_process(datamodule(few), 1, 2), loader)()) == 1

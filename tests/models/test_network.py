@@ -127,7 +127,7 @@ def test_frozen_keys_are_all_keys_that_no_stage_covers():
 @pytest.mark.parametrize("stage", ["feature.18", "features.19", "features.1x", "classifier", ""])
 def test_a_stage_that_is_no_part_with_parameters_is_refused(stage):
     network = small_network()
-    message = "is no part of the body with parameters.* top-level parts are features"
+    message = "is not a part of the body with parameters.* top-level parts are features"
     for ask in (network.unfreeze, network.frozen_keys, lambda stages: network.parameter_groups(1.0, 1.0, stages)):
         with pytest.raises(ConfigError, match=message):
             ask([stage])

@@ -1,4 +1,4 @@
-"""The Lightning face of a run's pictures: one loader per split."""
+"""The data module of a run: one loader per split."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,16 +20,16 @@ from tlearn.errors import DataError
 
 
 def default_workers(processes: int = 1) -> int:
-    """Leave one CPU per process for the network, and use at most eight of the others to decode."""
+    """Return how many workers decode: one CPU per process is left for the network, at most eight others are used."""
     return min(8, max(0, available_cpus() // processes - 1))
 
 
 class SplitDataModule(LightningDataModule):
-    """What loaders of pictures and of their features share: which pictures come, in which order and in which process.
+    """What loaders of images and of their features share: which images come, in which order and in which process.
 
     Args:
         pictures: the splits, made and checked before.
-        datasets: one for each split, with `targets` and `paths` of its pictures.
+        datasets: one for each split, with the `targets` and `paths` of its images.
         batch_size: of training, per process.
         balance: "sampler" draws the classes of train equally often.
     """
@@ -48,32 +48,32 @@ class SplitDataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.balance, self.seed = batch_size, num_workers, balance, seed
 
     def files(self, split: str, indices: Sequence[int]) -> list[str]:
-        """Name the pictures of a batch."""
+        """Return the files of a batch."""
         return [str(self.pictures.root / self.datasets[split].paths[index]) for index in indices]
 
     def class_weights(self) -> list[float]:
-        """Give a weight for each class that makes all classes count the same: pictures / (classes x its pictures)."""
+        """Compute the weight of each class with which all count the same: images / (classes x its images)."""
         counts = class_counts(self.pictures.splits["train"], self.pictures.classes)
         present = sum(count > 0 for count in counts.values())
         return [sum(counts.values()) / (present * count) if count else 0.0 for count in counts.values()]
 
     def val_dataloader(self) -> DataLoader:
-        """Give each validation picture once, in order."""
+        """Load each validation image once, in order."""
         return self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader:
-        """Give each test picture once, in order."""
+        """Load each test image once, in order."""
         return self._evaluation("test")
 
     def plain_train_dataloader(self) -> DataLoader:
-        """Give each training picture once, in order, as validation would see it."""
+        """Load each training image once, in order, with the transform of validation."""
         return self._evaluation("train")
 
     def _evaluation(self, split: str) -> DataLoader:
         raise NotImplementedError
 
     def _train_batches(self) -> TrainBatches:
-        """Choose the training pictures of each batch."""
+        """Choose the training images of each batch."""
         dataset = self.datasets["train"]
         per_class = self.class_weights()
         weights = [per_class[target] for target in dataset.targets] if self.balance == "sampler" else None
@@ -82,12 +82,12 @@ class SplitDataModule(LightningDataModule):
         return TrainBatches(sampler, self.batch_size)
 
     def _place(self, split: str) -> tuple[int, int]:
-        """Give this process's rank and the number of processes, each of which must have a picture."""
+        """Return this process's rank and the number of processes, each of which must have an image."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         count = len(self.datasets[split])
         if count < world_size:
             raise DataError(
-                f"{count} pictures in {split} are too few for {world_size} processes: set trainer.devices={count}"
+                f"{count} images in {split} are too few for {world_size} processes: set trainer.devices={count}"
             )
         return rank, world_size
 
@@ -100,17 +100,17 @@ class SplitDataModule(LightningDataModule):
 
 
 class ImageDataModule(SplitDataModule):
-    """Load batches of (pictures [N, 3, S, S], targets [N], indices [N]).
+    """Load batches of (images [N, 3, S, S], targets [N], indices [N]).
 
-    Pictures whose transform averages V versions come as [N, V, 3, S, S]. The datasets give pictures as uint8, and each
-    batch is normalised as a whole.
+    Images whose transform averages V versions come as [N, V, 3, S, S]. The datasets return uint8, and each batch is
+    normalised as a whole.
 
     Args:
         pictures: the splits, made and checked before.
-        train_transform: for training pictures.
+        train_transform: for training images.
         transform: for all others.
         balance: "sampler" draws the classes of train equally often.
-        cache: keeps what every epoch of a fit decodes, for transforms that take shrunk pictures.
+        cache: keeps what every epoch of a fit decodes, for transforms that take shrunk images.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class ImageDataModule(SplitDataModule):
         self.decoder, self._plain = decoder, transform
 
     def setup(self, stage: str) -> None:
-        """Keep what is to be kept before workers start."""
+        """Fill the cache before workers start."""
         if stage == "fit" and self.cache is not None:
             paths = [file for split in self._cached for file in self.files(split, range(len(self.datasets[split])))]
             self.cache.prepare(paths, max(1, available_cpus() // self._processes()))
@@ -153,7 +153,7 @@ class ImageDataModule(SplitDataModule):
         return self._loader(self.datasets["train"], batch_sampler=self._train_batches())
 
     def first_batch(self, most: int, fixed_views: bool = False) -> list[tuple[Tensor, int, str]]:
-        """Give up to `most` pictures of the first training batch of one process: uint8 [3, S, S], target and path.
+        """Return up to `most` images of the first training batch of one process: uint8 [3, S, S], target and path.
 
         `fixed_views` draws them as cached features are drawn, where augmentation does not depend on the epoch.
         """
@@ -181,7 +181,7 @@ class ImageDataModule(SplitDataModule):
         return DataLoader(
             dataset,
             num_workers=workers,
-            # mean and deviation are those of training, too
+            # mean and standard deviation are those of training, too
             collate_fn=partial(_collate, self._plain.normalise),
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

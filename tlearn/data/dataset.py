@@ -1,4 +1,4 @@
-"""Pictures as tensors: with their labels for training and evaluation, without for prediction."""
+"""Images as tensors: with their labels for training and evaluation, without for prediction."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ from tlearn.errors import BadImageError
 
 
 class ImageDataset(Dataset):
-    """Give (picture, target, index) for an index, or for an index and the seed of its augmentation.
+    """Return (image, target, index) for an index, or for an index and the seed of its augmentation.
 
     Args:
         root: what the samples' paths are relative to.
-        samples: the pictures.
+        samples: the images.
         classes: names in the order of their indices.
         decode: the file at a path -> uint8 [3, H, W].
-        transform: that, and the seed of the augmentation or None -> what is given.
+        transform: that, and the seed of the augmentation or None -> what is returned.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ImageDataset(Dataset):
 
 
 class PictureDataset(Dataset):
-    """Give (transformed picture, "") for an index, or (None, reason) for a picture that cannot be read."""
+    """Return (transformed image, "") for an index, or (None, reason) for an image that cannot be read."""
 
     def __init__(self, paths: Sequence[Path], decode: Decode, transform: Callable[[Tensor], Tensor]) -> None:
         self.paths, self.decode, self.transform = paths, decode, transform
@@ -62,7 +62,7 @@ class PictureDataset(Dataset):
 
 
 def class_counts(samples: Sequence[Sample], classes: Sequence[str]) -> Mapping[str, int]:
-    """Count the pictures of each class, zero included."""
+    """Count the images of each class, zero included."""
     counts = dict.fromkeys(classes, 0)
     for sample in samples:
         counts[sample.label] += 1

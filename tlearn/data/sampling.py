@@ -1,4 +1,4 @@
-"""Which pictures come in which batch: a pure function of seed and epoch, for any number of workers or processes."""
+"""Which images come in which batch: a pure function of seed and epoch, for any number of workers or processes."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -6,25 +6,25 @@ from hashlib import blake2b
 import torch
 from torch.utils.data import Sampler
 
-# (index of the picture, seed of its augmentation)
+# (index of the image, seed of its augmentation)
 Draw = tuple[int, int]
 
 
 def draw_seed(seed: int, epoch: int, place: int | str) -> int:
-    """Give the seed of the augmentation at one place of an epoch: a picture drawn twice is augmented in two ways."""
+    """Return the seed of the augmentation at one place of an epoch: an image drawn twice is augmented in two ways."""
     # surrogateescape: file names need not be text
     text = f"{seed}/{epoch}/{place}".encode(errors="surrogateescape")
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 class TrainSampler(Sampler[Draw]):
-    """Shuffle anew in each epoch; every process gets its own, equally long part.
+    """Shuffle in each epoch; every process gets its own, equally long part.
 
     Args:
-        count: number of training pictures.
+        count: number of training images.
         seed: decides order and augmentation together with the epoch.
-        weights: relative frequency of each picture (drawn with replacement), or None for each once.
-        fixed: give every epoch the order and augmentation of the first, as for learning some batches by heart.
+        weights: relative frequency of each image (drawn with replacement), or None for each once.
+        fixed: repeat the order and augmentation of the first epoch, to overfit some batches.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class TrainSampler(Sampler[Draw]):
             order = torch.randperm(self.count, generator=generator).tolist()
         else:
             order = torch.multinomial(self.weights, self.count, replacement=True, generator=generator).tolist()
-        # Training needs equal numbers of steps: the first pictures fill up the last round.
+        # Training needs equal numbers of steps: the first images fill up the last round.
         for place in range(self.rank, len(self) * self.world_size, self.world_size):
             yield order[place % self.count], draw_seed(self.seed, self.epoch, place)
 
 
 class TrainBatches(Sampler[list[Draw]]):
-    """Cut a sampler's pictures into batches; a last batch of one joins the one before it.
+    """Cut the draws of a sampler into batches; a last batch of one joins the one before it.
 
-    BatchNorm cannot train on a single picture, and dropping it would lose data.
+    BatchNorm cannot train on a single image, and dropping it would lose data.
     """
 
     def __init__(self, sampler: TrainSampler, batch_size: int) -> None:
@@ -86,7 +86,7 @@ class TrainBatches(Sampler[list[Draw]]):
 
 
 class EvaluationSampler(Sampler[int]):
-    """Give every process its part of the pictures, none twice: padding would count some pictures double."""
+    """Divide the images over the processes, none twice: padding would count some images twice."""
 
     def __init__(self, count: int, rank: int = 0, world_size: int = 1) -> None:
         self.indices = range(rank, count, world_size)

@@ -1,4 +1,4 @@
-"""From a decoded picture to the network's input: a deterministic part, or a random one for training; normalisation."""
+"""From a decoded image to the network's input: a deterministic or a random part, then normalisation."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 from tlearn.errors import ConfigError
 
 _DRAWING = threading.Lock()
-# What weights say nothing of, and what model folders may lack that were written before there was a choice
+# What weights do not determine; older model folders lack it
 _DEFAULTS: dict[str, Any] = {"fit": "crop", "average": []}
 KEYS = ("resize", "size", "interpolation", "mean", "std", *_DEFAULTS)
 
@@ -20,7 +20,7 @@ KEYS = ("resize", "size", "interpolation", "mean", "std", *_DEFAULTS)
 def complete(preprocessing: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Fill what was not chosen with what the backbone's weights were trained with.
 
-    A chosen `size` alone keeps the weights' ratio of `resize` to `size`, so that the same part of a picture is seen.
+    A chosen `size` alone keeps the weights' ratio of `resize` to `size`, so that the same part of an image is seen.
 
     Args:
         preprocessing: resize and size in pixels, interpolation, mean and std per channel, from the weights.
@@ -33,7 +33,7 @@ def complete(preprocessing: Mapping[str, Any], chosen: Mapping[str, Any]) -> dic
     if "crop" in _fits(filled) and filled["resize"] < filled["size"]:
         raise ConfigError(
             f"transforms.resize={filled['resize']} is smaller than transforms.size={filled['size']}: "
-            "pictures would get black borders"
+            "images would get black borders"
         )
     return filled
 
@@ -44,19 +44,19 @@ def random_resized_crop(
     ratio: Sequence[float] = (3 / 4, 4 / 3),
     interpolation: str = "bilinear",
 ) -> v2.RandomResizedCrop:
-    """Make torchvision's RandomResizedCrop with the interpolation given by name."""
+    """Build torchvision's RandomResizedCrop with the interpolation given by name."""
     return v2.RandomResizedCrop(size, tuple(scale), tuple(ratio), InterpolationMode(interpolation), antialias=True)
 
 
 class Transform:
-    """Turn a uint8 picture [3, H, W] into a normalised float picture [3, size, size], or [V, 3, size, size].
+    """Turn a uint8 image [3, H, W] into a normalised float image [3, size, size], or [V, 3, size, size].
 
-    Pictures are stored with their channels last, the order in which resizing, stacking and convolutions are fastest.
+    Images are stored with their channels last, the order in which resizing, stacking and convolutions are fastest.
 
     Args:
-        preprocessing: resize and size in pixels, interpolation, mean and std per channel; fit: how a picture becomes a
+        preprocessing: resize and size in pixels, interpolation, mean and std per channel; fit: how an image becomes a
             square, "crop" (short side to resize, then the centre), "squash" or "pad" (whole, on the mean colour);
-            average: V >= 2 versions to give, each a fit, or "flip" for a mirrored one. Without the last two: a crop.
+            average: V >= 2 versions to return, each a fit, or "flip" for a mirrored one. Without the last two: a crop.
         random: steps that replace all versions (training only); their last step must leave size x size.
     """
 
@@ -71,12 +71,12 @@ class Transform:
         self._mean, self._std = (torch.tensor(preprocessing[key], dtype=torch.float32) for key in ("mean", "std"))
 
     def __call__(self, image: Tensor, draw: int | None = None) -> Tensor:
-        """Transform one picture; `draw` seeds the random part, whose result depends on nothing else."""
+        """Transform one image; `draw` seeds the random part, whose result depends on nothing else."""
         return self.normalise(self.pixels(image, draw))
 
     @property
     def takes_shrunk(self) -> bool:
-        """Whether pictures may come with their short side shrunk to `resize`: only crops stay what they were."""
+        """Whether images may come with their short side shrunk to `resize`: only crops are then unchanged."""
         return self.is_random or self._fits.keys() == {"crop"}
 
     def pixels(self, image: Tensor, draw: int | None = None) -> Tensor:
@@ -88,7 +88,7 @@ class Transform:
         return versions[0] if len(versions) == 1 else stack(versions)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Make floats with mean 0 and deviation 1 of uint8 [..., 3, H, W], whose values do not depend on the others."""
+        """Normalise uint8 images [..., 3, H, W] to floats with the mean and deviation of training, each by itself."""
         height, width = pixels.shape[-2:]
         # In rows of width x 3: broadcasting over three channels alone is several times slower.
         rows = pixels.movedim(-3, -1).reshape(*pixels.shape[:-3], height, width * 3)
@@ -114,7 +114,7 @@ class Transform:
                     torch.set_rng_state(state)
         if image.shape[-2:] != (self.size, self.size):
             raise ConfigError(
-                f"transforms.train leaves pictures of {tuple(image.shape[-2:])} where the network takes "
+                f"transforms.train leaves images of {tuple(image.shape[-2:])} where the network takes "
                 f"{self.size} x {self.size}: end the list with a crop to transforms.size"
             )
         return image
@@ -144,7 +144,7 @@ class Transform:
 
 
 def stack(pictures: Sequence[Tensor]) -> Tensor:
-    """Stack pictures [..., 3, S, S] to [N, ..., 3, S, S] with channels last in memory, as `Transform` leaves them."""
+    """Stack images [..., 3, S, S] to [N, ..., 3, S, S] with channels last in memory, as `Transform` leaves them."""
     return torch.stack([picture.movedim(-3, -1) for picture in pictures]).movedim(-1, -3)
 
 
@@ -153,17 +153,17 @@ def _fit(preprocessing: Mapping[str, Any]) -> str:
 
 
 def _versions(preprocessing: Mapping[str, Any]) -> list[str]:
-    """Name the versions of a picture that a deterministic transform gives, at least one."""
+    """List the versions of an image that a deterministic transform makes, at least one."""
     return list(preprocessing.get("average", _DEFAULTS["average"])) or [_fit(preprocessing)]
 
 
 def _fits(preprocessing: Mapping[str, Any]) -> set[str]:
-    """Name the ways of making a square that the versions need."""
+    """List the ways of making a square that the versions need."""
     return {_fit(preprocessing) if name == "flip" else name for name in _versions(preprocessing)}
 
 
 def mixing(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> Callable[[Tensor, Tensor], Any] | None:
-    """Make MixUp, CutMix or either by chance, for a batch [N, 3, S, S] and targets [N]; None if both are off."""
+    """Build MixUp, CutMix or either at random, for a batch [N, 3, S, S] and targets [N]; None if both are off."""
     kinds: list[Callable[[Tensor, Tensor], Any]] = []
     if mixup_alpha > 0:
         kinds.append(v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes))

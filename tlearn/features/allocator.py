@@ -1,4 +1,4 @@
-"""Keep glibc from giving the memory of large activations back after every layer: getting it again costs page faults."""
+"""Keep glibc from returning the memory of large activations after every layer: getting it again costs page faults."""
 
 import ctypes
 import sys
@@ -15,7 +15,7 @@ _AFTERWARDS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 6
 
 @contextmanager
 def keep_memory() -> Iterator[None]:
-    """Let the block keep freed memory for itself, where the C library is glibc; elsewhere change nothing."""
+    """Let the block reuse freed memory, where the C library is glibc; elsewhere change nothing."""
     library = _glibc()
     if library is None:
         yield

@@ -1,4 +1,4 @@
-"""Decide whether the frozen part's features are computed once, and if so, let the run train on them."""
+"""Decide whether the features of the frozen part are computed once, and if so, let the run train on them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ from tlearn.models.network import fingerprint
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.module import TransferModule
 
-# Part of what features are valid for: raise it when the way they are computed changes.
+# Part of the features' key: raise it when the way they are computed changes.
 _FORMAT = 1
-# Pictures on which another precision is tried
+# Images on which another precision is tried
 _TRIED = 16
 
 
@@ -130,10 +130,10 @@ def _too_many(options: FeatureOptions, part: FrozenPart, images: ImageDataModule
 
 
 class _Features:
-    """The features that one run needs: of all pictures as they are, and of drawn views of the training pictures.
+    """The features that one run needs: of all images as they are, and of drawn views of the training images.
 
-    Both have a space of their own, and so never share a batch: a transform may give several versions of the former, and
-    floats for the latter.
+    Both have a space of their own, and so never share a batch: a transform may make several versions of the former, and
+    floats of the latter.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Features of many pictures: those in the store are read, the others computed and kept, some at a time."""
+"""Features of many images: read those in the store, compute and keep the others, some at a time."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -23,19 +23,19 @@ def compute(
     extractor: Callable[[], Extractor],
     stop_on_write_error: bool = False,
 ) -> Rows:
-    """Give the features of pictures, in their order.
+    """Return the features of images, in their order.
 
     Args:
         space: where they are kept.
-        items: the pictures.
-        keys: what each is known by in the store.
-        extractor: made only if something is missing.
+        items: the images.
+        keys: the name of each in the store.
+        extractor: built only if something is missing.
         stop_on_write_error: raise instead of keeping in memory what cannot be written.
 
     Raises:
         OutputError: features cannot be written, and `stop_on_write_error`.
-        BadImageError: a picture cannot be read; what came before it is kept.
-        NonFiniteError: the body gives features that are no numbers.
+        BadImageError: an image cannot be read; the features of those before it are kept.
+        NonFiniteError: the body outputs NaN or infinity.
     """
     rows, _ = space.find(keys)
     if rows is not None:
@@ -82,7 +82,7 @@ def _check_finite(features: Tensor, items: Sequence[Item]) -> None:
 
 
 class _Writer:
-    """Collects features and writes them as segments; what cannot be written stays in memory."""
+    """Collect features and write them as segments; what cannot be written stays in memory."""
 
     def __init__(self, space: Space, stop: bool) -> None:
         self._space, self._stop = space, stop

@@ -1,4 +1,4 @@
-"""Cached features with the face of a run's pictures: the same batches in the same order, without pictures."""
+"""A data module on cached features: the same batches in the same order, without images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,17 +14,17 @@ from tlearn.features.store import Rows
 # Evaluation reads as much at once as a processor's cache likes to have.
 _EVALUATION_BYTES = 16 * 2**20
 
-# (indices of the pictures, view)
+# (indices of the images, view)
 Choice = tuple[list[int], int]
 
 
 class FeatureDataset(Dataset):
-    """Give a whole batch (features [n, ...], targets [n], indices [n]) for the indices of its pictures and a view.
+    """Return a whole batch (features [n, ...], targets [n], indices [n]) for the indices of its images and a view.
 
     Args:
-        views: the features of all pictures, once for each view.
-        targets: the class of each picture.
-        paths: the picture's file, for messages.
+        views: the features of all images, once for each view.
+        targets: the class of each image.
+        paths: its file, for messages.
     """
 
     def __init__(self, views: Sequence[Rows], targets: Sequence[int], paths: Sequence[str]) -> None:
@@ -43,9 +43,9 @@ class FeatureDataModule(SplitDataModule):
     """Load batches of (features [N, ...], targets [N], indices [N]).
 
     Args:
-        images: the pictures that the features are of; splits, order and batches are theirs.
+        images: the images that the features are of; splits, order and batches are theirs.
         rows: the features of each split, once for each view.
-        full_batch: give all training pictures as one batch.
+        full_batch: load all training images as one batch.
     """
 
     def __init__(self, images: SplitDataModule, rows: Mapping[str, Sequence[Rows]], full_batch: bool = False) -> None:
@@ -58,7 +58,7 @@ class FeatureDataModule(SplitDataModule):
         self._images_batch_size = images.batch_size
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffle as with pictures, and take one view per epoch in turn."""
+        """Shuffle as with images, and take one view per epoch in turn."""
         dataset = self.datasets["train"]
         batches = _Choices(self._train_batches(), len(dataset.views))
         return self._batches_of(dataset, batches)
@@ -80,7 +80,7 @@ class FeatureDataModule(SplitDataModule):
 
 
 class _Choices(Sampler[Choice]):
-    """Batches of pictures without the seeds of their augmentation, with the epoch's view."""
+    """Batches of indices without the seeds of their augmentation, with the epoch's view."""
 
     def __init__(self, batches: TrainBatches, views: int) -> None:
         self._batches, self._views = batches, views

@@ -1,4 +1,4 @@
-"""From picture files to features, as fast as the machine allows: decode, transform and a forward pass, nothing else."""
+"""From image files to features, as fast as the machine allows: decode, transform and a forward pass, nothing else."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -21,15 +21,15 @@ from tlearn.models.graph.fold import fold
 # (file, seed of its augmentation)
 Item = tuple[Path, int | None]
 
-# Activations of more pictures fall out of a CPU's caches; a GPU is filled by more.
+# The activations of more images fall out of a CPU's caches; a GPU needs more to be busy.
 _CPU_BATCH, _GPU_BATCH = 16, 256
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Decode and transform one picture: uint8 [3, S, S], or [V, 3, S, S] where the transform gives several versions.
+    """Decode and transform one image: uint8 [3, S, S], or [V, 3, S, S] where the transform makes several versions.
 
-    `fixed` is the transform of pictures without a draw, `random` of those with one.
+    `fixed` is the transform of images without a draw, `random` of those with one.
     """
 
     decoder: Decoder
@@ -37,21 +37,21 @@ class Reader:
     random: Transform
 
     def __call__(self, item: Item) -> Tensor:
-        """Read one picture; BadImageError if it cannot be read."""
+        """Read one image; BadImageError if it cannot be read."""
         path, draw = item
         transform = self.fixed if draw is None else self.random
         return transform.pixels(self.decoder(path), draw)
 
 
 class Extractor:
-    """Compute features of pictures.
+    """Compute features of images.
 
     Args:
         frozen: images [N, 3, S, S] -> features [N, ...]; a folded copy of it runs, itself stays as it is.
-        reader: gives the pictures.
+        reader: reads the images.
         dtype: the precision of the body, float32 or bfloat16; features have it too.
-        average: take the mean over the versions of a picture; otherwise they stay, [N, V, ...].
-        workers: processes that decode for a GPU; None: from the CPUs there are.
+        average: take the mean over the versions of an image; otherwise they stay, [N, V, ...].
+        workers: processes that decode for a GPU; None: from the available CPUs.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Extractor:
         self._average = average
 
     def __call__(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
-        """Yield features [n, ...] of consecutive pictures, in order, on the CPU.
+        """Yield features [n, ...] of consecutive images, in order, on the CPU.
 
         Raises:
-            BadImageError: a picture cannot be read; what came before it has been given.
+            BadImageError: an image cannot be read; the features of those before it have been yielded.
         """
         return self._on_cpu(items) if self.device.type == "cpu" else self._on_device(items)
 
@@ -89,7 +89,7 @@ class Extractor:
 
     @torch.inference_mode()
     def _features(self, pixels: Tensor) -> Tensor:
-        """Turn uint8 pictures [N, 3, S, S] or [N, V, 3, S, S] on the device into features."""
+        """Compute features of uint8 images [N, 3, S, S] or [N, V, 3, S, S] on the device."""
         versions = pixels.shape[1] if pixels.ndim == 5 else 0
         images = self.reader.fixed.normalise(pixels.flatten(0, 1) if versions else pixels)
         features = self._body(images.to(self.dtype, memory_format=torch.channels_last))
@@ -129,7 +129,7 @@ class Extractor:
 
 
 class _Pixels(Dataset):
-    """Pictures for loader workers, which shall not take the body with them."""
+    """Images for loader workers, which must not be sent the body."""
 
     def __init__(self, reader: Reader, items: Sequence[Item]) -> None:
         self._reader, self._items = reader, items
@@ -143,7 +143,7 @@ class _Pixels(Dataset):
 
 @contextmanager
 def _single_math_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Give threads that each calculate alone, and torch its own number of threads back afterwards."""
+    """Start threads that each calculate alone, and restore torch's number of threads afterwards."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -156,7 +156,7 @@ def _single_math_threads(count: int) -> Iterator[ThreadPoolExecutor]:
 def _in_order(
     pool: ThreadPoolExecutor, task: Callable[[Sequence[Item]], Tensor], batches: list[Sequence[Item]], ahead: int
 ) -> Iterator[Tensor]:
-    """Yield results in order, with few batches in the making: a million at once would fill the memory."""
+    """Yield results in order, with few batches in progress: a million at once would fill the memory."""
     running: deque[Future[Tensor]] = deque()
     for batch in batches:
         running.append(pool.submit(task, batch))

@@ -9,7 +9,7 @@ from tlearn.errors import ConfigError
 
 
 def linear(in_features: int, num_classes: int) -> nn.Linear:
-    """Make one linear layer from features [N, in_features] to logits [N, num_classes]."""
+    """Build one linear layer: features [N, in_features] -> logits [N, num_classes]."""
     return nn.Linear(in_features, num_classes)
 
 
@@ -20,7 +20,7 @@ def mlp(
     dropout: float = 0.0,
     activation: str = "ReLU",
 ) -> nn.Sequential:
-    """Make hidden layers, each Linear, activation and Dropout, and a last Linear to logits [N, num_classes].
+    """Build hidden layers, each Linear, activation and Dropout, and a last Linear to logits [N, num_classes].
 
     `activation` is the name of a class in torch.nn that needs no arguments. Raises ConfigError.
     """
@@ -38,8 +38,10 @@ def mlp(
 def _activation(name: str) -> nn.Module:
     kind = getattr(nn, name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise ConfigError(f"head.activation={name} is no class of torch.nn; try ReLU, GELU, SiLU or Tanh")
+        raise ConfigError(f"head.activation={name} is not a class of torch.nn; try ReLU, GELU, SiLU or Tanh")
     try:
         return kind()
     except TypeError as error:
-        raise ConfigError(f"head.activation={name} is no activation ({error}); try ReLU, GELU, SiLU or Tanh") from error
+        raise ConfigError(
+            f"head.activation={name} is not an activation ({error}); try ReLU, GELU, SiLU or Tanh"
+        ) from error

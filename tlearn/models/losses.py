@@ -9,7 +9,7 @@ from tlearn.errors import ConfigError
 
 
 def cross_entropy(label_smoothing: float = 0.0, weight: Sequence[float] | None = None) -> nn.CrossEntropyLoss:
-    """Make the cross-entropy of logits [N, C] and targets [N]; `weight` has one number for each of the C classes.
+    """Build the cross-entropy of logits [N, C] and targets [N]; `weight` has one number for each of the C classes.
 
     Raises ConfigError for a smoothing outside 0 to 1 and for a weight that is negative or not finite.
     """

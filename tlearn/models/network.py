@@ -1,4 +1,4 @@
-"""Body and head as one network, of which the frozen parts stay exactly as they are."""
+"""Body and head as one network whose frozen parts stay exactly as they are."""
 
 import difflib
 import hashlib
@@ -18,7 +18,7 @@ Stages = Sequence[str] | str
 
 @dataclass(frozen=True)
 class _Start:
-    """Where a body goes on from: a frozen part without its layers, which every copy of the network would copy too."""
+    """Where a body continues: a frozen part without its layers, which every copy of the network would copy, too."""
 
     ndim: int
     rest: fx.Graph | None
@@ -30,28 +30,28 @@ class TransferNetwork(nn.Module):
 
     `stages` are the parts of the body that train: dotted names of its modules or parameters, with all below them, or
     "all". Every other part is frozen: it takes no gradient and stays in evaluation mode, so that neither an optimizer
-    nor BatchNorm nor Dropout changes what it computes.
+    nor BatchNorm nor dropout changes what it computes.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module, stages: Stages = ()) -> None:
         super().__init__()
         self.body = body
         self.head = head
-        # Names and no modules: copies of the network keep them, and a replica's parameters say nothing about gradients.
+        # Names, not modules: copies of the network keep them, and a replica's parameters say nothing about gradients.
         self.stages: tuple[str, ...] = ()
         self._start: _Start | None = None
         self.body.requires_grad_(False)
         self.unfreeze(stages)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn images into logits [N, C]; for the shapes of images see `features`."""
+        """Compute logits [N, C]; for the shapes of images see `features`."""
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """Turn images [N, 3, S, S] into features [N, F], without a graph while the whole body is frozen.
+        """Compute features [N, F] of images [N, 3, S, S], without a graph while the whole body is frozen.
 
-        Of images [N, V, 3, S, S], V versions of each picture, it gives the mean features. After `start_after`, what
-        crosses the cut takes the place of [3, S, S].
+        Of images [N, V, 3, S, S], V versions of each, it computes the mean features. After `start_after`, what crosses
+        the cut takes the place of [3, S, S].
         """
         # Not inference mode: the head's backward pass needs ordinary tensors.
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.stages)):
@@ -60,15 +60,15 @@ class TransferNetwork(nn.Module):
             return self._run(images.flatten(0, 1)).unflatten(0, images.shape[:2]).mean(dim=1)
 
     def frozen_part(self, size: int, later: Stages = ()) -> FrozenPart:
-        """Find the part of the body that cannot change now or in a `later` stage, for pictures of `size` pixels.
+        """Find the part of the body that cannot change now or in a `later` stage, for images of `size` pixels.
 
-        Raises NotDivisibleError, with the reason, where there is none that could be computed ahead.
+        Raises NotDivisibleError, with the reason, where nothing can be computed ahead.
         """
         stages = (*self.stages, *self._checked(later))
         return replace(divide(self.body, lambda name: _covers(stages, name), size), stages=stages)
 
     def start_after(self, part: FrozenPart | None) -> None:
-        """Take what a frozen part gives in place of images from now on; None: take images again.
+        """Take the output of a frozen part in place of images from now on; None: take images again.
 
         Raises ValueError where something of the part trains.
         """
@@ -85,7 +85,7 @@ class TransferNetwork(nn.Module):
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load as torch does; a state dict without layer versions, as safetensors keep none, is of the present ones."""
+        """Load as torch does; a state dict without layer versions (safetensors keep none) has the present ones."""
         if not hasattr(state_dict, "_metadata"):
             state_dict = OrderedDict(state_dict)
             # MNASNet refuses to load what has no version.
@@ -95,7 +95,7 @@ class TransferNetwork(nn.Module):
     def unfreeze(self, stages: Stages) -> None:
         """Let more parts of the body train.
 
-        Raises ConfigError for a name that is no part with parameters, ValueError for one that `start_after` has passed.
+        Raises ConfigError for a name that is not a part with parameters, ValueError for one that `start_after` skips.
         """
         names = self._checked(stages)
         _check_trainable(self._start, names)
@@ -142,7 +142,7 @@ class TransferNetwork(nn.Module):
 
 
 def count_parameters(part: nn.Module) -> tuple[int, int]:
-    """Count all parameters of a part, and those that train now."""
+    """Count all parameters of a module, and those that train now."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in part.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
 
@@ -173,4 +173,6 @@ def _unknown_stage(stage: str, parameters: list[str]) -> str:
     below = {name.rsplit(".", depth)[0] for name in parameters for depth in range(1, name.count(".") + 1)}
     close = difflib.get_close_matches(stage, sorted(below | set(parts)), n=3)
     hint = f"did you mean {', '.join(close)}? " if close else ""
-    return f"stage {stage!r} is no part of the body with parameters; {hint}Its top-level parts are {', '.join(parts)}"
+    return (
+        f"stage {stage!r} is not a part of the body with parameters; {hint}Its top-level parts are {', '.join(parts)}"
+    )

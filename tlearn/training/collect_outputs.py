@@ -1,4 +1,4 @@
-"""Keep what the network gives while the Trainer evaluates, from all processes and in the order of the split."""
+"""Collect the network's outputs while the Trainer evaluates, from all processes and in the order of the split."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ from tlearn.training.data_parallel import DataParallelStrategy
 class Plan:
     """What is kept of a run for its report.
 
-    `features` are the head's inputs, `train_pictures` that the training pictures are looked at, too; otherwise,
-    `reason` says why not.
+    `features`: the head's inputs. `train_pictures`: the training images are evaluated, too; otherwise `reason` says why
+    not.
     """
 
     write: bool
@@ -29,12 +29,12 @@ class Plan:
     reason: str = ""
 
 
-# name -> one value per picture, [n, ...]
+# name -> one value per image, [n, ...]
 Part = dict[str, Tensor]
 
 
 class Collector(Callback):
-    """Keep logits, targets and indices, and if asked the head's inputs, of the evaluations while it is attached.
+    """Keep logits, targets and indices, and on request the head's inputs, of the evaluations while it is attached.
 
     DataParallel runs copies of the head side by side: there, features cannot be told apart and are not kept.
     """
@@ -68,7 +68,7 @@ class Collector(Callback):
         self._keep(outputs)
 
     def _keep(self, outputs: Part) -> None:
-        # The first of several passes over a batch is that of the picture as it is.
+        # The first of several passes over a batch is that of the plain image.
         features = {"features": self._features[0]} if self._features else {}
         part = {name: values.cpu() for name, values in {**outputs, **features}.items()}
         self._parts.append(
@@ -77,11 +77,11 @@ class Collector(Callback):
         self._features.clear()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring all processes' parts together."""
+        """Gather the parts of all processes."""
         self._gather()
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring all processes' parts together."""
+        """Gather the parts of all processes."""
         self._gather()
 
     def _gather(self) -> None:
@@ -91,7 +91,7 @@ class Collector(Callback):
             self._parts = [part for parts in everyone for part in parts]
 
     def take(self, split: str, data: SplitDataModule) -> tuple[Outputs, Part]:
-        """Give the last evaluation's outputs, which were of a split, and what else its steps gave, and forget them."""
+        """Return the outputs of the last evaluation and whatever else its steps returned, and forget them."""
         names = self._parts[0]
         whole = {name: torch.cat([part[name] for part in self._parts]) for name in names}
         self._parts = []

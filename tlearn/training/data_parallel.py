@@ -15,8 +15,8 @@ from tlearn.errors import ConfigError
 class DataParallelStrategy(strategies.SingleDeviceStrategy):
     """Split each batch over all GPUs of one process.
 
-    `torch.nn.parallel.data_parallel` copies the network anew for each batch, so parameters, checkpoint keys, optimizer
-    and metrics are those of one device. The batch size is the whole batch's.
+    `torch.nn.parallel.data_parallel` copies the network for each batch, so parameters, checkpoint keys, optimizer
+    and metrics are those of one device. `data.batch_size` is that of the whole batch.
     """
 
     strategy_name = "dp"
@@ -35,12 +35,12 @@ class DataParallelStrategy(strategies.SingleDeviceStrategy):
         self.lightning_module.forward = split_over(self.lightning_module.network, self.devices)  # type: ignore[method-assign, arg-type]
 
     def teardown(self) -> None:
-        """Give the module its own forward pass back."""
+        """Restore the module's own forward pass."""
         if self.lightning_module is not None:
             self.lightning_module.__dict__.pop("forward", None)
         super().teardown()
 
 
 def split_over(network: torch.nn.Module, devices: list[int]) -> Callable[[Tensor], Tensor]:
-    """Give a function that runs the network on parts of a batch, one part per device."""
+    """Return a function that runs the network on parts of a batch, one part per device."""
     return partial(data_parallel, network, device_ids=devices)

@@ -11,16 +11,16 @@ import torch
 from lightning.pytorch import Trainer, strategies
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-# All processes end about together.
+# All processes end at about the same time.
 _PATIENCE_SECONDS = 30
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class DDPStrategy(strategies.DDPStrategy):
-    """DistributedDataParallel whose processes run one command, and whose evaluation needs no equal parts."""
+    """DistributedDataParallel whose processes run one command, and whose evaluation takes unequal parts."""
 
     def relaunch_with(self, command: list[str]) -> None:
-        """Choose the command of the further processes; the Trainer has been made by then, and nothing was started."""
+        """Set the command of the further processes, before any of them is started."""
         # Processes that torchrun or SLURM started launch no others.
         if isinstance(self._launcher, _SubprocessScriptLauncher):
             environment = self.cluster_environment
@@ -63,7 +63,7 @@ class _Launcher(_SubprocessScriptLauncher):
 
 
 def share_buffers(module: torch.nn.Module) -> None:
-    """Give every process the first one's buffers: BatchNorm statistics drift apart with each training step."""
+    """Broadcast the buffers of the first process: BatchNorm statistics drift apart with each training step."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, 0)

@@ -20,13 +20,13 @@ from tlearn.training.checkpoints import restore_frozen, strip_frozen
 from tlearn.training.ddp import share_buffers
 from tlearn.training.schedule import Schedule
 
-# pictures [N, 3, S, S] or their cached features [N, ...], targets [N], indices into the split [N]
+# images [N, 3, S, S] or their cached features [N, ...], targets [N], indices into the split [N]
 Batch = tuple[Tensor, Tensor, Tensor]
 SPLITS = ("train", "val", "test")
 
 
 def accuracies(num_classes: int) -> MetricCollection:
-    """Give top-1, and top-5 where there are more than five classes (with five or fewer it would always be 1)."""
+    """Build top-1, and top-5 where there are more than five classes (with five or fewer it would always be 1)."""
     metrics: dict[str, Metric | MetricCollection] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
     if num_classes > 5:
         metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
@@ -37,18 +37,18 @@ class TransferModule(LightningModule):
     """Train a network and measure it.
 
     `train/loss` is the objective (with label smoothing, class weights and mixed labels); `val/loss` and `test/loss`
-    are plain cross-entropy over all pictures, so that runs with different objectives can be compared.
+    are plain cross-entropy over all images, so that runs with different objectives can be compared.
 
     Args:
         network: images [N, 3, S, S] -> logits [N, num_classes].
         loss: logits and targets (indices [N] or probabilities [N, num_classes]) -> mean loss.
         optimizer: parameter groups -> optimizer, a partial whose keyword `lr` is the head's learning rate.
         later_stages: parts of the body that a callback will unfreeze.
-        mix: mixes the pictures and labels of a training batch.
-        monitor: the figure that a plateau schedule watches.
+        mix: mixes the images and labels of a training batch.
+        monitor: the metric that a plateau schedule watches.
     """
 
-    # Whether all training pictures must come as one batch
+    # Whether all training images must come as one batch
     full_batch = False
 
     def __init__(
@@ -75,11 +75,11 @@ class TransferModule(LightningModule):
         self._frozen_once: tuple[Collection[str], str] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give logits [N, num_classes]."""
+        """Compute logits [N, num_classes]."""
         return self.network(images)
 
     def _step(self, batch: Batch, batch_idx: int, split: str) -> tuple[Tensor, Tensor]:
-        """Measure a batch, and give its loss and logits."""
+        """Measure a batch; return its loss and logits."""
         images, targets, indices = batch
         if split == "train" and self.mix is not None:
             images, objective_targets = self.mix(images, targets)
@@ -98,7 +98,7 @@ class TransferModule(LightningModule):
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            raise ConfigError("one picture cannot train BatchNorm: raise data.batch_size, or add pictures") from error
+            raise ConfigError("one image cannot train BatchNorm: raise data.batch_size, or add images") from error
 
     def _measure(self, split: str, batch_idx: int, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
         metrics, mean = self.metrics[f"{split}/"], self.losses[f"{split}/"]
@@ -107,18 +107,18 @@ class TransferModule(LightningModule):
         metrics.update(logits.detach(), targets)
         mean.update(loss.detach(), weight=len(targets))
         # Logging takes as long as the step of a head on cached features, and what is logged are objects that add up all
-        # batches of all processes until the epoch ends, so that every picture counts once.
+        # batches of all processes until the epoch ends, so that every image counts once.
         if split == "train" and batch_idx > 0:
             return
         self.log_dict(dict(metrics.items(keep_base=False)), on_step=False, on_epoch=True)
         self.log(f"{split}/loss", mean, on_step=False, on_epoch=True, prog_bar=split != "test")
 
     def on_train_epoch_start(self) -> None:
-        """Put what trains in train mode: Lightning keeps the modes it finds, whatever built the network left."""
+        """Put what trains in train mode: Lightning keeps the modes that building the network left."""
         self.network.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Give the objective of one batch."""
+        """Compute the objective of one batch."""
         loss, _ = self._step(batch, batch_idx, "train")
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.global_step + 1) % every == 0:
@@ -126,11 +126,11 @@ class TransferModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure one batch, and give its logits, targets and indices."""
+        """Measure one batch; return its logits, targets and indices."""
         return self._evaluation_step(batch, batch_idx, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure one batch, and give its logits, targets and indices."""
+        """Measure one batch; return its logits, targets and indices."""
         return self._evaluation_step(batch, batch_idx, "test")
 
     def _evaluation_step(self, batch: Batch, batch_idx: int, split: str) -> dict[str, Tensor]:
@@ -142,7 +142,7 @@ class TransferModule(LightningModule):
         share_buffers(self.network)
 
     def on_validation_epoch_end(self) -> None:
-        """Refuse to choose a checkpoint by a figure that is not a number."""
+        """Refuse to choose a checkpoint by a metric that is NaN or infinite."""
         loss = float(self.losses["val/"].compute())  # type: ignore[operator]
         if not math.isfinite(loss):
             raise NonFiniteError(f"val/loss is {loss} after epoch {self.current_epoch}: lower optimizer.lr")
@@ -163,11 +163,11 @@ class TransferModule(LightningModule):
         kept = f"; the last good checkpoint is {last}" if last.exists() else ""
         raise NonFiniteError(
             f"train/loss became {loss.item()} at step {self.global_step} with optimizer.lr={rate:g}: lower it "
-            f"(the pictures of that batch are in {path}){kept}"
+            f"(the images of that batch are in {path}){kept}"
         )
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer over head and body groups, and its schedule."""
+        """Build the optimizer over head and body groups, and its schedule."""
         assert self.optimizer is not None
         rate = self.optimizer.keywords.get("lr")  # type: ignore[attr-defined]
         if rate is None:
@@ -183,7 +183,7 @@ class TransferModule(LightningModule):
         return [optimizer], self.schedule.configure(optimizer, steps, epochs or -1, self.monitor)
 
     def describe_epoch(self, epoch: int) -> dict[str, float]:
-        """Give what set an epoch apart, beside its figures: nothing here."""
+        """Return what set an epoch apart, beside its metrics: nothing here."""
         return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -203,7 +203,7 @@ class TransferModule(LightningModule):
             )
 
     def _frozen(self) -> tuple[Collection[str], str]:
-        """Name the tensors that cannot change in this run, and give their fingerprint."""
+        """Return the names of the tensors that cannot change in this run, and their digest."""
         if self._frozen_once is None:
             # Once a run: hashing a large body takes a second, and looking for names longer than a short epoch.
             state = self.network.state_dict()

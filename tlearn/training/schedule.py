@@ -1,4 +1,4 @@
-"""The learning rate over a run: any scheduler of torch, told what only the run knows, after a linear warm-up."""
+"""The learning rate over a run: any scheduler of torch, after a linear warm-up, with the run's length filled in."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +16,7 @@ class Schedule:
     """Build the schedulers of a run.
 
     Args:
-        build: makes a scheduler of an optimizer; None leaves the learning rate as it is.
+        build: optimizer -> scheduler; None keeps the learning rate constant.
         interval: "step" or "epoch", when the scheduler moves.
         warmup_steps: optimizer steps over which the learning rate first rises linearly.
         from_run: scheduler argument -> "steps" (of the whole run), "epochs" or "learning_rates" (per parameter group).
@@ -33,13 +33,13 @@ class Schedule:
         self.from_run = dict(from_run or {})
 
     def configure(self, optimizer: Optimizer, steps: float, epochs: int, monitor: str) -> list[dict[str, Any]]:
-        """Give Lightning's scheduler descriptions.
+        """Build the schedulers in the form that Lightning takes.
 
         Args:
             optimizer: with its final parameter groups.
             steps: optimizer steps of the whole run, infinite if it has no end.
             epochs: epochs of the whole run, -1 if it has no end.
-            monitor: the figure that a plateau scheduler watches.
+            monitor: the metric that a plateau scheduler watches.
 
         Raises:
             ConfigError: the scheduler refuses its arguments, or the run has no known end.

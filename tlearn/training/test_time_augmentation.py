@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean probabilities of several views of each picture."""
+"""Test-time augmentation: the mean probabilities of several views of each image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,12 @@ from tlearn.errors import ConfigError
 from tlearn.models.network import TransferNetwork
 from tlearn.training.module import Batch, TransferModule
 
-# What a picture is also shown as, beside the way the network was trained on: each once more mirrored
+# How an image is also shown, beside the way the network was trained on: each once more mirrored
 _WAYS = ("crop", "squash", "pad")
 
 
 def preprocessing_for(kind: str, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the preprocessing whose versions of a picture are the views of `kind`, before they are mirrored.
+    """Return the preprocessing whose versions of an image are the views of `kind`, before they are mirrored.
 
     Raises ConfigError where the network already takes several versions at once.
     """
@@ -30,11 +30,11 @@ def preprocessing_for(kind: str, preprocessing: Mapping[str, Any]) -> dict[str, 
 
 
 class ViewsModule(TransferModule):
-    """Measure a network on pictures as they are, and give the logits of all their views from the same pass.
+    """Measure a network on plain images, and return the logits of all their views from the same pass.
 
     Args:
-        kind: "flip" for the picture and its mirror image; "views" for the centre, the whole picture out of shape and
-            the whole picture with borders, each also mirrored. The batches must come as `preprocessing_for` says.
+        kind: "flip" for the image and its mirror image; "views" for the centre crop, the image squashed and the image
+            padded to a square, each also mirrored. The batches must come as `preprocessing_for` says.
     """
 
     def __init__(self, *args: Any, kind: str, **more: Any) -> None:
@@ -42,7 +42,7 @@ class ViewsModule(TransferModule):
         self.kind = kind
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure a batch, and give logits [N, C] of the pictures as they are and views [N, V, C], targets, indices."""
+        """Measure a batch; return logits [N, C] of the plain images, views [N, V, C], targets and indices."""
         images, targets, indices = batch
         ways = list(images.unbind(1)) if self.kind == "views" else [images]
         views = torch.stack([self(way) for image in ways for way in (image, image.flip(-1))], dim=1)
@@ -52,5 +52,5 @@ class ViewsModule(TransferModule):
 
 
 def module_for(kind: str, network: TransferNetwork, num_classes: int) -> TransferModule:
-    """Make the module that measures a network with or without further views."""
+    """Build the module that measures a network with or without further views."""
     return TransferModule(network, num_classes) if kind == "none" else ViewsModule(network, num_classes, kind=kind)

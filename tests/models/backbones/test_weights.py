@@ -97,7 +97,7 @@ def test_a_whole_network_in_a_file_is_refused_with_what_to_save_instead(tmp_path
 @pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>\n<html>", b"PK\3\4", b"\x80\x02", bytes(100)])
 def test_what_is_no_file_of_weights_is_refused_with_its_path(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=f"{tmp_path / name} is damaged or no file of weights"):
+    with pytest.raises(CheckpointError, match=f"{tmp_path / name} is damaged or not a weights file"):
         read_state_dict(tmp_path / name)
 
 
@@ -112,7 +112,7 @@ def test_what_holds_no_state_dict_is_refused(tmp_path, content):
 @pytest.mark.parametrize("tensor", [torch.zeros(2, device="meta"), torch.zeros(2, 2).to_sparse()])
 def test_tensors_without_plain_memory_are_refused(tmp_path, tensor):
     torch.save({"0.weight": tensor}, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"0\.weight are no plain tensors"):
+    with pytest.raises(CheckpointError, match=r"0\.weight are not plain tensors"):
         read_state_dict(tmp_path / "w.pth")
 
 

@@ -1,4 +1,4 @@
-"""What every backbone gives: the contract that a backbone of your own keeps, too."""
+"""The contract of a backbone: what every one provides."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,10 +27,10 @@ class Backbone(Protocol):
     pooling: str
 
     def categories(self) -> list[str] | None:
-        """Give the class names of the weights, or None where they are unknown."""
+        """Return the class names of the weights, or None where they are unknown."""
 
     def preprocessing(self) -> dict[str, Any]:
-        """Give resize, size, interpolation, mean and std of the weights."""
+        """Return resize and size in pixels, interpolation, mean and std of the weights."""
 
     def architecture(self) -> dict[str, Any]:
         """Describe the backbone in plain data."""

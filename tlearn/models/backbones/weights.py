@@ -1,4 +1,4 @@
-"""Read files of weights as plain tensors only, and load them into a body."""
+"""Read weights files as plain tensors only, and load them into a body."""
 
 import hashlib
 import re
@@ -19,7 +19,7 @@ ENDINGS = (".pth", ".pt", ".safetensors")
 
 
 def weights_path(weights: str | None) -> Path | None:
-    """Give the file that `weights` names by its ending, or None for a name; CheckpointError if it is missing."""
+    """Return the file that `weights` names by its ending, or None for a name; CheckpointError if it is missing."""
     if weights is None or not weights.lower().endswith(ENDINGS):
         return None
     path = Path(weights).expanduser()
@@ -55,7 +55,7 @@ def read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
         )
     wrong = [str(key) for key, value in content.items() if not (isinstance(key, str) and _is_plain(value))]
     if wrong:
-        raise CheckpointError(f"{path.absolute()} holds no state dict: {', '.join(wrong[:3])} are no plain tensors")
+        raise CheckpointError(f"{path.absolute()} is not a state dict: {', '.join(wrong[:3])} are not plain tensors")
     state = content if isinstance(content, OrderedDict) else OrderedDict(content)
     consume_prefix_in_state_dict_if_present(state, "module.")
     body = OrderedDict((key.removeprefix("body."), value) for key, value in state.items() if key.startswith("body."))
@@ -66,7 +66,7 @@ def read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
 def load_body(
     body: nn.Module, state: MutableMapping[str, Tensor], *, removed: Collection[str], path: Path, name: str
 ) -> None:
-    """Give a body, on the meta device or not, the tensors of a state dict as its own float32 memory; empty the dict.
+    """Load a state dict into a body, on the meta device or not, as float32 memory of its own; empty the dict.
 
     Keys under the top-level parts `removed` belong to the file's own classifier and are left out unless the body has
     them too. Raises CheckpointError when the rest is not exactly the body of the backbone `name`.
@@ -100,7 +100,7 @@ def _load(body: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     shapes = {key: value.shape for key, value in body.state_dict().items()}
     try:
         result = body.load_state_dict(state, strict=False, assign=True)
-    # Layers that read an odd version in the file's metadata raise nearly anything.
+    # Layers that read an odd version in the file's metadata raise errors of many kinds.
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines()]
         return lines[1:] or lines
@@ -118,7 +118,7 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path.absolute()} cannot be read: {error.strerror or error}") from error
-    # Damaged bytes make the readers raise nearly anything.
+    # Damaged bytes make the readers raise a dozen types.
     except Exception as error:
         raise CheckpointError(f"{path.absolute()} {_reason(path, error)}") from error
 
@@ -132,7 +132,7 @@ def _reason(path: Path, error: Exception) -> str:
     # Opcodes that torch.save never writes, in a pickle or a zip archive of one.
     if pickled and "Unsupported operand" in str(error):
         return "refused: it is damaged or a pickle that could run code; make it with torch.save(model.state_dict())"
-    return "is damaged or no file of weights (expected what torch.save or safetensors wrote)"
+    return "is damaged or not a weights file (expected what torch.save or safetensors wrote)"
 
 
 def _is_plain(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Have torchvision build a classifier for a weights entry, while tlearn fetches and loads the weights itself."""
+"""Let torchvision build a classifier for a weights entry without loading weights: tlearn does that itself."""
 
 import threading
 from collections.abc import Iterator, MutableMapping

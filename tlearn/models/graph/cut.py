@@ -1,4 +1,4 @@
-"""Cut a classifier into its body: find the layers that make logits by watching one forward pass, and pass them by."""
+"""Cut a classifier down to its body: find the layers that compute logits by watching a forward pass, and skip them."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ REPLACE = ("classifier", "last", "nothing")
 
 @dataclass(frozen=True)
 class Cut:
-    """Names of the layers that become Identity, and of the auxiliary heads that go."""
+    """Names of the layers that become Identity, and of the auxiliary heads that are removed."""
 
     passed: tuple[str, ...]
     auxiliary: tuple[str, ...]
@@ -21,9 +21,9 @@ class Cut:
 def plan_cut(classifier: nn.Module, size: int, replace: str) -> Cut:
     """Choose what to cut from a classifier on the meta device that takes images [N, 3, size, size].
 
-    The last Linear or Conv2d called is the last layer. `replace="last"` passes by that alone; `"classifier"` also every
+    The last Linear or Conv2d called is the last layer. `replace="last"` skips that alone; `"classifier"` also every
     layer called before it from the first Linear or Conv2d on in the same top-level part (norms and pools ahead of it
-    stay, and so does what comes after the last layer); `"nothing"` leaves the logits as features. Parts with parameters
+    stay, and so does what follows the last layer); `"nothing"` leaves the logits as features. Parts with parameters
     that evaluation never calls are auxiliary heads: kept, they would be parameters without gradients.
     """
     if replace not in REPLACE:
@@ -58,7 +58,9 @@ def count_features(body: nn.Module, size: int) -> int:
     features = _evaluate(body, size)
     shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
     if not isinstance(features, Tensor) or features.ndim != 2:
-        raise ConfigError(f"the body of {type(body).__name__} gives {shape} and not features [N, F]: it cannot be used")
+        raise ConfigError(
+            f"the body of {type(body).__name__} outputs {shape} instead of features [N, F]: it cannot be used"
+        )
     return features.shape[1]
 
 

@@ -1,4 +1,4 @@
-"""Divide a body where its frozen part ends, so that what this part computes of a picture is computed only once."""
+"""Divide a body where its frozen part ends, so that the output of this part is computed only once per image."""
 
 import copy
 import hashlib
@@ -13,7 +13,7 @@ from tlearn.models.graph.tracing import Tracer
 
 
 class NotDivisibleError(Exception):
-    """Say why no part of a body can be computed ahead."""
+    """Why no part of a body can be computed ahead."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class FrozenPart:
             layers with the body.
         rest: computes features [N, F] from that, run against the body; None when all of it is frozen.
         name: for logs and keys: the same in every run, and different for every two cuts of a body.
-        shape: of what crosses the cut for one picture.
+        shape: of what crosses the cut, for one image.
         stages: the parts of the body that may train.
     """
 
@@ -37,12 +37,12 @@ class FrozenPart:
 
 
 def divide(body: nn.Module, trains: Callable[[str], bool], size: int) -> FrozenPart:
-    """Find the latest place in a body before which nothing trains and where one tensor [N, ...] holds all that goes on.
+    """Find the latest place in a body before which nothing trains and which a single tensor [N, ...] crosses.
 
     Args:
         body: images [N, 3, size, size] -> features [N, F].
         trains: whether the module or parameter of a name may train, with all below it.
-        size: the side of the pictures in pixels.
+        size: the side of the images in pixels.
 
     Raises NotDivisibleError: there is no such place, or torch.fx cannot see the body's structure.
     """
@@ -51,7 +51,7 @@ def divide(body: nn.Module, trains: Callable[[str], bool], size: int) -> FrozenP
     if not any(trains(name) for name, _ in body.named_parameters()):
         shape = _picture_shape(body, images)
         if shape is None:
-            raise NotDivisibleError("the body does not give one row of features for each picture")
+            raise NotDivisibleError("the body does not output one row of features for each image")
         return FrozenPart(body, None, "body", shape)
     nodes, end = _trace(body, trains)
     for position, crossing in _cuts(nodes, end):
@@ -84,22 +84,22 @@ class _Tracer(Tracer):
         self.trained = {id(parameter) for name, parameter in body.named_parameters() if trains(name)} | self.whole
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Say whether a module stays one node."""
+        """Return whether a module stays one node."""
         return super().is_leaf_module(m, module_qualified_name) or id(m) in self.whole or not self.touches(m)
 
     def touches(self, module: nn.Module) -> bool:
-        """Say whether anything in a module trains."""
+        """Return whether anything in a module trains."""
         return any(id(part) in self.trained for part in (*module.modules(), *module.parameters()))
 
 
 def _trace(body: nn.Module, trains: Callable[[str], bool]) -> tuple[list[fx.Node], int]:
-    """Give the body's nodes in their order, and the position of the first that depends on what trains."""
+    """Return the body's nodes in order, and the position of the first that depends on what trains."""
     # Tracing leaves marks on a module, such as constants and caches, so it gets other modules with the same tensors.
     tensors: dict[int, Any] = {id(tensor): tensor for tensor in (*body.parameters(), *body.buffers())}
     tracer = _Tracer(shell := copy.deepcopy(body, tensors), trains)
     try:
         nodes = list(tracer.graph_of(shell).nodes)
-    # Networks that compute with Python what tensors hold raise nearly anything.
+    # A forward pass that branches on tensor values raises errors of many kinds.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise NotDivisibleError(f"{type(body).__name__} cannot be traced ({reason})") from error
@@ -110,7 +110,7 @@ def _trace(body: nn.Module, trains: Callable[[str], bool]) -> tuple[list[fx.Node
 
 
 def _first_trained(nodes: list[fx.Node], tracer: _Tracer) -> int:
-    """Find the first computation that depends on what trains; fetching a parameter is none."""
+    """Find the first computation that depends on what trains; fetching a parameter is not one."""
     tainted: set[fx.Node] = set()
     for position, node in enumerate(nodes):
         if any(source in tainted for source in node.all_input_nodes) or _uses_trained(node, tracer):
@@ -163,9 +163,9 @@ def _divided(nodes: list[fx.Node], position: int, crossing: fx.Node) -> tuple[fx
 
 
 def _picture_shape(module: nn.Module, images: Tensor) -> tuple[int, ...] | None:
-    """Measure what a frozen module gives for one picture; None unless it is a tensor with one row for each."""
+    """Measure the output shape of a frozen module for one image; None unless it is a tensor with one row per image."""
     with torch.no_grad():
-        # One and two: some values hold the pictures in another dimension, or several rows for each.
+        # One and two: some values hold the images in another dimension, or several rows for each.
         one, two = module(images[:1]), module(images)
     if not isinstance(one, Tensor) or not one.is_floating_point() or one.ndim == 0:
         return None

@@ -1,4 +1,4 @@
-"""Rewrite a network for inference only, so that it computes the same in fewer steps."""
+"""Rewrite a network for inference, so that it computes the same in fewer steps."""
 
 import copy
 from collections import Counter
@@ -23,7 +23,7 @@ def fold(module: nn.Module) -> nn.Module:
     copied = copy.deepcopy(module).eval().requires_grad_(False)
     try:
         graph = _Tracer().graph_of(copied)
-    # Networks that compute with Python what tensors hold raise nearly anything.
+    # A forward pass that branches on tensor values raises errors of many kinds.
     except Exception:
         return _channels_last(copied)
     _pass_by(copied, graph)
@@ -33,10 +33,10 @@ def fold(module: nn.Module) -> nn.Module:
 
 
 class _Tracer(Tracer):
-    """Look into everything that is made of other layers."""
+    """Look into every module that has child modules."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Say whether a module stays one node."""
+        """Return whether a module stays one node."""
         return super().is_leaf_module(m, module_qualified_name) or not list(m.children())
 
 

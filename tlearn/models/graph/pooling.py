@@ -1,4 +1,4 @@
-"""Pool the last feature map of a body by its maximum, or by mean and maximum together, instead of its mean alone."""
+"""Replace the global average pooling of a body by max pooling, or by both side by side."""
 
 from dataclasses import replace
 
@@ -13,18 +13,18 @@ POOLINGS = ("avg", "max", "avgmax")
 
 
 def check_pooling(pooling: str) -> str:
-    """Give back a known pooling; ConfigError for any other."""
+    """Return a known pooling; ConfigError for any other."""
     if pooling not in POOLINGS:
         raise ConfigError(f"backbone.pooling={pooling} is unknown; choose one of {', '.join(POOLINGS)}")
     return pooling
 
 
 def pooled(body: Body, pooling: str, name: str) -> Body:
-    """Give a body with the same layers and keys that pools otherwise; avg is as it pools by itself.
+    """Return a body with the same layers and keys and another pooling; avg is its own.
 
-    With avgmax the means come first, and the layers behind the pool see them and the maxima one after the other.
+    With avgmax the means come first; the layers behind the pool see them and the maxima one after the other.
 
-    Raises ConfigError: the backbone `name` pools no feature map to one value a channel.
+    Raises ConfigError: the backbone `name` has no global average pooling.
     """
     if pooling == "avg":
         return body
@@ -38,10 +38,10 @@ def pooled(body: Body, pooling: str, name: str) -> Body:
 
 
 class _Tracer(fx.Tracer):
-    """Look into the body itself, and into a sequence of layers that has the pool among them."""
+    """Look into the body itself, and into a sequence of layers that contains the pool."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Say whether a module stays one node."""
+        """Return whether a module stays one node."""
         return not (isinstance(m, nn.Sequential) and any(_pools_to_one(layer) for layer in m))
 
 

@@ -1,4 +1,4 @@
-"""See the structure of a network by torch.fx, also where a library asks for parts of it to be left whole."""
+"""Trace a network with torch.fx, also where a library asks for parts of it to be left whole."""
 
 import inspect
 import sys
@@ -9,14 +9,14 @@ from torch import fx, nn
 
 
 class Tracer(fx.Tracer):
-    """Leave whole what timm says cannot be looked into."""
+    """Leave whole what timm marks as not traceable."""
 
     def __init__(self) -> None:
         super().__init__(autowrap_functions=tuple(_named_by_timm("get_notrace_functions")))
         self._closed = tuple(_named_by_timm("get_notrace_modules"))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Say whether a module stays one node."""
+        """Return whether a module stays one node."""
         return isinstance(m, self._closed) or super().is_leaf_module(m, module_qualified_name)
 
     def graph_of(self, module: nn.Module) -> fx.Graph:
@@ -27,6 +27,6 @@ class Tracer(fx.Tracer):
 
 
 def _named_by_timm(list_of: str) -> list[Any]:
-    # A network of timm cannot be there before timm is.
+    # A network of timm cannot exist before timm is imported.
     known: Callable[[], list[Any]] = getattr(sys.modules.get("timm.models"), list_of, list)
     return known()
