@@ -104,5 +104,5 @@ def test_planning_and_counting_leave_no_hooks_and_no_eval_mode():
 
 
 def test_features_of_the_wrong_shape_are_refused():
-    with pytest.raises(ConfigError, match=r"\(1, 4, 6, 6\) and not features \[N, F\]"):
+    with pytest.raises(ConfigError, match=r"\(1, 4, 6, 6\) instead of features \[N, F\]"):
         count_features(nn.Conv2d(3, 4, 3), 8)

@@ -55,7 +55,7 @@ def read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
         )
     wrong = [str(key) for key, value in content.items() if not (isinstance(key, str) and _is_plain(value))]
     if wrong:
-        raise CheckpointError(f"{path.absolute()} is not a state dict: {', '.join(wrong[:3])} are not plain tensors")
+        raise CheckpointError(f"{path.absolute()} holds no state dict: {', '.join(wrong[:3])} are not plain tensors")
     state = content if isinstance(content, OrderedDict) else OrderedDict(content)
     consume_prefix_in_state_dict_if_present(state, "module.")
     body = OrderedDict((key.removeprefix("body."), value) for key, value in state.items() if key.startswith("body."))
