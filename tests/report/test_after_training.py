@@ -106,7 +106,7 @@ def test_more_features_than_memory_should_hold_are_not_kept(tmp_path, folder_dat
 
 def test_doubtful_labels_are_not_looked_for_among_augmented_features(tmp_path, folder_data, weights):
     run(tmp_path / "run", folder_data, weights, "report=default", "transforms=light", "features.views=2")
-    assert "features.views keeps augmented versions" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "features.views keeps only augmented versions" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert not (tmp_path / "run" / "report" / "suspects.csv").exists()
 
 
@@ -134,7 +134,7 @@ def test_what_cannot_be_found_costs_no_more_than_its_place(tmp_path, folder_data
     monkeypatch.setattr(reporting, "near_duplicates", fail)
     run(tmp_path / "run", folder_data, weights, "report=default")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "not looked for: RuntimeError: no neighbours" in page
+    assert "not computed: RuntimeError: no neighbours" in page
     assert (tmp_path / "run" / "report" / "suspects.csv").is_file()
 
 
@@ -146,7 +146,7 @@ def test_a_class_with_a_single_picture_is_no_reason_to_have_no_report(tmp_path, 
     run(tmp_path / "run", data, weights, "report=default")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "could not be made" not in page
-    assert "the first 10 of all 11" in page
+    assert "10 most doubtful labels" in page
     last = read_table(tmp_path / "run" / "report" / "suspects.csv")[-1]
     assert (last["class"], last["suggested"]) == ("green", "")
 
@@ -171,7 +171,7 @@ def test_an_evaluation_has_a_report_of_its_own(tmp_path, folder_data, weights):
     assert "shufflenet_v2_x0_5 of folder on val" in page
     assert "could not be made" not in page
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == figures
-    assert "val top-1 of all views" in page
+    assert "val top-1 with augmentation" in page
     classes = read_table(tmp_path / "evaluation" / "report" / "val_classes.csv")
     assert [row["train_pictures"] for row in classes] == ["8", "8", "8"]
     evaluate(compose([*arguments, "report=off"], "evaluate", output_dir=tmp_path / "other"))

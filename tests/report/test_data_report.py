@@ -53,7 +53,7 @@ def test_what_is_odd_is_shown_and_copies_across_splits_come_first(tmp_path, root
     survey = _survey(root, duplicates=[within, across], unreadable={"ant/9.png": "empty file"})
     assert survey.across_splits == [across]
     page = _page(tmp_path / "out", survey)
-    for text in ("2 of 2 groups, 1 of them across splits", "ant/9.png", "empty file"):
+    for text in ("2 of 2 groups of identical files, 1 of them across splits", "ant/9.png", "empty file"):
         assert text in page.text
     assert page.values("div", "class").count("set several") == 2
     rows = read_table(tmp_path / "out" / "duplicates.csv")
@@ -82,4 +82,4 @@ def test_no_name_makes_elements(tmp_path, root):
 
 def test_no_readable_picture_is_no_problem_for_the_page(tmp_path, root):
     page = _page(tmp_path / "out", Survey("title", root, {"train": []}, [], {}, [], {}))
-    assert page.text.count("There are none.") == 2
+    assert page.text.count("None.") == 2

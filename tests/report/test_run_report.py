@@ -27,7 +27,7 @@ def root(tmp_path_factory):
 
 
 def _outputs(root, split="test", classes=CLASSES, count=12):
-    """Give pictures of which every third, as 0, 3, 6 and 9, is taken for the next class."""
+    """Return images of which every third, as 0, 3, 6 and 9, is taken for the next class."""
     targets = torch.arange(count) // 2 % len(classes)
     taken = torch.where(torch.arange(count) % 3 == 0, (targets + 1) % len(classes), targets)
     logits = torch.randn(count, len(classes), generator=torch.Generator().manual_seed(0)) / 9
@@ -177,14 +177,14 @@ def test_without_a_test_split_val_is_shown_and_what_was_not_looked_for_is_told(t
     assert "val top-1" in page.text
     assert (tmp_path / "run" / "report" / "val_confusion.png").is_file()
     assert not (tmp_path / "run" / "report" / "val_class_counts.png").exists()
-    assert "Labels to look at again: not looked for: it would take long." in page.text
-    assert "Nearly the same picture in several splits: none found." in page.text
+    assert "Most doubtful labels: not computed: it would take long." in page.text
+    assert "Near-duplicates in several splits: none found." in page.text
     assert "training pictures" not in page.text
 
 
 def test_what_a_run_does_not_have_is_left_out(tmp_path):
     page = _page(tmp_path / "run", RunSummary("title", {}, {}))
-    assert "Labels to look at again" not in page.text
+    assert "doubtful labels" not in page.text
     assert [str(address) for address in page.values("a", "href")][:3] == ["#s1", "#s2", "#s3"]
     assert "could not be made" not in page.text
 
@@ -253,4 +253,4 @@ def test_a_perfect_network_has_no_mistakes_to_show(tmp_path, root):
     outputs = replace(outputs, targets=outputs.predictions)
     page = _page(tmp_path / "run", _summary(root, outputs={"test": outputs}))
     assert "could not be made" not in page.text
-    assert "There are none." in page.text
+    assert "No mistakes." in page.text

@@ -1,4 +1,4 @@
-"""What a finished run shows of itself: what is kept for it, the report, TensorBoard."""
+"""What a finished run shows: the plan for it, the first batch, the report, TensorBoard."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,11 +30,11 @@ from tlearn.runs.record import TRAINING_GROUPS, RunRecord
 from tlearn.training.collect_outputs import Plan
 from tlearn.training.data_parallel import DataParallelStrategy
 
-# Of a training batch, more than this is not looked at.
+# Images of the first training batch
 _SHOWN = 24
-# In memory, of all pictures that are looked at
+# In memory, for all evaluated images
 _FEATURE_BYTES = 1e9
-# Pictures x features x classes: what takes about 15 s on one thread
+# Images x features x classes: about 15 s on one thread
 _PRODUCTS = 2e9
 _FIRST_BATCH = Path("report") / "first_batch.png"
 
@@ -57,7 +57,7 @@ def plan_report(
     on_features, classes = isinstance(data, FeatureDataModule), len(data.pictures.classes)
     count = sum(len(dataset) for dataset in data.datasets.values())
     num_features = next(layer.in_features for layer in network.head.modules() if isinstance(layer, nn.Linear))
-    size = f"{count:,} pictures x {num_features:,} features"
+    size = f"{count:,} images x {num_features:,} features"
     if isinstance(trainer.strategy, DataParallelStrategy):
         return Plan(write=True, reason="trainer=dp runs copies of the head, whose inputs cannot be told apart")
     if 4 * num_features * count > _FEATURE_BYTES:
@@ -65,25 +65,27 @@ def plan_report(
     if asked in (None, "never"):
         reason = "report.train_pictures=never"
     elif on_features and views is not None:
-        reason = "features.views keeps augmented versions of the training pictures only"
+        reason = "features.views keeps only augmented versions of the training images"
     elif asked == "auto" and not on_features:
-        reason = "the training did not run on cached features; report.train_pictures=always looks at them once more"
+        reason = (
+            "the training did not run on cached features; report.train_pictures=always evaluates its images once more"
+        )
     elif asked == "auto" and num_features * count * classes > _PRODUCTS:
-        reason = f"{size} x {classes} classes would take long; report.train_pictures=always looks for them all the same"
+        reason = f"{size} x {classes} classes would take long; report.train_pictures=always computes them all the same"
     else:
         return Plan(write=True, features=True, train_pictures=True)
     return Plan(write=True, features=True, reason=reason)
 
 
 def show_first_batch(run: RunFolder, images: ImageDataModule, fixed_views: bool, loggers: Sequence[Logger]) -> None:
-    """Draw the first training batch with its labels, as its transforms make it, before anything is trained."""
+    """Draw the first training batch with its labels, after the transforms, before anything is trained."""
     if not is_main_process():
         return
     batch, file = images.first_batch(_SHOWN, fixed_views), run.path / _FIRST_BATCH
     labels = [images.pictures.classes[target] for _, target, _ in batch]
     with report_only("the first batch"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        # A pixel of the drawing for one of the file: more would only make it larger.
+        # One pixel of the file for one of the drawing: more would only make the file larger.
         write_figure(file, gallery_figure([picture for picture, _, _ in batch], labels), dpi=100)
         rows = [{"path": path, "class": label} for (_, _, path), label in zip(batch, labels, strict=True)]
         write_table(file.with_suffix(".csv"), rows)
@@ -149,7 +151,7 @@ def report_evaluation(
 
 
 def _write(record: RunRecord, skipped: Mapping[str, str], notes: Sequence[str] = (), **more: Any) -> None:
-    """Write a report with what every one tells; `more` are further fields of `RunSummary`."""
+    """Write a report with what all have in common; `more` are further fields of `RunSummary`."""
     summary = RunSummary(
         overrides=record.overrides,
         settings=record.settings,
@@ -161,9 +163,9 @@ def _write(record: RunRecord, skipped: Mapping[str, str], notes: Sequence[str] =
 
 
 def _found(look: Callable[[Sequence[Outputs]], Rows], outputs: Sequence[Outputs], reason: str) -> Rows | str:
-    """Give what is found in all splits, or the reason why it is not looked for."""
+    """Return what is found in all splits, or the reason why it is not looked for."""
     if "train" not in [part.split for part in outputs]:
-        return reason or "the training pictures could not be looked at"
+        return reason or "the training images could not be evaluated"
     try:
         return look(outputs)
     # The rest of the report does without.

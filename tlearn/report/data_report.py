@@ -1,4 +1,4 @@
-"""A data set before training as one page: its classes, sizes, some pictures of each class, and what is odd."""
+"""A data set before training as one page: classes, image sizes, examples of each class, and what is unusual."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tlearn.report.gallery import Thumbnails
 from tlearn.report.page import Block, Card, Gallery, KeyFigures, Section, Text, number, write_page
 from tlearn.report.page_files import Exhibits
 
-# How much of what there is stands in the page; the tables beside it have all.
+# How much is on the page; the tables beside it have everything.
 _PICTURES, _EACH, _GROUPS, _GROUP_SIZE = 300, 6, 12, 4
 
 
@@ -29,12 +29,12 @@ class Survey:
     Args:
         title: of the page.
         root: what the paths are relative to.
-        splits: the pictures of each split.
+        splits: the images of each split.
         classes: their names.
         sizes: width and height in pixels by path.
         duplicates: groups of files with the same bytes, as (split, path).
         unreadable: path -> reason.
-        notes: what else is odd.
+        notes: what else is unusual.
     """
 
     title: str
@@ -48,12 +48,12 @@ class Survey:
 
     @property
     def across_splits(self) -> list[Sequence[tuple[str, str]]]:
-        """Give the groups of duplicates that are in several splits, which make figures better than they are."""
+        """The groups of duplicates in several splits, which make metrics better than they should be."""
         return [group for group in self.duplicates if len({split for split, _ in group}) > 1]
 
 
 def write_survey(folder: Path, survey: Survey) -> None:
-    """Write report.html, and what it shows beside it; a figure or table that cannot be made becomes a note in it."""
+    """Write report.html, and its figures and tables beside it; one that fails becomes a note on the page."""
     exhibits, thumbnails = Exhibits(folder), Thumbnails(survey.root)
     parts: dict[str, Callable[[], list[Block]]] = {
         "Summary": lambda: _summary(survey),
@@ -61,7 +61,7 @@ def write_survey(folder: Path, survey: Survey) -> None:
         "Sizes": lambda: _sizes(survey, exhibits),
         "Unreadable files": lambda: _unreadable(survey, exhibits),
         "Duplicates": lambda: _duplicates(survey, exhibits, thumbnails),
-        "Pictures": lambda: _pictures(survey, thumbnails),
+        "Images": lambda: _pictures(survey, thumbnails),
     }
     sections = [Section(title, make()) for title, make in parts.items()]
     write_page(folder / "report.html", survey.title, sections, str(survey.root))
@@ -71,7 +71,7 @@ def _summary(survey: Survey) -> list[Block]:
     counts = {split: len(samples) for split, samples in survey.splits.items()}
     across = survey.across_splits
     items = [
-        ("pictures", number(sum(counts.values())), ", ".join(f"{split} {count:,}" for split, count in counts.items())),
+        ("images", number(sum(counts.values())), ", ".join(f"{split} {count:,}" for split, count in counts.items())),
         ("classes", number(len(survey.classes)), ""),
         ("unreadable files", number(len(survey.unreadable)), ""),
         ("duplicates", number(len(survey.duplicates)), f"{len(across)} across splits"),
@@ -83,8 +83,8 @@ def _summary(survey: Survey) -> list[Block]:
 def _classes(survey: Survey, exhibits: Exhibits) -> list[Block]:
     table = class_table(survey.splits, survey.classes)
     return [
-        exhibits.table("classes", "Pictures of each class", table),
-        exhibits.figure("images_per_class", "Pictures of each class", lambda: class_figure(table, list(survey.splits))),
+        exhibits.table("classes", "Images of each class", table),
+        exhibits.figure("images_per_class", "Images of each class", lambda: class_figure(table, list(survey.splits))),
     ]
 
 
@@ -102,16 +102,16 @@ def _sizes(survey: Survey, exhibits: Exhibits) -> list[Block]:
     ]
     return [
         KeyFigures(items),
-        exhibits.figure("image_sizes", "Sizes of the pictures", lambda: size_figure(survey.sizes)),
-        exhibits.note("sizes", "Width and height of each picture", size_table(survey.sizes), ("path", *sides)),
+        exhibits.figure("image_sizes", "Image sizes", lambda: size_figure(survey.sizes)),
+        exhibits.note("sizes", "Width and height of each image", size_table(survey.sizes), ("path", *sides)),
     ]
 
 
 def _unreadable(survey: Survey, exhibits: Exhibits) -> list[Block]:
     if not survey.unreadable:
-        return [Text(["There are none."])]
+        return [Text(["None."])]
     rows = [{"path": path, "reason": reason} for path, reason in survey.unreadable.items()]
-    return [exhibits.table("unreadable", "Files that are no picture, and left out", rows, shown=rows[:500])]
+    return [exhibits.table("unreadable", "Files that cannot be read, and are left out", rows, shown=rows[:500])]
 
 
 def _duplicates(survey: Survey, exhibits: Exhibits, thumbnails: Thumbnails) -> list[Block]:
@@ -120,8 +120,10 @@ def _duplicates(survey: Survey, exhibits: Exhibits, thumbnails: Thumbnails) -> l
     groups = sorted(survey.duplicates, key=lambda group: len({split for split, _ in group}) == 1)
     note = exhibits.note("duplicates", "Files with the same bytes", duplicate_table(groups), ("group", "split", "path"))
     if not groups:
-        return [Text(["There are none."])]
-    caption = f"The first {min(_GROUPS, len(groups))} of {len(groups)} groups, {len(across)} of them across splits"
+        return [Text(["None."])]
+    caption = (
+        f"{min(_GROUPS, len(groups))} of {len(groups)} groups of identical files, {len(across)} of them across splits"
+    )
     cards = [
         [Card(thumbnails(path), path, [("split", split)]) for split, path in group[:_GROUP_SIZE]]
         for group in groups[:_GROUPS]
@@ -130,7 +132,7 @@ def _duplicates(survey: Survey, exhibits: Exhibits, thumbnails: Thumbnails) -> l
 
 
 def _pictures(survey: Survey, thumbnails: Thumbnails) -> list[Block]:
-    """Show the same number of pictures of each class."""
+    """Show the same number of images of each class."""
     each = max(1, min(_EACH, _PICTURES // max(1, len(survey.classes))))
     samples = [sample for of_split in survey.splits.values() for sample in of_split]
     few = few_of_each(samples, each)

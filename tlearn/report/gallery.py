@@ -1,4 +1,4 @@
-"""Pictures beside each other, with what they are and what they were taken for."""
+"""Images beside each other, with class and prediction."""
 
 import io
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from tlearn.data.decode import Decoder
 from tlearn.errors import BadImageError
 from tlearn.report.page import Card
 
-# Everything that can be seen at all: it is shown, and nothing is measured on it.
+# For looking only: nothing is measured on these pixels.
 _DECODE = Decoder(high_bit_depth="scale")
-# Pixels of a picture and its margin in a gallery
+# Pixels of an image and its margin in a gallery
 _CELL = 160
 
 
@@ -27,12 +27,12 @@ def confident_mistakes(outputs: Outputs, count: int) -> list[int]:
 
 
 def least_certain(outputs: Outputs, count: int) -> list[int]:
-    """Choose the pictures whose best class has the lowest probability, right or wrong, lowest first."""
+    """Choose the images whose prediction has the lowest probability, right or wrong, lowest first."""
     return outputs.confidences.argsort(stable=True)[:count].tolist()
 
 
 def mistakes_of(outputs: Outputs, class_index: int, count: int) -> list[int]:
-    """Choose the pictures of a class that were taken for others, the surest mistakes first."""
+    """Choose the misclassified images of a class, the most confident mistakes first."""
     return _surest(outputs, ~outputs.correct() & (outputs.targets == class_index), count)
 
 
@@ -42,7 +42,7 @@ def _surest(outputs: Outputs, chosen: Tensor, count: int) -> list[int]:
 
 
 class Thumbnails:
-    """Small JPEGs of pictures, at most `most` of them; each picture is decoded once.
+    """Small JPEGs of images, at most `most` of them; each image is decoded once.
 
     Args:
         root: what the paths are relative to.
@@ -55,7 +55,7 @@ class Thumbnails:
         self._made: dict[str, bytes | str] = {}
 
     def __call__(self, path: str) -> bytes | str:
-        """Give a picture as a JPEG, or the reason why there is none."""
+        """Return an image as a JPEG, or the reason why there is none."""
         if self.left <= 0:
             return "not shown: there are too many"
         self.left -= 1
@@ -76,7 +76,7 @@ class Thumbnails:
 
 
 def card(outputs: Outputs, index: int, thumbnails: Thumbnails) -> Card:
-    """Describe a picture and what the network says of it for a page."""
+    """Build the card of an image with its class and predictions."""
     target = outputs.classes[int(outputs.targets[index])]
     best = outputs.best(index)
     facts = [("class", target), *([("taken for", best[0][0])] if best[0][0] != target else [])]
@@ -85,11 +85,11 @@ def card(outputs: Outputs, index: int, thumbnails: Thumbnails) -> Card:
 
 
 def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str], columns: int = 6) -> Figure:
-    """Draw pictures in rows with a title above each, whose lines are separated by newlines.
+    """Draw images in rows with a title above each, whose lines are separated by newlines.
 
     Args:
         pictures: files, or pixels as uint8 [3, H, W].
-        titles: one for each picture.
+        titles: one for each image.
         columns: how many in a row.
     """
     lines = max((title.count("\n") + 1 for title in titles), default=1)
@@ -114,7 +114,7 @@ def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str
 
 
 def answers_figure(outputs: Outputs, indices: Sequence[int]) -> Figure:
-    """Draw each picture beside its five most probable classes, of which the right one is green; for up to 12."""
+    """Draw each image beside its five most probable classes, the true one in green; for up to 12 images."""
     columns = min(3, len(indices)) or 1
     rows = -(-len(indices) // columns) or 1
     figure = Figure(figsize=(4.4 * columns, 1.9 * rows), layout="constrained")
@@ -141,7 +141,7 @@ def _draw_picture(axes: Axes, picture: Path | str | Tensor) -> None:
 
 
 def _tile(picture: Path | str | Tensor) -> Image.Image | str:
-    """Give a picture, or the reason why it cannot be shown."""
+    """Return an image, or the reason why it cannot be shown."""
     try:
         pixels = picture if isinstance(picture, Tensor) else _DECODE(picture)
     except BadImageError as error:

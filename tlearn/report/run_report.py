@@ -1,4 +1,4 @@
-"""A finished run as one page: what it reached, on what, where it fails, and which pictures to look at again."""
+"""A finished run as one page: its metrics, where it fails, and which images to check."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ from tlearn.report.sections import (
 from tlearn.runs.dotted_keys import flat
 
 _SECRET = re.compile(r"token|passw|secret|credential|(api|access|private)_?key|auth(?!or)", re.IGNORECASE)
-# In a text, what gives such a name a value
+# In a text, an assignment to such a name
 _GIVEN = re.compile(rf"({_SECRET.pattern})\w*['\"]?\s*[:=]", re.IGNORECASE)
 _QUERY = re.compile(r"(?<=\?)[^\s,]+")
 # name:password@ in an address
@@ -39,35 +39,35 @@ _WHAT = {
     "optimizer": "optimizer._target_",
 }
 _RUN_FILES = {
-    "metrics.json": "the figures",
+    "metrics.json": "metrics of the best checkpoint",
     "metrics.csv": "losses and accuracies of all epochs",
-    "splits.csv": "which picture was in which split",
+    "splits.csv": "the split of each image",
     "model": "the network, for evaluate and predict",
-    "checkpoints": "what training goes on from",
+    "checkpoints": "the best and the last, to resume from",
     "tensorboard": "for tensorboard --logdir",
     "environment.json": "versions and hardware",
-    "data_report.json": "what is odd about the pictures",
+    "data_report.json": "unreadable images and notes on the data",
 }
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a report tells of a run.
+    """The content of a report.
 
     Args:
         title: of the page.
-        outputs: what the network gives, by split: test, val or train.
-        figures: what metrics.json holds.
-        subtitle: stands below the title.
-        overrides: what was chosen on the command line.
+        outputs: the network's outputs by split: test, val or train.
+        figures: the content of metrics.json.
+        subtitle: below the title.
+        overrides: of the command line.
         settings: the configuration, nested or by dotted keys.
         environment: versions and hardware.
-        notes: what is odd about the pictures.
-        train_counts: training pictures of each class.
-        temperature: what makes the probabilities right on val, or None where it was not fitted.
-        suspects: pictures whose labels are doubtful, as `suspects` gives them, or why they were not looked for; None
-            to say nothing of them.
-        near_duplicates: pictures that are nearly the same in several splits, or as above.
+        notes: on the data.
+        train_counts: training images of each class.
+        temperature: fitted on val, or None where it was not fitted.
+        suspects: images with doubtful labels, as `suspects` returns them, or why they were not looked for; None leaves
+            them out.
+        near_duplicates: near-duplicates in several splits, or as above.
         run_folder: where metrics.csv has the curves, or None.
         extras: further figures, PNG files (their bytes, or their paths in the folder) and tables, by their captions.
     """
@@ -89,7 +89,7 @@ class RunSummary:
 
 
 def write_report(folder: Path, run: RunSummary) -> Path:
-    """Write report.html, and what it shows into report/ beside it; what cannot be made becomes a note in the page."""
+    """Write report.html, and its figures and tables into report/; what fails becomes a note on the page."""
     report = _Report(folder, run)
     parts: dict[str, Callable[[], list[Block]]] = {
         "Summary": report.summary,
@@ -104,7 +104,7 @@ def write_report(folder: Path, run: RunSummary) -> Path:
     for title, make in parts.items():
         try:
             blocks = make()
-        # A run that has finished must not fail of its report.
+        # A finished run must not fail because of its report.
         except Exception as error:
             blocks = [Text([f"This could not be made ({type(error).__name__}: {error})."], warning=True)]
         sections += [Section(title, blocks)] if blocks else []
@@ -113,7 +113,7 @@ def write_report(folder: Path, run: RunSummary) -> Path:
 
 
 class _Report:
-    """Makes the blocks of each section; a section without any is left out."""
+    """Build the blocks of each section; a section without any is left out."""
 
     def __init__(self, folder: Path, run: RunSummary) -> None:
         self.folder, self.run = folder, run
@@ -124,40 +124,40 @@ class _Report:
         self.thumbnails = Thumbnails(self.outputs.root if self.outputs else folder)
 
     def summary(self) -> list[Block]:
-        """Give the figures that matter most, and those of each split."""
+        """Show the most important metrics, and those of each split."""
         run = self.run
-        # Where it is 1, nothing is scaled.
+        # At 1 nothing is scaled.
         temperature = None if run.temperature == 1.0 else run.temperature
         rows = [split_row(outputs, temperature) for outputs in self.splits]
         outcome = outcome_figures(rows[0]) if rows else []
         settings = flat(run.settings)
         chosen = {name: str(settings.get(key) or "") for name, key in _WHAT.items()}
-        # Of what builds it, the name alone
+        # Of the class or function that builds it, the name alone
         chosen |= {name: chosen[name].rpartition(".")[2] for name, key in _WHAT.items() if key.endswith("_target_")}
         blocks: list[Block] = [KeyFigures([*outcome, *_views(run.figures), *_costs(run.figures)])]
         if chosen["backbone"]:
             blocks.append(Text([", ".join(f"{name} {value}" for name, value in chosen.items() if value)]))
         if rows:
-            blocks.append(self.exhibits.table("splits", "Splits; from and to are 95 % intervals", rows, LABELS))
-        figures = [{"figure": name, "value": value} for name, value in sorted(run.figures.items())]
-        return [*blocks, Group("All figures", [Table(figures, file="metrics.json")])]
+            blocks.append(self.exhibits.table("splits", "Splits, with 95 % intervals", rows, LABELS))
+        metrics = [{"metric": name, "value": value} for name, value in sorted(run.figures.items())]
+        return [*blocks, Group("All metrics", [Table(metrics, file="metrics.json")])]
 
     def curves(self) -> list[Block]:
-        """Show how it learned."""
+        """Show loss and accuracy over the epochs."""
         if self.run.run_folder is None:
             return []
         table = learning_curves(self.run.run_folder)
         if not table:
-            return [Text(["There is no metrics.csv to draw them from: the run had no CSV logger."])]
+            return [Text(["No metrics.csv to draw them from: the run had no CSV logger."])]
         best = self.run.figures.get("epoch/best")
-        caption = "Loss and accuracy while it learned"
+        caption = "Loss and accuracy"
         if best is not None:
-            caption += f"; all figures are of the weights at the end of epoch {best}, which were kept"
+            caption += f"; all metrics are those of the best checkpoint, epoch {best}"
         kept = None if best is None else int(best)
         return [self.exhibits.figure("curves", caption, lambda: learning_figure(table, kept), table)]
 
     def about_outputs(self) -> dict[str, Callable[[], list[Block]]]:
-        """Give the sections on what the network answered, where it was asked."""
+        """Return the sections on the network's outputs, where there are any."""
         if self.outputs is None:
             return {}
         run, outputs, exhibits = self.run, self.outputs, self.exhibits
@@ -169,13 +169,13 @@ class _Report:
         }
 
     def data(self) -> list[Block]:
-        """Show which pictures to look at again."""
+        """Show which images to check."""
         run = self.run
         notes: list[Block] = [Text(run.notes)] if run.notes else []
         return [*notes, *doubt_blocks(run.suspects, run.near_duplicates, self.exhibits, self.thumbnails)]
 
     def more(self) -> list[Block]:
-        """Show what else the run gave."""
+        """Show further figures and tables."""
         blocks = []
         for caption, extra in self.run.extras.items():
             stem = re.sub(r"\W+", "_", caption.lower()).strip("_")
@@ -192,11 +192,11 @@ class _Report:
         return blocks
 
     def settings(self) -> list[Block]:
-        """List what was chosen, all settings and the environment, but for what opens doors."""
+        """List overrides, settings and environment, with secrets removed."""
         run = self.run
         chosen = [override.partition("=") for override in run.overrides]
         blocks: list[Block] = [
-            _pairs({key.lstrip("+~"): value for key, _, value in chosen}, "Chosen on the command line")
+            _pairs({key.lstrip("+~"): value for key, _, value in chosen}, "Overrides of the command line")
         ]
         for title, settings in (("All settings", run.settings), ("Environment", run.environment)):
             if settings:
@@ -204,16 +204,16 @@ class _Report:
         return blocks
 
     def files(self) -> list[Block]:
-        """Lead to the files beside the page."""
+        """Link to the files beside the page."""
         known = {name: what for name, what in _RUN_FILES.items() if (self.folder / name).exists()}
         rows = [{"file": Link(name, name), "holds": what} for name, what in (known | self.exhibits.files).items()]
         return [Table(rows)]
 
 
 def _views(found: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """Give what test-time augmentation makes of the accuracy."""
+    """Return the accuracy with test-time augmentation, and its change."""
     return [
-        (f"{split} top-1 of all views", f"{found[name]:.1%}", f"{100 * found[f'{name}_change']:+.1f} points")
+        (f"{split} top-1 with augmentation", f"{found[name]:.1%}", f"{100 * found[f'{name}_change']:+.1f} points")
         for split in ("train", "val", "test")
         if (name := f"{split}/tta/top1") in found
     ]
@@ -230,13 +230,13 @@ def _costs(found: Mapping[str, float]) -> list[tuple[str, str, str]]:
 
 def _pairs(settings: Mapping[str, Any], caption: str = "") -> Block:
     if not settings:
-        return Text(["Nothing was chosen on the command line."])
+        return Text(["No overrides on the command line."])
     rows = [{"setting": key, "value": _hidden(key, value)} for key, value in settings.items()]
     return Table(rows, caption)
 
 
 def _hidden(key: str, value: Any) -> Any:
-    """Leave out what a page that is passed on must not tell."""
+    """Remove secrets: a page is passed on."""
     if _SECRET.search(key):
         return "(not shown)"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What a network's outputs tell, as blocks of a page: confusion, classes, mistakes, calibration, doubtful pictures."""
+"""A network's outputs as blocks of a page: confusion, classes, mistakes, calibration, doubtful labels and copies."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,31 +13,32 @@ from tlearn.report.page_files import Exhibits
 
 Rows = Sequence[Mapping[str, Any]]
 
-# How much of what there is stands in the page; the tables beside it have all.
+# How much is on the page; the tables beside it have everything.
 _CARDS, _PAIRS, _SUSPECTS, _COPIES = 12, 30, 24, 12
 # Of the confusion matrix as a table
 _MOST_COLUMNS = 1000
-# Thumbnails that doubtful labels and copies need, which the mistakes before them must leave
+# Thumbnails reserved for doubtful labels and copies, which come after the mistakes
 DOUBTFUL_PICTURES = _SUSPECTS + 2 * _COPIES
-# What stands above columns
+# Column heads on the page
 LABELS = {
     "top1": "top-1",
     "top5": "top-5",
     "calibration_error": "calibration error",
     "calibration_error_scaled": "with temperature",
-    "train_pictures": "training pictures",
-    "top1_low": "from",
-    "top1_high": "to",
-    "most_taken_for": "most taken for",
+    "pictures": "images",
+    "train_pictures": "training images",
+    "top1_low": "95 % low",
+    "top1_high": "95 % high",
+    "most_taken_for": "most confused with",
     "taken_for_count": "times",
-    "taken_for": "taken for",
-    "of": "of its pictures",
+    "taken_for": "predicted",
+    "of": "of its images",
 }
 
 
 def outcome_figures(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Give the figures of a split that matter most, of those of `split_row`, for `KeyFigures`."""
-    count = f"{row['pictures']:,} pictures"
+    """Choose the most important metrics of a split, of those of `split_row`, for `KeyFigures`."""
+    count = f"{row['pictures']:,} images"
     items = [
         (
             f"{row['split']} top-1",
@@ -47,14 +48,14 @@ def outcome_figures(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
     if "top5" in row:
         items.append((f"{row['split']} top-5", _percent(row["top5"]), count))
-    items.append((f"{row['split']} loss", number(row["loss"]), f"nats, {count}"))
+    items.append((f"{row['split']} loss", number(row["loss"]), f"cross-entropy, {count}"))
     error = row.get("calibration_error_scaled")
     scaled = "" if error is None else f"{number(error)} with temperature"
     return [*items, ("calibration error", number(row["calibration_error"]), scaled)]
 
 
 def split_row(outputs: Outputs, temperature: float | None) -> dict[str, Any]:
-    """Give the figures of a split, with Wilson's interval and the calibration error before and after scaling."""
+    """Compute the metrics of a split, with Wilson's interval and the calibration error before and after scaling."""
     found, right = figures(outputs), int(outputs.correct().sum())
     low, high = accuracy.wilson(right, len(outputs))
     row = {"split": outputs.split, "pictures": len(outputs), "top1": found["top1"], "top1_low": low, "top1_high": high}
@@ -72,54 +73,54 @@ def _percent(share: float) -> str:
 
 
 def confusion_blocks(outputs: Outputs, exhibits: Exhibits) -> list[Block]:
-    """Show which classes were taken for which."""
+    """Show which classes are confused with which."""
     matrix = confusion.confusion_matrix(outputs)
     pairs, split = confusion.confused_pairs(matrix, outputs.classes), outputs.split
     figure = exhibits.figure(
         f"{split}_confusion",
-        f"{split}: pictures of each class (rows) by what they were taken for (columns)",
+        f"{split}: images of each class (rows) by prediction (columns)",
         lambda: confusion.confusion_figure(matrix, outputs.classes),
         # Beyond, the table of pairs is the one that can be read.
         confusion.matrix_table(matrix, outputs.classes) if len(matrix) <= _MOST_COLUMNS else pairs,
     )
     if not pairs:
-        return [figure, Text(["No class was taken for another."])]
-    caption = f"{split}: most frequent mistakes"
+        return [figure, Text(["No class is confused with another."])]
+    caption = f"{split}: most frequent confusions"
     return [figure, exhibits.table(f"{split}_confused_pairs", caption, pairs, LABELS, pairs[:_PAIRS])]
 
 
 def class_blocks(outputs: Outputs, train_counts: Mapping[str, int], exhibits: Exhibits) -> list[Block]:
-    """Show how well each class is recognised."""
+    """Show the accuracy of each class."""
     split, table = outputs.split, accuracy.per_class(outputs, train_counts or None)
     left_out = ("top5_low", "top5_high", *(() if train_counts else ("train_pictures",)))
     short = [{name: value for name, value in row.items() if name not in left_out} for row in table]
-    title = f"{split}: share of each class that was recognised"
+    title = f"{split}: accuracy of each class"
     blocks = [
-        exhibits.table(f"{split}_classes", f"{title}; from and to are 95 % intervals", table, LABELS, short),
+        exhibits.table(f"{split}_classes", f"{title}, with 95 % intervals", table, LABELS, short),
         exhibits.figure(f"{split}_class_accuracy", title, lambda: accuracy.accuracy_figure(table), table),
     ]
-    # Where classes have about as many, there is nothing to see.
+    # Where classes are about equally large, there is nothing to see.
     if train_counts and max(train_counts.values()) > 1.2 * min(train_counts.values()):
-        caption = f"{title}, over the training pictures it has"
+        caption = f"{title}, over its number of training images"
         figure = exhibits.figure(f"{split}_class_counts", caption, lambda: accuracy.counts_figure(table), table)
         blocks.append(figure)
     return blocks
 
 
 def mistake_blocks(outputs: Outputs, exhibits: Exhibits, thumbnails: Thumbnails) -> list[Block]:
-    """Show pictures: the surest mistakes, the least certain answers, and some mistakes of each class."""
+    """Show images: the most confident mistakes, the least confident predictions, and some mistakes of each class."""
     split, wrong = outputs.split, confident_mistakes(outputs, len(outputs))
     doubtful = least_certain(outputs, _CARDS)
     blocks: list[Block] = []
     if wrong:
         blocks += [
-            _gallery(outputs, wrong[:_CARDS], thumbnails, "Mistakes that the network was surest of"),
+            _gallery(outputs, wrong[:_CARDS], thumbnails, "Most confident mistakes"),
             exhibits.note(f"{split}_mistakes", f"All {len(wrong)} mistakes", _rows(outputs, wrong)),
         ]
     else:
-        blocks.append(Text(["There are none."]))
-    blocks.append(_gallery(outputs, doubtful, thumbnails, "Pictures of which the network was least certain"))
-    exhibits.note(f"{split}_least_certain", "Pictures of which the network was least certain", _rows(outputs, doubtful))
+        blocks.append(Text(["No mistakes."]))
+    blocks.append(_gallery(outputs, doubtful, thumbnails, "Least confident predictions"))
+    exhibits.note(f"{split}_least_certain", "Least confident predictions", _rows(outputs, doubtful))
     return [*blocks, *_by_class(outputs, thumbnails)]
 
 
@@ -134,7 +135,7 @@ def _gallery(outputs: Outputs, indices: Sequence[int], thumbnails: Thumbnails, c
 
 
 def _by_class(outputs: Outputs, thumbnails: Thumbnails) -> list[Block]:
-    """Give each class that has mistakes the same number of pictures, the classes with most mistakes first."""
+    """Show the same number of mistakes of each class, the classes with most mistakes first."""
     sizes = Counter(outputs.targets.tolist())
     mistaken = Counter(outputs.targets[~outputs.correct()].tolist()).most_common()
     left = thumbnails.left - DOUBTFUL_PICTURES
@@ -150,7 +151,7 @@ def _by_class(outputs: Outputs, thumbnails: Thumbnails) -> list[Block]:
 
 
 def calibration_blocks(outputs: Outputs, temperature: float | None, exhibits: Exhibits) -> list[Block]:
-    """Show whether probabilities mean what they say, before and after a temperature."""
+    """Show how well probabilities match accuracy, before and after temperature scaling."""
     before = calibration.reliability(outputs.scaled(1.0))
     scaled = temperature not in (None, 1.0)
     after = calibration.reliability(outputs.scaled(temperature or 1.0)) if scaled else None
@@ -158,7 +159,7 @@ def calibration_blocks(outputs: Outputs, temperature: float | None, exhibits: Ex
     rows += [{"probabilities": "with temperature", **row} for row in after or ()]
     figure = exhibits.figure(
         f"{outputs.split}_calibration",
-        f"{outputs.split}: how often a prediction of some probability is right",
+        f"{outputs.split}: accuracy against confidence",
         lambda: calibration.reliability_figure(before, after),
         rows,
     )
@@ -167,35 +168,35 @@ def calibration_blocks(outputs: Outputs, temperature: float | None, exhibits: Ex
         error = number(calibration.calibration_error(after))
         note += f"; {error} when logits are divided by the temperature {number(temperature or 1)}, fitted on val"
     elif temperature is not None:
-        note += "; what val says of the probabilities gives no reason to change them, so the temperature is 1"
+        note += "; val gives no significant reason to scale the logits, so the temperature is 1"
     return [Text([f"{note}."]), figure]
 
 
 def doubt_blocks(
     suspects: Rows | str | None, copies: Rows | str | None, exhibits: Exhibits, thumbnails: Thumbnails
 ) -> list[Block]:
-    """Show pictures whose labels are doubtful, and those that are nearly the same in several splits.
+    """Show images with doubtful labels, and near-duplicates in several splits.
 
     Args:
         suspects: the table, the most doubtful first, or why there is none; None to say nothing of them.
         copies: the table, the most similar first, or as above.
         exhibits: what writes the tables.
-        thumbnails: of the pictures.
+        thumbnails: of the images.
     """
     blocks: list[Block] = []
     for stem, title, all_of_them, rows, make, most in (
-        ("suspects", "Labels to look at again", "All labels, the most doubtful first", suspects, _suspect, _SUSPECTS),
-        ("near_duplicates", "Nearly the same picture in several splits", "All pairs", copies, _copies, _COPIES),
+        ("suspects", "most doubtful labels", "All labels, the most doubtful first", suspects, _suspect, _SUSPECTS),
+        ("near_duplicates", "near-duplicates in several splits", "All pairs", copies, _copies, _COPIES),
     ):
         if rows is None:
             continue
         if isinstance(rows, str):
-            blocks.append(Text([f"{title}: not looked for: {rows}."]))
+            blocks.append(Text([f"{title.capitalize()}: not computed: {rows}."]))
         elif not rows:
-            blocks.append(Text([f"{title}: none found."]))
+            blocks.append(Text([f"{title.capitalize()}: none found."]))
         else:
             shown = [row for row in rows[:most] if "suggested" not in row or row["suggested"] is not None]
-            caption = f"{title}: the first {len(shown)} of all {len(rows):,}"
+            caption = f"{len(shown)} {title}"
             blocks.append(Gallery([make(row, thumbnails) for row in shown], caption))
             blocks.append(exhibits.note(stem, all_of_them, rows))
     return blocks

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside the curves: figures, the network's parts, settings against results, features."""
+"""TensorBoard beside the curves: figures, the network's parts, hyperparameters with final metrics, features."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,12 +19,12 @@ _MOST_EMBEDDED, _MOST_VALUES = 500, 1_000_000
 
 
 def boards(loggers: Iterable[Logger]) -> list[TensorBoardLogger]:
-    """Choose the loggers that write for TensorBoard."""
+    """Return the loggers that write for TensorBoard."""
     return [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def write_figures(board: TensorBoardLogger, files: Iterable[Path], step: int = 0) -> None:
-    """Show figures that lie in PNG files, each under its name."""
+    """Add PNG files as images, each under its name."""
     for file in files:
         with Image.open(file) as picture:
             pixels = np.asarray(picture.convert("RGB"))
@@ -35,7 +35,7 @@ def write_figures(board: TensorBoardLogger, files: Iterable[Path], step: int = 0
 def write_results(
     board: TensorBoardLogger, network: nn.Module, settings: Mapping[str, Any], figures: Mapping[str, float]
 ) -> None:
-    """Show the parts of the network with their parameters, and the settings beside the run's final figures."""
+    """Add the parts of the network with their parameters, and the settings with the run's final metrics."""
     writer: SummaryWriter = board.experiment
     writer.add_text("network", _parameter_table(network))
     chosen = {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}
@@ -45,7 +45,7 @@ def write_results(
 
 
 def write_embedding(board: TensorBoardLogger, outputs: Outputs) -> None:
-    """Give the projector a split's features, evenly chosen where there are many, with class, prediction and path."""
+    """Add a split's features to the projector, evenly chosen where there are many, with class, prediction and path."""
     if outputs.features is None or not len(outputs):
         return
     most = max(1, min(_MOST_EMBEDDED, _MOST_VALUES // outputs.features.shape[1]))
@@ -63,7 +63,7 @@ def write_embedding(board: TensorBoardLogger, outputs: Outputs) -> None:
 
 
 def _parameter_table(network: nn.Module) -> str:
-    """Describe a network's parts as a table in Markdown."""
+    """Return a network's parts as a Markdown table."""
     rows = ["| part | layers | parameters | trainable |", "|---|---|---:|---:|"]
     parts = [(f"{top}.{name}", part) for top, half in network.named_children() for name, part in half.named_children()]
     parts += [(name, half) for name, half in network.named_children() if not list(half.children())]
