@@ -48,6 +48,19 @@ def draw(path: Path, colour: tuple[int, int, int], size: tuple[int, int] = (40, 
     return path
 
 
+def fill(root: Path, *paths: str) -> Path:
+    """Make files that nothing here needs to decode."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"never opened")
+    return root
+
+
+def tree(root: Path) -> list[str]:
+    """Name everything below a folder."""
+    return sorted(str(path) for path in root.rglob("*"))
+
+
 COLOURS = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30)}
 
 

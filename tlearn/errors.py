@@ -1,5 +1,6 @@
 """The errors a user can meet: each has one plain message (what, which file or key, what to do) and one exit status."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -59,3 +60,10 @@ class SweepError(TlearnError):
     """A sweep in which some trials failed."""
 
     exit_status = 7
+
+
+def capped(items: Iterable[str], limit: int = 20, separator: str = ", ") -> str:
+    """Join the first items and say how many more there are."""
+    items = list(items)
+    more = [f"... and {len(items) - limit} more"] if len(items) > limit else []
+    return separator.join([*items[:limit], *more])

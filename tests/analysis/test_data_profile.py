@@ -20,7 +20,7 @@ from tlearn.analysis.data_profile import (
     size_summary,
     size_table,
 )
-from tlearn.data.sources.torchvision import Sample
+from tlearn.data.sources.base import Sample
 
 SPLITS = {
     "train": [Sample("a/1.png", "a"), Sample("a/2.png", "a"), Sample("b/1.png", "b")],

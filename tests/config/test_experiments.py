@@ -26,7 +26,8 @@ from tlearn.config import rules as schema
 from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.prepare import Pictures
-from tlearn.data.sources.torchvision import FolderSource, Sample
+from tlearn.data.sources.base import Sample
+from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import ConfigError
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork

@@ -12,7 +12,8 @@ from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import DiskPixels, MemoryPixels, Shrink
 from tlearn.data.prepare import Pictures, prepare
-from tlearn.data.sources.torchvision import FolderSource, Sample
+from tlearn.data.sources.base import Sample
+from tlearn.data.sources.folder import FolderSource
 from tlearn.data.transforms import Transform, random_resized_crop
 from tlearn.errors import BadImageError, DataError
 

@@ -8,7 +8,7 @@ from tests.conftest import draw
 from tlearn.data import prepare as prepare_module
 from tlearn.data.decode import Decoder
 from tlearn.data.prepare import BadImagesError, Pictures, available_cpus, prepare
-from tlearn.data.sources.torchvision import FolderSource
+from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import DataError
 
 HALVES = (0.5, 0.25, 0.25)

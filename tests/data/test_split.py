@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tlearn.data.sources.torchvision import FolderSource, Sample
+from tlearn.data.sources.base import Sample
+from tlearn.data.sources.folder import FolderSource
 from tlearn.data.split import (
     NO_TEST,
     TEST_AS_VAL,

@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import draw
 from tests.report.test_page import HOSTILE, _Elements
-from tlearn.data.sources.torchvision import Sample
+from tlearn.data.sources.base import Sample
 from tlearn.files import read_table
 from tlearn.report.data_report import Survey, write_survey
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
 from tlearn.analysis.drawing import lettering, shown
-from tlearn.data.sources.torchvision import Sample
+from tlearn.data.sources.base import Sample
 
 Splits = Mapping[str, Sequence[Sample]]
 

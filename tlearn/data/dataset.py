@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from tlearn.data.pixel_cache import Decode
 from tlearn.data.sampling import Draw
-from tlearn.data.sources.torchvision import Sample
+from tlearn.data.sources.base import Sample
 from tlearn.errors import BadImageError
 
 

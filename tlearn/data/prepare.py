@@ -4,24 +4,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from tlearn.data.decode import Decoder
-from tlearn.data.sources.folder import capped
-from tlearn.data.sources.torchvision import Listing, Sample
+from tlearn.data.sources.base import Sample, Source
 from tlearn.data.split import class_list, make_splits
 from tlearn.data.verify import find_bad_images
-from tlearn.errors import DataError
-
-
-class Source(Protocol):
-    """Where pictures come from."""
-
-    def prepare(self) -> None:
-        """Download what is missing."""
-
-    def listing(self) -> Listing:
-        """List all pictures with their labels."""
+from tlearn.errors import DataError, capped
 
 
 @dataclass(frozen=True)

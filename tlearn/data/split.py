@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tlearn.data.sources.folder import capped
-from tlearn.data.sources.torchvision import Sample
-from tlearn.errors import ConfigError, DataError, OutputError
+from tlearn.data.sources.base import SPLITS, Sample
+from tlearn.errors import ConfigError, DataError, OutputError, capped
 
-SPLITS = ("train", "val", "test")
 COLUMNS = ["path", "label", "split", "bytes"]
 SIZE = re.compile("[0-9]{1,18}")
 NO_TEST = "no test split: no test figures are reported"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.sources.test_sources import tree
+from tests.conftest import tree
 from tlearn.config import rules as schema
 from tlearn.config.command import known_keys
 from tlearn.config.compose import compose, plain

@@ -1,4 +1,4 @@
-"""Folders of pictures: which layout they have and which entries count, without opening a single file."""
+"""Folders of images: which layout they have and which entries count, without opening a single file."""
 
 import os
 from collections import Counter
@@ -6,31 +6,57 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tlearn.errors import DataError
+from tlearn.data.sources.base import SPLIT_NAMES, Listing, Sample
+from tlearn.download import fetch_archive
+from tlearn.errors import ConfigError, DataError, capped
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 EXPECTED = """Expected one of:
   <data.root>/<class>/*.jpg
   <data.root>/train/<class>/*.jpg, and the same in val/ (or valid/, validation/) or test/ or both"""
 
 
+class FolderSource:
+    """A folder with one folder per class, or with train/ and val/ or test/ around them."""
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        name: str = "folder",
+        download_root: str | Path = "data",
+        url: str | None = None,
+        sha256: str | None = None,
+        top: str | None = None,
+        allow_empty: bool = False,
+    ) -> None:
+        self.given = root is not None
+        self.root = Path(root).expanduser() if root is not None else Path(download_root).expanduser() / name
+        self.name, self.url, self.sha256, self.top, self.allow_empty = name, url, sha256, top, allow_empty
+
+    def prepare(self) -> None:
+        """Download the pictures unless a root was given or they are there."""
+        if self.given or os.path.exists(self.root):
+            return
+        if self.url is None:
+            raise ConfigError(f"data.root must be given: {self.root} does not exist and data.url names no archive")
+        fetch_archive(self.url, self.root, sha256=self.sha256, top=self.top, what=self.name)
+
+    def listing(self) -> Listing:
+        """List the pictures; raise DataError, with the tree found, for a layout that is neither."""
+        found = scan_folder(self.root, self.allow_empty)
+        empty = sorted(Path(path).name for path, split in found.empty if split in (None, "train"))
+        return Listing(self.root, sorted(found.samples), empty, found.notes)
+
+
 @dataclass
 class Found:
-    """Pictures as (path, class, split), class folders without any as (path, split), and notes on everything else."""
+    """Images, class folders without any as (path, split), notes on everything else, and how much was hidden."""
 
-    pictures: list[tuple[str, str, str | None]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     empty: list[tuple[str, str | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     hidden: int = 0
-
-
-def capped(items: Iterable[str], limit: int = 20, separator: str = ", ") -> str:
-    """Join the first items and say how many more there are."""
-    items = list(items)
-    more = [f"... and {len(items) - limit} more"] if len(items) > limit else []
-    return separator.join([*items[:limit], *more])
 
 
 def scan_folder(root: Path, allow_empty: bool = False) -> Found:
@@ -42,7 +68,7 @@ def scan_folder(root: Path, allow_empty: bool = False) -> Found:
     found = Found()
     for split, folder in _layout(root, found):
         scan_classes(root, folder, split, found)
-    if not found.pictures:
+    if not found.samples:
         raise _layout_error(root, "no pictures found", found.notes)
     required = [path for path, split in found.empty if split in (None, "train")]
     if required and not allow_empty:
@@ -55,12 +81,12 @@ def scan_folder(root: Path, allow_empty: bool = False) -> Found:
 
 def scan_classes(root: Path, folder: Path, split: str | None, found: Found, skip: Collection[str] = ()) -> None:
     """Add to `found` what lies in each class folder of `folder`, apart from the classes in `skip`."""
-    outer = {_identity(root), _identity(folder)}
+    outer = {_inode(root), _inode(folder)}
     stray = classes = 0
     for entry in _entries(folder, found):
         if _kind(entry) != "folder":
             stray += _is_picture(entry)
-        elif _identity(entry.path) in outer:
+        elif _inode(entry.path) in outer:
             found.notes.append(f"loop skipped: {Path(entry.path).relative_to(root).as_posix()}")
         elif entry.name not in skip:
             classes += 1
@@ -132,31 +158,31 @@ def _scan_class(root: Path, folder: Path, split: str | None, found: Found, outer
         found.notes.append(f"{name}: skipped, no regular files: {capped(odd, 5)}")
     if not pictures:
         found.empty.append((name, split))
-    found.pictures.extend((path, folder.name, split) for path in pictures)
+    found.samples.extend(Sample(path, folder.name, split) for path in pictures)
 
 
 def _walk(folder: Path, found: Found, outer: set[tuple[int, int]]) -> Iterator[tuple[os.DirEntry[str], str]]:
     """Yield every visible entry below a folder with its kind; "loop" is a link to a folder already visited."""
-    seen = outer | {_identity(folder)}
+    seen = outer | {_inode(folder)}
     folders = [os.fspath(folder)]
     links: list[os.DirEntry[str]] = []
     while folders or links:
         # Links come last, so that a folder reached both ways is listed under its own name.
         if not folders:
             link = links.pop(0)
-            if _identity(link.path) in seen:
+            if _inode(link.path) in seen:
                 yield link, "loop"
                 continue
             folders.append(link.path)
         here = folders.pop()
-        seen.add(_identity(here))
+        seen.add(_inode(here))
         for entry in _entries(here, found):
             kind = _kind(entry)
             if kind != "folder":
                 yield entry, kind
             elif entry.is_symlink():
                 links.append(entry)
-            elif _identity(entry.path) not in seen:
+            elif _inode(entry.path) not in seen:
                 folders.append(entry.path)
 
 
@@ -198,7 +224,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
     return "not a file" if os.path.exists(entry.path) else "broken link"
 
 
-def _identity(path: str | Path) -> tuple[int, int]:
+def _inode(path: str | Path) -> tuple[int, int]:
     status = os.stat(path)
     return status.st_dev, status.st_ino
 

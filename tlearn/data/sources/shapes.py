@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from tlearn.data.sources.torchvision import FolderSource, Listing
+from tlearn.data.sources.base import SPLITS, Listing
+from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import ConfigError, DataError, OutputError
 
 SIZE = 96
-SPLITS = ("train", "val", "test")
 # Part of what a drawn folder is named after: raise it when the same options give other pictures.
 _FORMAT = 1
 # Silhouettes are drawn at twice the size, which smooths their edges.

@@ -1,0 +1,53 @@
+"""What a source of images is: subclass or imitate `Source` to bring your own, and name it in data.source._target_."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+SPLITS = ("train", "val", "test")
+# What folders and tables may call the splits
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class Sample(NamedTuple):
+    """One image file and its class.
+
+    Args:
+        path: relative to the root of its `Listing`, with forward slashes, or absolute.
+        label: name of the class.
+        split: one of `SPLITS`, or None where tlearn is to split; either all samples of a listing have one or none has.
+    """
+
+    path: str
+    label: str
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a source.
+
+    Args:
+        root: what the paths of the samples are relative to.
+        samples: all images, ordered by path.
+        empty_classes: names of classes without an image that count as classes all the same.
+        notes: a line for the user about each oddity, such as files that were ignored.
+    """
+
+    root: Path
+    samples: list[Sample]
+    empty_classes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """Where images come from. Constructing a source reads and writes nothing."""
+
+    def prepare(self) -> None:
+        """Download, extract or draw what is missing, and do nothing if nothing is.
+
+        Called before every `listing()`, in each process of a run. Raises DownloadError, OutputError or ConfigError.
+        """
+
+    def listing(self) -> Listing:
+        """List all images without opening one; raise DataError, naming file or folder, for what cannot be used."""
