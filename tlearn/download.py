@@ -1,37 +1,25 @@
-"""Fetch files over https and unpack archives, with nothing left behind by a failure; the only user of the network."""
+"""Download files and archives over https, with nothing left behind by a failure; the only user of the network."""
 
 import hashlib
-import lzma
 import os
-import secrets
-import shutil
-import stat
 import string
-import struct
-import tarfile
 import time
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.client import HTTPException
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any
+from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
-from tlearn.errors import ConfigError, DataError, DownloadError, OutputError, TlearnError
+from tlearn.archive import CHUNK, extract, temporary_beside, writing_in
+from tlearn.console import say
+from tlearn.errors import ConfigError, DataError, DownloadError, TlearnError
 
 TRIES = 3
 BACKOFF_SECONDS = 1.0
 TIMEOUT_SECONDS = 30
-CHUNK = 2**20
-# Three times the 5 GB of Food-101, and pictures hardly compress: an archive that grows beyond this is a bomb.
-MAX_BYTES = 16 * 2**30
-MAX_MEMBERS = 1_000_000
-# What zipfile and tarfile let through, beside their own errors, when bytes are damaged.
-ODD_ERRORS = (EOFError, LookupError, OverflowError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
 
 
 class _Failed(Exception):  # noqa: N818 - never leaves this module
@@ -86,32 +74,6 @@ def fetch_archive(url: str, folder: Path, *, sha256: str | None = None, top: str
                 archive.unlink()
 
 
-def extract(archive: Path, folder: Path, *, top: str | None = None, max_bytes: int = MAX_BYTES) -> Path:
-    """Unpack a zip or tar archive into `folder`, which appears only when it is whole.
-
-    With `top`, the archive's only top folder, which must have this name, becomes `folder`. Links become copies of what
-    they point to. Raises DataError for an archive with a member that leaves the folder or is no file or folder, or with
-    more than `max_bytes`; DownloadError for what is damaged or no archive; OutputError where it cannot be written.
-    """
-    if os.path.exists(folder):
-        raise OutputError(f"cannot unpack {archive} to {folder.absolute()}: this exists; remove it or choose another")
-    part = _part(folder)
-    try:
-        with _writing(folder.parent):
-            part.mkdir(parents=True)
-        with _reading(archive):
-            _unpack(archive, _Unpacking(archive, part, max_bytes))
-        content = sorted(entry.name for entry in part.iterdir())
-        if not content or (top and not (content == [top] and (part / top).is_dir())):
-            expected = f'one folder "{top}"' if top else "files"
-            raise DataError(f"{archive} is refused: it should hold {expected}, and holds {content[:5]}")
-        with _writing(folder.parent):
-            (part / top if top else part).rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return folder
-
-
 def _obtain(url: str, path: Path, sha256: str | None, what: str, by_hand: str) -> Path:
     if sha256 is not None and not (8 <= len(sha256) <= 64 and set(sha256) <= set(string.hexdigits)):
         raise ConfigError(f"the sha256 of {what} must be 8 to 64 hex digits, not {sha256!r}")
@@ -119,7 +81,7 @@ def _obtain(url: str, path: Path, sha256: str | None, what: str, by_hand: str) -
         if os.path.exists(path):
             _check_present(path, sha256)
         else:
-            print(f"downloading {what} from {url} to {path}", flush=True)
+            say(f"downloading {what} from {url} to {path}")
             _download(url, path, sha256)
     except _Failed as failure:
         raise DownloadError(f"cannot get {what} from {url}: {failure}; try again later, or {by_hand}") from failure
@@ -143,14 +105,14 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
     _check_address(url)
     if is_offline():
         raise _Failed("TLEARN_OFFLINE is set, so nothing is downloaded")
-    part = _part(path)
-    with _writing(path.parent):
+    part = temporary_beside(path)
+    with writing_in(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         got, size = _save_patiently(url, part)
         if sha256 is not None and not got.startswith(sha256.lower()):
             raise _Failed(f"the sha256 is {got} ({size} bytes received), expected {sha256}")
-        with _writing(path.parent):
+        with writing_in(path.parent):
             part.replace(path)
     finally:
         with suppress(OSError):
@@ -164,7 +126,7 @@ def _save_patiently(url: str, part: Path) -> tuple[str, int]:
         except _Failed as failure:
             if not failure.again:
                 raise
-            print(f"trying {url} again: {failure}", flush=True)
+            say(f"trying {url} again: {failure}")
             time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
     return _save(url, part)
 
@@ -172,7 +134,7 @@ def _save_patiently(url: str, part: Path) -> tuple[str, int]:
 def _save(url: str, part: Path) -> tuple[str, int]:
     """Write what a URL gives to a file; return its sha256 and its size in bytes."""
     digest = hashlib.sha256()
-    with _writing(part.parent), part.open("wb") as file:
+    with writing_in(part.parent), part.open("wb") as file:
         for chunk in _chunks(url):
             digest.update(chunk)
             file.write(chunk)
@@ -226,124 +188,6 @@ def _check_address(url: str) -> None:
         raise _Failed(error) from error
     if address.scheme != "https" and (address.scheme, host) not in (("http", "127.0.0.1"), ("http", "localhost")):
         raise _Failed(f"only https is used, and {url} is not https")
-
-
-class _Unpacking:
-    """Where an archive's members go, and how much of the limits is left."""
-
-    def __init__(self, archive: Path, folder: Path, max_bytes: int) -> None:
-        self.archive, self.folder, self.max_bytes = archive, folder, max_bytes
-        self.bytes, self.members = 0, 0
-
-    def refusal(self, name: str, reason: str) -> DataError:
-        return DataError(f"{self.archive} is refused: its member {name!r} {reason}; get the archive from its publisher")
-
-    def target(self, name: str) -> Path | None:
-        """Count one member and return its path, or None for what macOS adds to archives; refuse a name that leaves."""
-        self.members += 1
-        if self.members > MAX_MEMBERS:
-            raise self.refusal(name, f"is one more than {MAX_MEMBERS}")
-        # Windows rules are the wider ones: they split at both slashes and know drives.
-        path = PureWindowsPath(name)
-        if path.anchor or ".." in path.parts or "\0" in name:
-            raise self.refusal(name, "does not stay inside the folder")
-        return None if "__MACOSX" in path.parts else self.folder.joinpath(*path.parts)
-
-    def write(self, name: str, target: Path, source: IO[bytes] | None) -> None:
-        """Write a file's content, or make a folder where there is no content."""
-        with _writing(self.folder.parent):
-            try:
-                (target.parent if source else target).mkdir(parents=True, exist_ok=True)
-                if source:
-                    with source, target.open("wb") as file:
-                        self._copy(name, source, file)
-            except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-                raise self.refusal(name, "is a file in one place and a folder in another") from error
-
-    def _copy(self, name: str, source: IO[bytes], file: IO[bytes]) -> None:
-        while True:
-            with _reading(self.archive):
-                block = source.read(CHUNK)
-            if not block:
-                return
-            # What arrives is counted, not what the archive says of itself.
-            self.bytes += len(block)
-            if self.bytes > self.max_bytes:
-                raise self.refusal(name, f"goes beyond {self.max_bytes} bytes unpacked")
-            file.write(block)
-
-
-def _unpack(archive: Path, unpacking: _Unpacking) -> None:
-    with archive.open("rb") as file:
-        start = file.read(80)
-    # zipfile.is_zipfile would take a tar that ends with a zip for a zip.
-    if start.startswith((b"PK\3\4", b"PK\5\6")):
-        return _unzip(archive, unpacking)
-    if not tarfile.is_tarfile(archive):
-        raise DownloadError(f"{archive} is no zip or tar archive, it starts with {start!r}: delete it")
-    with tarfile.open(archive) as opened:
-        _untar(opened, unpacking)
-
-
-def _unzip(archive: Path, unpacking: _Unpacking) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        targets = [(info, unpacking.target(info.filename)) for info in opened.infolist()]
-        for info, target in targets:
-            if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise unpacking.refusal(info.filename, "is a link or a device")
-            if target:
-                # Some Windows programs end the name of a folder with a backslash, which zipfile does not know.
-                folder = info.filename.endswith(("/", "\\"))
-                unpacking.write(info.filename, target, None if folder else opened.open(info))
-
-
-def _untar(opened: tarfile.TarFile, unpacking: _Unpacking) -> None:
-    # Only plain files and folders are ever made, so tarfile's data filter (missing before Python 3.11.4) would have
-    # nothing left to forbid: a link is read as the member it names, and none can be written through.
-    for member in opened:
-        target = unpacking.target(member.name)
-        # tarfile would look an absolute link up as a relative one.
-        if PureWindowsPath(member.linkname).anchor:
-            raise unpacking.refusal(member.name, f"is a link to {member.linkname!r}, outside the folder")
-        try:
-            source = opened.extractfile(member)
-        except (KeyError, RecursionError):
-            source = None
-        if source is None and not member.isdir():
-            raise unpacking.refusal(member.name, "is a device, or a link to no file of the archive")
-        if target:
-            unpacking.write(member.name, target, source)
-    # tarfile takes a cut or damaged header for the end, and leaves the checksum that ends a gzip unread.
-    stream = opened.fileobj
-    assert stream is not None
-    stream.seek(opened.offset)
-    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("its end is missing")
-    while stream.read(CHUNK):
-        pass
-
-
-@contextmanager
-def _reading(archive: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, *ODD_ERRORS) as error:
-        reason = str(error) or type(error).__name__
-        raise DownloadError(f"{archive} cannot be unpacked ({reason}): delete it") from error
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"cannot write in {folder.absolute()} ({reason}): make room or choose another") from error
-
-
-def _part(path: Path) -> Path:
-    # In the same folder, as only a rename within a file system is atomic; unique, as other processes may do the same.
-    return path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
 
 
 def _beside(folder: Path, url: str) -> Path:
