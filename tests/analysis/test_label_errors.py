@@ -1,4 +1,4 @@
-"""Doubtful labels are found by classifiers that did not see the pictures."""
+"""Doubtful labels are found by classifiers that did not see the images."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tlearn.analysis.label_errors import held_out, suspects
+from tests.analysis.test_linear_probe import clusters
+from tlearn.analysis.label_errors import suspects
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
@@ -14,53 +15,9 @@ from tlearn.features.extract import Extractor, Reader
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 
 
-def clusters(counts: list[int], width: int = 30, apart: float = 2.0) -> tuple[Tensor, Tensor]:
-    """Draw features of which those of a class lie round a place of its own."""
-    generator = torch.Generator().manual_seed(0)
-    targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    centres = apart * torch.randn(len(counts), width, generator=generator)
-    return (centres[targets] + torch.randn(len(targets), width, generator=generator)).relu(), targets
-
-
 def outputs(features: Tensor | None, targets: Tensor, classes: list[str], split: str = "train") -> Outputs:
     paths = [f"{split}/{number}" for number in range(len(targets))]
     return Outputs(split, classes, Path(), paths, targets, torch.zeros(len(targets), len(classes)), features)
-
-
-def test_probabilities_are_of_classifiers_that_did_not_see_the_picture():
-    # Features that say nothing but who a picture is: whoever has seen it knows its class.
-    features, targets = torch.eye(60), torch.arange(60) % 2
-    probabilities = held_out(features, targets, 2)
-    assert probabilities.sum(1).tolist() == pytest.approx([1] * 60, abs=1e-5)
-    assert probabilities.gather(1, targets[:, None]).mean() <= 0.5 + 1e-4
-    features, targets = clusters([40, 40, 40])
-    assert (held_out(features, targets, 3).argmax(1) == targets).float().mean() > 0.95
-
-
-def test_every_fold_has_its_part_of_each_class():
-    # With both pictures of a class in one fold, the other would know nothing of it.
-    features, targets = clusters([2] * 8, apart=6)
-    for seed in range(5):
-        assert (held_out(features, targets, 8, folds=2, seed=seed).argmax(1) == targets).all()
-
-
-def test_the_same_seed_gives_the_same_and_no_other_generator_is_touched():
-    features, targets = clusters([20, 30], apart=0.3)
-    before = torch.get_rng_state()
-    first = held_out(features, targets, 2)
-    torch.manual_seed(5)
-    assert torch.equal(held_out(features, targets, 2), first)
-    assert not torch.equal(held_out(features, targets, 2, seed=1), first)
-    torch.set_rng_state(before)
-    held_out(features, targets, 2)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_neither_scale_nor_place_of_features_matters():
-    features, targets = clusters([30, 30, 5])
-    expected = held_out(features, targets, 3)
-    scales = torch.logspace(-4, 4, features.shape[1])
-    torch.testing.assert_close(held_out(features * scales + scales, targets, 3), expected, atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -69,21 +26,8 @@ def test_neither_scale_nor_place_of_features_matters():
 )
 def test_few_pictures_and_classes_without_any_are_no_error(targets, classes):
     features = torch.randn(len(targets), 6, generator=torch.Generator().manual_seed(0))
-    probabilities = held_out(features, torch.tensor(targets), classes)
-    assert probabilities.shape == (len(targets), classes)
-    assert probabilities.sum(1).tolist() == pytest.approx([1] * len(targets), abs=1e-5)
     names = [str(number) for number in range(classes)]
     assert len(suspects([outputs(features, torch.tensor(targets), names)])) == len(targets)
-
-
-def test_features_without_differences_are_no_error():
-    assert held_out(torch.ones(10, 4), torch.arange(10) % 2, 2).sub(0.5).abs().max() < 0.2
-
-
-@torch.inference_mode()
-def test_it_can_be_called_in_inference_mode():
-    features, targets = clusters([10, 10])
-    assert (held_out(features, targets, 2).argmax(1) == targets).all()
 
 
 def test_wrong_labels_come_first_with_the_right_class_as_a_suggestion():

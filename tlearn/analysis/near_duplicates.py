@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tlearn.analysis.linear_probe import Standardisation
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.decode import Decoder
 from tlearn.data.prepare import available_cpus
@@ -114,18 +115,14 @@ def _neighbours(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _standardised(parts: Sequence[Outputs]) -> list[Tensor]:
-    """Give all features mean 0 and deviation 1 over all splits, so that none counts more than others."""
+    """Standardise the features of all splits together."""
     features = [part.features for part in parts if part.features is not None]
     if len(features) < len(parts):
         raise ValueError("near duplicates are looked for by features, and these were not kept")
     if not features:
         return []
-    total = sum(map(len, features))
-    mean = torch.stack([part.sum(0, dtype=torch.float64) for part in features]).sum(0) / total
-    squares = torch.stack([(part - mean.float()).square().sum(0, dtype=torch.float64) for part in features]).sum(0)
-    scale = (squares / total).sqrt()
-    scale = scale.where(scale > 0, 1.0)
-    return [(part - mean.float()) / scale.float() for part in features]
+    every = torch.cat(features).float()
+    return list(Standardisation.of(every)(every).split([len(part) for part in features]))
 
 
 @dataclass(frozen=True)

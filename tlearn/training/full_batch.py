@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tlearn.analysis.linear_probe import Standardisation, lbfgs, minimise
 from tlearn.errors import ConfigError
 from tlearn.training.module import Batch, TransferModule
 
@@ -50,13 +51,8 @@ class LogisticModule(TransferModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Make the optimizer over the head's weight and bias."""
-        return torch.optim.LBFGS(
-            self.network.head.parameters(),
-            max_iter=self.fit.max_iter,
-            history_size=self.fit.history_size,
-            tolerance_grad=self.fit.tolerance,
-            line_search_fn="strong_wolfe",
-        )
+        how = self.fit
+        return lbfgs(self.network.head.parameters(), how.max_iter, how.tolerance, how.history_size)
 
     def setup(self, stage: str) -> None:
         """Make as many epochs as there are weight decays, or as many as were asked for."""
@@ -80,34 +76,17 @@ class LogisticModule(TransferModule):
         assert isinstance(head, nn.Linear)
         # Each fit is a problem of its own: directions of the last one mislead.
         optimizer.state.clear()  # type: ignore[union-attr]
-        mean, scale = features.mean(0), features.std(0, correction=0)
-        scale = scale.where(scale > 0, 1.0)
-        standardised = (features - mean) / scale
-        _standardise(head, mean, scale)
+        standardise = Standardisation.of(features)
+        standardised = standardise(features)
+        standardise.adapt(head)
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()  # type: ignore[union-attr]
-            loss = self.loss(head(standardised), targets) + weight_decay / 2 * head.weight.square().sum()
-            self.manual_backward(loss)
-            return loss
+        def loss() -> Tensor:
+            return self.loss(head(standardised), targets)
 
-        optimizer.step(closure)  # type: ignore[union-attr]
-        _unstandardise(head, mean, scale)
+        minimise(optimizer, loss, head.weight, weight_decay, self.manual_backward)
+        standardise.revert(head)
         self.log("weight_decay", weight_decay, on_step=False, on_epoch=True)
 
     def describe_epoch(self, epoch: int) -> dict[str, float]:
         """Give the weight decay that an epoch tried."""
         return {"weight_decay": self.fit.weight_decays[epoch]}
-
-
-@torch.no_grad()
-def _standardise(head: nn.Linear, mean: Tensor, scale: Tensor) -> None:
-    """Change a layer so that it gives the same logits from (features - mean) / scale."""
-    head.bias.add_(head.weight @ mean)
-    head.weight.mul_(scale)
-
-
-@torch.no_grad()
-def _unstandardise(head: nn.Linear, mean: Tensor, scale: Tensor) -> None:
-    head.weight.div_(scale)
-    head.bias.sub_(head.weight @ mean)
