@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tlearn.console import say
 from tlearn.data.prepare import Source
-from tlearn.data.sources.torchvision import Sample
+from tlearn.data.sources.base import Sample
 from tlearn.data.split import Manifest, check_manifest, read_manifest, unchanged_files
 from tlearn.errors import DataError
 from tlearn.runs.model import MANIFEST, Model
