@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 from torch import Tensor
+from torchmetrics.functional import spearman_corrcoef
 
 from tlearn.analysis.drawing import lettering, shown
 from tlearn.analysis.outputs import Outputs
@@ -170,7 +171,7 @@ def _spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Give the rank correlation, or None where one side does not vary or there are too few to speak of one."""
     if len(x) < _FEWEST or len(set(x)) < 2 or len(set(y)) < 2:
         return None
-    return float(torch.corrcoef(torch.stack([_ranks(x), _ranks(y)]))[0, 1])
+    return float(spearman_corrcoef(torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)))
 
 
 def _ranks(values: Sequence[float]) -> Tensor:

@@ -14,8 +14,6 @@ from tlearn.analysis.outputs import Outputs, figures
 
 # Numbers that one step in double precision holds at once
 _CHUNK = 2_000_000
-# Of log T: far below what a probability shows
-_PRECISION = 1e-9
 # Half of the 95 % quantile of the chi-squared distribution with one degree of freedom, in nats
 _SIGNIFICANT = 1.92
 
@@ -75,17 +73,38 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """
     if not bool(logits.isfinite().all()):
         return 1.0
-    slope = _objective(logits, targets, 0.0)[1]
-    if slope == 0:
-        return 1.0
-    low, high = _above(logits, targets) if slope < 0 else _below(logits, targets)
-    return math.exp(_minimum(logits, targets, low, high))
+    log_t = torch.tensor(_start(logits, targets), dtype=torch.float64)
+
+    def closure() -> Tensor:
+        objective, slope = _objective(logits, targets, float(log_t))
+        log_t.grad = torch.tensor(slope, dtype=torch.float64)
+        return torch.tensor(objective, dtype=torch.float64)
+
+    # Down to the rounding of the objective, with which T is right to 1e-6
+    optimizer = torch.optim.LBFGS(
+        [log_t], max_iter=100, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+    optimizer.step(closure)
+    return math.exp(float(log_t))
 
 
-def _objective(logits: Tensor, targets: Tensor, log_t: float) -> tuple[float, float, float]:
-    """Give the objective and its first and second derivative by log T, in double precision."""
+def _start(logits: Tensor, targets: Tensor) -> float:
+    """Choose log T to start from: 0 where T > 1 is better, and there is only one minimum.
+
+    Where T < 1 is better, the prior can make several, so look everywhere in steps of a factor e.
+    """
+    if _objective(logits, targets, 0.0)[1] <= 0:
+        return 0.0
+    spread = float((logits.amax(1) - logits.amin(1)).double().mean())
+    # Where the mean distance of logits is e^8, nothing but the prior changes any more.
+    last = max(1, math.ceil(8 - math.log(spread)))
+    return min((-float(step) for step in range(last + 1)), key=lambda log_t: _objective(logits, targets, log_t)[0])
+
+
+def _objective(logits: Tensor, targets: Tensor, log_t: float) -> tuple[float, float]:
+    """Compute the objective and its derivative by log T, in double precision."""
     beta = math.exp(-log_t)
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(2, dtype=torch.float64)
     rows = max(1, _CHUNK // logits.shape[1])
     for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
         # From the class's own logit: the objective is the logarithm of a sum of powers of these.
@@ -96,41 +115,9 @@ def _objective(logits: Tensor, targets: Tensor, log_t: float) -> tuple[float, fl
         powers = powers.sub_(highest[:, None]).exp_()
         total = powers.sum(1)
         means = torch.linalg.vecdot(powers, distances) / total
-        squares = torch.linalg.vecdot(powers.mul_(distances), distances) / total
-        sums += torch.stack([(highest + total.log()).sum(), means.sum(), (squares - means.square()).sum()])
-    loss, first, second = sums.tolist()
-    return loss + log_t**2 / 2, log_t - beta * first, 1 + beta * first + beta**2 * second
-
-
-def _above(logits: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Bracket log T where T > 1, where there is only one minimum."""
-    low, high = 0.0, 1.0
-    while _objective(logits, targets, high)[1] < 0:
-        low, high = high, 2 * high
-    return low, high
-
-
-def _below(logits: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Bracket log T where T < 1: the prior can make several minima, so look everywhere in steps of a factor e."""
-    spread = float((logits.amax(1) - logits.amin(1)).double().mean())
-    # Where the mean distance of logits is e^8, nothing but the prior changes any more.
-    last = max(1, math.ceil(8 - math.log(spread)))
-    values = [_objective(logits, targets, -float(step))[0] for step in range(last + 1)]
-    best = min(range(last + 1), key=values.__getitem__)
-    return -float(best + 1), min(0.0, 1.0 - best)
-
-
-def _minimum(logits: Tensor, targets: Tensor, low: float, high: float) -> float:
-    """Find the root of the derivative in a bracket by Newton's steps, or by halves where those lead out of it."""
-    log_t = (low + high) / 2
-    while high - low > _PRECISION:
-        _, slope, curvature = _objective(logits, targets, log_t)
-        low, high = (low, log_t) if slope > 0 else (log_t, high)
-        step = slope / curvature if curvature > 0 else math.inf
-        if abs(step) < _PRECISION:
-            break
-        log_t = log_t - step if low < log_t - step < high else (low + high) / 2
-    return log_t
+        sums += torch.stack([(highest + total.log()).sum(), means.sum()])
+    loss, slope = sums.tolist()
+    return loss + log_t**2 / 2, log_t - beta * slope
 
 
 def calibrate(outputs: Mapping[str, Outputs]) -> dict[str, float]:
