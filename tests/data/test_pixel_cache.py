@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import PIL
 import pytest
 import torch
-from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
@@ -37,20 +36,6 @@ def files(tmp_path: Path) -> list[Path]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "caches" / "pixels"
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give the names of the files that were decoded since it was last cleared."""
-    names: list[str] = []
-    original = Decoder.__call__
-
-    def counting(self: Decoder, path: str | Path) -> Tensor:
-        names.append(Path(path).name)
-        return original(self, path)
-
-    monkeypatch.setattr(Decoder, "__call__", counting)
-    return names
 
 
 @pytest.fixture(autouse=True)

@@ -33,20 +33,6 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "caches" / "verified"
 
 
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give the list of names that decoders were called with since it was last cleared."""
-    names: list[str] = []
-    original = Decoder.__call__
-
-    def counting(self: Decoder, path: str | Path) -> object:
-        names.append(Path(path).name)
-        return original(self, path)
-
-    monkeypatch.setattr(Decoder, "__call__", counting)
-    return names
-
-
 def write(file: Path, seed: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(file)

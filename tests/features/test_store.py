@@ -1,5 +1,6 @@
 """Kept features are whole or absent, found again by what they depend on, and removed in the order of their use."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -123,6 +124,17 @@ def test_a_picture_is_known_by_path_size_time_and_draw(tmp_path, monkeypatch):
     picture.write_bytes(b"1")
     os.utime(picture, ns=(5, 5))
     assert picture_key(picture) in known
+
+
+def test_the_key_of_a_picture_stays_the_same_for_ever(tmp_path):
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(b"123")
+    os.utime(picture, ns=(5, 7))
+    # Features that were computed by an earlier version are found by it.
+    text = os.fsencode(picture) + b"\x003\x007\x00draw"
+    assert picture_key(picture, "draw") == hashlib.blake2b(text, digest_size=16).digest()
+    with pytest.raises(FileNotFoundError, match=r"lost\.jpg"):
+        picture_key(tmp_path / "lost.jpg")
 
 
 def test_a_damaged_segment_is_removed_and_missing(tmp_path, capsys):

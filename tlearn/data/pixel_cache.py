@@ -22,6 +22,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from tlearn.data.decode import Decoder
+from tlearn.data.file_state import file_state
 from tlearn.data.transforms import Transform
 from tlearn.errors import ConfigError
 
@@ -106,12 +107,10 @@ class DiskPixels:
 
     def _file(self, path: str | Path) -> Path | None:
         """Name the file that keeps a picture; None for one that cannot be found."""
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError):
+        state = file_state(path)
+        if state is None:
             return None
-        state = [os.path.abspath(path), status.st_size, status.st_mtime_ns, *self._key]
-        name = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps([*state, *self._key]).encode()).hexdigest()
         return self._folder / name[:2] / f"{name[2:]}.pixels"
 
     def _write(self, file: Path, image: Tensor) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tlearn.data.file_state import file_state
 from tlearn.data.sources.base import SPLITS, Sample
 from tlearn.errors import ConfigError, DataError, OutputError, capped
 
@@ -237,11 +238,8 @@ def _classes(labels: Sequence[str]) -> str:
 
 
 def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    # ValueError: a NUL in the name
-    except (OSError, ValueError):
-        return None
+    state = file_state(path)
+    return None if state is None else state.size
 
 
 def _rows(root: Path, splits: Splits) -> list[tuple[str, str, str, int]]:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import PIL
 
 from tlearn.data.decode import Decoder
+from tlearn.data.file_state import file_state
 from tlearn.errors import BadImageError
 
 # Part of what a cache is valid for: raise it when the decoder accepts other files or the cache is laid out anew.
@@ -43,7 +44,8 @@ def find_bad_images(
     key = json.dumps([_FORMAT, PIL.__version__, dataclasses.asdict(decoder)])
     known = {} if cache is None else _read_cache(cache, key)
     # Taken before decoding: a file that changes meanwhile is then checked again by the next run.
-    states = {path: _state(os.path.join(root, path)) for path in paths}
+    found = {path: file_state(os.path.join(root, path)) for path in paths}
+    states = {path: [] if state is None else [state.size, state.modified] for path, state in found.items()}
     reasons = {path: known[path][2] for path, state in states.items() if path in known and known[path][:2] == state}
     outcomes = _decode_all(root, [path for path in states if path not in reasons], decoder, threads)
     lasting = {path: [*states[path], end.reason] for path, end in outcomes.items() if end.lasting and states[path]}
@@ -51,15 +53,6 @@ def find_bad_images(
         _write_cache(cache, key, known | lasting)
     reasons |= {path: outcome.reason for path, outcome in outcomes.items()}
     return {path: reasons[path] for path in states if reasons[path]}
-
-
-def _state(file: str) -> list[int]:
-    """Give what changes with a file's content: size in bytes and modification time in ns; nothing if it is missing."""
-    try:
-        status = os.stat(file)
-    except (OSError, ValueError):
-        return []
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _decode_all(root: Path, paths: list[str], decoder: Decoder, threads: int) -> dict[str, _Outcome]:

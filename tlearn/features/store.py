@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tlearn.data.file_state import file_state
 from tlearn.errors import OutputError
 from tlearn.features.prune import LOCK, READERS, RECIPE
 
@@ -36,16 +37,13 @@ def picture_key(path: str | Path, version: str = "") -> bytes:
     """Hash what a picture's features depend on beside the recipe.
 
     Args:
-        path: the file; OSError if there is none.
+        path: the file; FileNotFoundError if there is none.
         version: what is drawn for it, if something is.
     """
-    status = os.stat(path)
-    text = b"%s\0%d\0%d\0%s" % (
-        os.fsencode(os.path.abspath(path)),
-        status.st_size,
-        status.st_mtime_ns,
-        version.encode(),
-    )
+    state = file_state(path)
+    if state is None:
+        raise FileNotFoundError(path)
+    text = b"%s\0%d\0%d\0%s" % (os.fsencode(state.path), state.size, state.modified, version.encode())
     return hashlib.blake2b(text, digest_size=_KEY_BYTES).digest()
 
 
