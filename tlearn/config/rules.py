@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tlearn.data.sources.base import SPLITS
 from tlearn.errors import ConfigError
 
 # A check gives None for a good value, or what a good value is.
@@ -118,7 +119,7 @@ RULES: dict[str, Check] = {
     "resume": optional(path),
     "run": optional(path),
     "classes": optional(path),
-    "split": one_of("train", "val", "test"),
+    "split": one_of(*SPLITS),
     "tta": one_of("none", "flip", "views"),
     "report.write": boolean,
     "report.train_pictures": one_of("auto", "always", "never"),

@@ -16,6 +16,7 @@ from tlearn.console import is_main_process, report_only
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.dataset import class_counts
 from tlearn.data.prepare import Pictures
+from tlearn.data.sources.base import SPLITS
 from tlearn.data.split import read_manifest
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.files import write_table
@@ -103,7 +104,7 @@ def report_training(
     loggers: Sequence[Logger],
 ) -> None:
     """Write the report of a training, and show in TensorBoard what it shows and the features of val."""
-    splits = [outputs[split] for split in ("train", "val", "test") if split in outputs]
+    splits = [outputs[split] for split in SPLITS if split in outputs]
     first_batch = record.folder.path / _FIRST_BATCH
     with report_only("the report"):
         _write(

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from tlearn.analysis.learning_curves import learning_curves, learning_figure
 from tlearn.analysis.outputs import Outputs
+from tlearn.data.sources.base import SPLITS
 from tlearn.report.gallery import Thumbnails
 from tlearn.report.page import Block, Group, KeyFigures, Link, Section, Table, Text, number, write_page
 from tlearn.report.page_files import Exhibits
@@ -214,7 +215,7 @@ def _views(found: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """Return the accuracy with test-time augmentation, and its change."""
     return [
         (f"{split} top-1 with augmentation", f"{found[name]:.1%}", f"{100 * found[f'{name}_change']:+.1f} points")
-        for split in ("train", "val", "test")
+        for split in SPLITS
         if (name := f"{split}/tta/top1") in found
     ]
 

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from tlearn.data.sources.base import SPLITS
 from tlearn.errors import CheckpointError, ConfigError, NonFiniteError
 from tlearn.models.network import TransferNetwork, fingerprint
 from tlearn.training.checkpoints import restore_frozen, strip_frozen
@@ -22,7 +23,6 @@ from tlearn.training.schedule import Schedule
 
 # images [N, 3, S, S] or their cached features [N, ...], targets [N], indices into the split [N]
 Batch = tuple[Tensor, Tensor, Tensor]
-SPLITS = ("train", "val", "test")
 
 
 def accuracies(num_classes: int) -> MetricCollection:

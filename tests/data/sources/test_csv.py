@@ -59,7 +59,7 @@ class TestCsv:
         [
             ("2.jpg,,train", "label is empty for 2.jpg"),
             (",x,train", "path is empty"),
-            ("2.jpg,x,dev", "split is 'dev', and must be one of train, val, valid, validation, test"),
+            ("2.jpg,x,dev", "split is 'dev', and must be one of train, val, test, valid, validation"),
             ("2.jpg,x,", "split is '', and must be one of"),
             ("2.jpg", "label is empty for 2.jpg"),
             ("4.jpg,x,train", "no such file: "),

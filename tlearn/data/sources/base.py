@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 SPLITS = ("train", "val", "test")
 # What folders and tables may call the splits
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {name: name for name in SPLITS} | {"valid": "val", "validation": "val"}
 
 
 class Sample(NamedTuple):
