@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import string
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from tlearn.archive import CHUNK, extract, temporary_beside, writing_in
 from tlearn.console import say
-from tlearn.errors import ConfigError, DataError, DownloadError, TlearnError
+from tlearn.errors import DataError, DownloadError, TlearnError
+from tlearn.ranges import require
 
 TRIES = 3
 BACKOFF_SECONDS = 1.0
@@ -75,8 +75,8 @@ def fetch_archive(url: str, folder: Path, *, sha256: str | None = None, top: str
 
 
 def _obtain(url: str, path: Path, sha256: str | None, what: str, by_hand: str) -> Path:
-    if sha256 is not None and not (8 <= len(sha256) <= 64 and set(sha256) <= set(string.hexdigits)):
-        raise ConfigError(f"the sha256 of {what} must be 8 to 64 hex digits, not {sha256!r}")
+    if sha256 is not None:
+        require("data.sha256", sha256)
     try:
         if os.path.exists(path):
             _check_present(path, sha256)

@@ -334,7 +334,7 @@ class TestExplain:
     def test_a_constructor_that_raises_an_error_of_ours_passes_it_on(self):
         with pytest.raises(InstantiationException) as caught:
             instantiate({"_target_": "tlearn.models.heads.mlp", "in_features": 2, "num_classes": 2, "dropout": 3})
-        assert explain(caught.value, list) == (2, "head.dropout=3 must be between 0 and 1")
+        assert explain(caught.value, list) == (2, "head.dropout=3: expected a number >= 0 and <= 1")
 
 
 class TestResume:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tlearn.data import decode as decoding
 from tlearn.data.decode import Decoder
-from tlearn.errors import BadImageError, ConfigError
+from tlearn.errors import BadImageError
 
 # A warning would come again from every worker in every epoch.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -674,24 +674,6 @@ def test_a_decoder_travels_to_workers_and_can_be_compared():
     assert pickle.loads(pickle.dumps(decoder)) == decoder
     assert hash(decoder) == hash(Decoder(99, (1, 2, 3), "scale"))
     assert decoder != Decoder()
-
-
-@pytest.mark.parametrize(
-    ("options", "key"),
-    [
-        ({"high_bit_depth": "clip"}, "data.high_bit_depth"),
-        ({"max_pixels": 0}, "data.max_pixels"),
-        ({"max_pixels": "all"}, "data.max_pixels"),
-        ({"alpha_background": 255}, "data.alpha_background"),
-        ({"alpha_background": (1, 2)}, "data.alpha_background"),
-        ({"alpha_background": (1, 2, 256)}, "data.alpha_background"),
-        ({"alpha_background": "red"}, "data.alpha_background"),
-        ({"alpha_background": (0.5, 0.5, 0.5)}, "data.alpha_background"),
-    ],
-)
-def test_options_that_cannot_be_used_are_refused_with_their_key(options, key):
-    with pytest.raises(ConfigError, match=key):
-        Decoder(**options)
 
 
 def test_threads_decode_side_by_side_without_touching_the_warning_filters(tmp_path, monkeypatch):

@@ -253,12 +253,6 @@ def test_random_steps_know_neither_fit_nor_average():
     assert torch.equal(chosen(noise(), draw=5), plain(noise(), draw=5))
 
 
-@pytest.mark.parametrize("wrong", [{"fit": "stretch"}, {"fit": "resized"}, {"average": ["crop", "turn"]}], ids=str)
-def test_unknown_ways_are_refused_at_once(wrong):
-    with pytest.raises(KeyError):
-        Transform({**SMALL, **wrong})
-
-
 @pytest.mark.parametrize(
     ("chosen", "steps", "expected"),
     [

@@ -25,9 +25,3 @@ def test_mlp_head_without_hidden_layers_is_linear():
 def test_what_is_no_activation_is_refused_by_name(activation):
     with pytest.raises(ConfigError, match=f"head.activation={activation}"):
         mlp(8, 3, activation=activation)
-
-
-@pytest.mark.parametrize(("arguments", "key"), [({"hidden": [0]}, "head.hidden"), ({"dropout": 1.5}, "head.dropout")])
-def test_impossible_numbers_are_refused_with_their_key(arguments, key):
-    with pytest.raises(ConfigError, match=key):
-        mlp(8, 3, **arguments)

@@ -114,9 +114,3 @@ def test_only_a_linear_head_on_a_frozen_body_is_fitted():
         LogisticModule(TransferNetwork(body, nn.Sequential(nn.Linear(4, 2))), 2, fit=fit)
     with pytest.raises(ConfigError, match="finetune=frozen"):
         LogisticModule(TransferNetwork(body, nn.Linear(4, 2), "all"), 2, fit=fit)
-
-
-@pytest.mark.parametrize("decays", [[], [0.1, 1.0]])
-def test_weight_decays_go_from_strong_to_weak(decays):
-    with pytest.raises(ConfigError, match="weight_decays"):
-        FullBatch(decays)

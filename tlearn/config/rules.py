@@ -5,111 +5,35 @@ names (`+trainer.limit_train_batches=3`): the constructor checks those. Everythi
 """
 
 import difflib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
 from tlearn.data.sources.base import SPLITS
 from tlearn.errors import ConfigError
+from tlearn.ranges import (
+    COUNT,
+    FRACTION,
+    RANGES,
+    Check,
+    anything,
+    boolean,
+    either,
+    integer,
+    list_of,
+    number,
+    one_of,
+    optional,
+    path,
+    require,
+    text,
+)
 
-# A check gives None for a good value, or what a good value is.
-Check = Callable[[Any], str | None]
-
-
-def _number(value: Any) -> bool:
-    # isfinite cannot take whole numbers beyond the range of floats.
-    return math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and not isinstance(value, bool)
-
-
-def number(low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Check:
-    """Accept finite numbers from `low` to `high` that are greater than `above`."""
-    bounds = (
-        [f">= {low}"] * (low > -math.inf) + [f"> {above}"] * (above > -math.inf) + [f"<= {high}"] * (high < math.inf)
-    )
-    expected = " ".join(["a number", " and ".join(bounds)]).strip()
-    return lambda value: None if _number(value) and low <= value <= high and value > above else expected
-
-
-def integer(low: float = -math.inf, high: float = math.inf) -> Check:
-    """Accept whole numbers from `low` to `high`."""
-    inside = number(low, high)
-    bounds = [f">= {low}"] * (low > -math.inf) + [f"<= {high}"] * (high < math.inf)
-    expected = " ".join(["a whole number", " and ".join(bounds)]).strip()
-    return lambda value: None if isinstance(value, int) and inside(value) is None else expected
-
-
-def text(value: Any) -> str | None:
-    """Accept strings that are not empty."""
-    return None if isinstance(value, str) and value else "a text"
-
-
-def path(value: Any) -> str | None:
-    """Accept file names."""
-    if _number(value):
-        # 2024.10 would already have lost its zero.
-        return f"a path (write ./{value} for a file of that name)"
-    return None if isinstance(value, str) and value else "a path"
-
-
-def boolean(value: Any) -> str | None:
-    """Accept true and false."""
-    return None if isinstance(value, bool) else "true or false"
-
-
-def anything(value: Any) -> str | None:
-    """Accept what the constructor that receives it will check."""
-    return None
-
-
-def one_of(*choices: Any) -> Check:
-    """Accept the given values only."""
-    expected = "one of " + ", ".join(map(str, choices))
-    return lambda value: None if value in choices and not isinstance(value, bool) else expected
-
-
-def optional(check: Check) -> Check:
-    """Accept null too."""
-    return lambda value: None if value is None else _suffixed(check(value), " or null")
-
-
-def either(*checks: Check) -> Check:
-    """Accept what one of the checks accepts."""
-
-    def check(value: Any) -> str | None:
-        answers = [one(value) for one in checks]
-        return None if None in answers else " or ".join(str(answer) for answer in answers)
-
-    return check
-
-
-def list_of(check: Check, length: int | None = None) -> Check:
-    """Accept lists of `length` values that the check accepts."""
-
-    def checked(value: Any) -> str | None:
-        if isinstance(value, list) and length in (None, len(value)) and all(check(item) is None for item in value):
-            return None
-        item = next((check(item) for item in value if check(item)), "") if isinstance(value, list) else ""
-        return f"a list of {length or 'any number of'} values" + (f", each {item}" if item else "")
-
-    return checked
-
-
-def _suffixed(answer: str | None, suffix: str) -> str | None:
-    return None if answer is None else answer + suffix
-
-
-_FRACTION = number(0, 1)
-_PREPROCESSING: dict[str, Check] = {
-    "resize": integer(1),
-    "size": integer(1),
-    "interpolation": one_of("nearest", "nearest-exact", "bilinear", "bicubic"),
-    "mean": list_of(number(), 3),
-    "std": list_of(number(above=0), 3),
-}
+_PREPROCESSING = ("resize", "size", "interpolation", "mean", "std")
 _STAGES = either(one_of("all"), list_of(text))
 
 RULES: dict[str, Check] = {
+    **RANGES,
     "*._target_": text,
     "*._partial_": boolean,
     "seed": integer(0, 2**32 - 1),
@@ -141,38 +65,26 @@ RULES: dict[str, Check] = {
     "data.csv": path,
     "data.download_root": path,
     "data.url": either(text, list_of(text)),
-    "data.sha256": optional(text),
-    "data.counts.train": integer(1),
-    "data.counts.val": integer(1),
-    "data.counts.test": integer(1),
+    "data.sha256": optional(RANGES["data.sha256"]),
+    **{f"data.counts.{split}": COUNT for split in SPLITS},
     "data.draw_seed": integer(0),
-    "data.split.fractions": list_of(_FRACTION, 3),
-    "data.split.val_fraction": number(0, 1, above=0),
     "data.split.test_as_val": boolean,
     "data.batch_size": integer(1),
     "data.num_workers": optional(integer(0)),
     "data.balance": one_of("none", "sampler", "weights"),
     "data.on_bad_image": one_of("error", "skip"),
     "data.allow_empty": boolean,
-    "data.max_pixels": integer(1),
-    "data.alpha_background": list_of(integer(0, 255), 3),
-    "data.high_bit_depth": one_of("error", "scale"),
     "data.cache": one_of("none", "memory", "disk"),
-    **{f"transforms.{key}": optional(check) for key, check in _PREPROCESSING.items()},
-    "transforms.fit": one_of("crop", "squash", "pad"),
-    "transforms.average": list_of(one_of("crop", "flip", "squash", "pad")),
+    **{f"transforms.{key}": optional(RANGES[f"transforms.{key}"]) for key in _PREPROCESSING},
     "transforms.train": anything,
     "transforms.mixup_alpha": number(0),
     "transforms.cutmix_alpha": number(0),
     "backbone.name": text,
     "backbone.weights": optional(path),
-    "backbone.pooling": one_of("avg", "max", "avgmax"),
     "backbone.arguments.stages_repeats": list_of(integer(1)),
     "backbone.arguments.stages_out_channels": list_of(integer(1)),
-    **{f"backbone.preprocessing.{key}": check for key, check in _PREPROCESSING.items()},
+    **{f"backbone.preprocessing.{key}": RANGES[f"transforms.{key}"] for key in _PREPROCESSING},
     "head.replace": one_of("classifier", "last"),
-    "head.hidden": list_of(integer(1)),
-    "head.dropout": number(0, 1),
     "head.activation": text,
     "finetune.pretrained": boolean,
     "finetune.stages": _STAGES,
@@ -184,13 +96,10 @@ RULES: dict[str, Check] = {
     "features.precision": one_of("fp32", "bf16", "auto"),
     "features.on_write_error": one_of("continue", "stop"),
     "features.limit_gb": number(above=0),
-    "loss.label_smoothing": _FRACTION,
-    "loss.weight": optional(list_of(number(0))),
     "optimizer.lr": number(above=0),
     "optimizer.weight_decay": number(0),
     "optimizer.momentum": number(0),
     "optimizer.nesterov": boolean,
-    "optimizer.weight_decays": list_of(number(0)),
     "optimizer.max_iter": integer(1),
     "optimizer.history_size": integer(1),
     "optimizer.tolerance": number(0),
@@ -199,7 +108,7 @@ RULES: dict[str, Check] = {
     "scheduler.from_run": anything,
     "scheduler.from_run.*": one_of("steps", "epochs", "learning_rates"),
     "scheduler.build.eta_min": number(0),
-    "scheduler.build.pct_start": _FRACTION,
+    "scheduler.build.pct_start": FRACTION,
     "scheduler.build.factor": number(0, 1, above=0),
     "scheduler.build.patience": integer(0),
     "scheduler.build.step_size": integer(1),
@@ -323,9 +232,8 @@ def check(config: dict[str, Any], known: list[str]) -> None:
         rule = _rule(key)
         if rule is None and not free:
             raise ConfigError(f"unknown key {key}{suggestion(key, known)} (notes of your own go under extra.)")
-        expected = rule(value) if rule else None
-        if expected:
-            raise ConfigError(f"{key}={value}: expected {expected}")
+        if rule:
+            require(key, value, rule)
     if "transforms" in config:
         _check_transforms(config["transforms"])
     _check_together(config)

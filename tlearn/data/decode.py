@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +12,8 @@ import torchvision  # noqa: F401  registers torch.ops.image
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 from torch import Tensor
 
-from tlearn.errors import BadImageError, ConfigError
+from tlearn.errors import BadImageError
+from tlearn.ranges import require
 
 # Raster formats that a picture folder may hold. Pillow reads more, but some of those start other programs (EPS) and
 # some have no signature, so that any bytes pass for them (TGA). AVIF depends on how Pillow was built.
@@ -59,11 +59,10 @@ class Decoder:
     high_bit_depth: str = "error"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.max_pixels, int) or self.max_pixels < 1:
-            raise ConfigError(f"data.max_pixels is {self.max_pixels!r}: give a whole number of at least 1")
-        if self.high_bit_depth not in ("error", "scale"):
-            raise ConfigError(f"data.high_bit_depth is {self.high_bit_depth!r}: choose error or scale")
-        object.__setattr__(self, "alpha_background", _as_colour(self.alpha_background))
+        for name, value in vars(self).items():
+            require(f"data.{name}", value)
+        # A list in yaml, and this must be hashable
+        object.__setattr__(self, "alpha_background", tuple(self.alpha_background))
 
     def __call__(self, path: str | Path) -> Tensor:
         """Decode the file at `path`.
@@ -121,15 +120,6 @@ class Decoder:
         canvas = Image.new("RGB", rgba.size, self.alpha_background)
         canvas.paste(rgba, mask=rgba)
         return canvas
-
-
-def _as_colour(value: Sequence[int]) -> tuple[int, int, int]:
-    """Give three numbers of any sequence (a list in yaml) as a tuple, which is hashable."""
-    known = isinstance(value, Sequence) and len(value) == 3
-    if not known or not all(isinstance(level, int) and 0 <= level <= 255 for level in value):
-        raise ConfigError(f"data.alpha_background is {value!r}: give three whole numbers from 0 to 255")
-    red, green, blue = value
-    return red, green, blue
 
 
 def _open_regular(path: str | Path) -> BinaryIO:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tlearn.data.file_state import file_state
 from tlearn.data.sources.base import SPLITS, Sample
 from tlearn.errors import ConfigError, DataError, OutputError, capped
+from tlearn.ranges import require
 
 COLUMNS = ["path", "label", "split", "bytes"]
 SIZE = re.compile("[0-9]{1,18}")
@@ -75,14 +76,14 @@ def _placed(
     if test_as_val:
         return _with_test_as_val(samples, given, notes)
     if given <= {None}:
-        return _divide(samples, _checked(fractions), seed, notes)
+        require("data.split.fractions", fractions)
+        return _divide(samples, fractions, seed, notes)
     if "train" not in given or not given <= set(SPLITS):
         found = capped(sorted(map(str, given)))
         raise DataError(f"pictures are in the splits {found}: each must be in {', '.join(SPLITS)}, and some in train")
     if "val" in given:
         return list(samples)
-    if not 0 < val_fraction < 1:
-        raise ConfigError(f"data.split.val_fraction={val_fraction} must lie between 0 and 1")
+    require("data.split.val_fraction", val_fraction)
     train = [sample for sample in samples if sample.split == "train"]
     divided = _divide(train, (1 - val_fraction, val_fraction, 0.0), seed, notes)
     return divided + [sample for sample in samples if sample.split == "test"]
@@ -177,16 +178,6 @@ def check_manifest(manifest: Manifest, root: Path) -> None:
             f"{len(problems)} of {len(manifest.sizes)} pictures in {root} are not those of the split manifest\n"
             + capped(problems, separator="\n")
         )
-
-
-def _checked(fractions: Sequence[float]) -> Sequence[float]:
-    # written so that NaN fails, too
-    if len(fractions) == 3 and min(fractions) >= 0 and fractions[0] > 0 and abs(sum(fractions) - 1) <= 1e-6:
-        return fractions
-    raise ConfigError(
-        f"data.split.fractions={list(fractions)} must be three numbers [train, val, test] that are not negative and "
-        "sum to 1, with train above 0"
-    )
 
 
 def _with_test_as_val(samples: Sequence[Sample], given: set[str | None], notes: list[str]) -> list[Sample]:

@@ -10,6 +10,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from tlearn.errors import ConfigError
+from tlearn.ranges import require
 
 _DRAWING = threading.Lock()
 # What weights do not determine; older model folders lack it
@@ -62,10 +63,13 @@ class Transform:
 
     def __init__(self, preprocessing: Mapping[str, Any], random: Sequence[Callable[[Tensor], Tensor]] = ()) -> None:
         self.preprocessing = dict(preprocessing)
-        self.resize, self.size = int(preprocessing["resize"]), int(preprocessing["size"])
+        preprocessing = {**_DEFAULTS, **preprocessing}
+        for key in KEYS:
+            require(f"transforms.{key}", preprocessing[key])
+        self.resize, self.size = preprocessing["resize"], preprocessing["size"]
         self.interpolation = InterpolationMode(preprocessing["interpolation"])
         self.is_random, self._random = bool(random), list(random)
-        self._fit, self._versions = _fit(preprocessing), _versions(preprocessing)
+        self._fit, self._versions = preprocessing["fit"], _versions(preprocessing)
         ways = {"crop": self._crop, "squash": self._squash, "pad": self._pad}
         self._fits = {name: ways[name] for name in _fits(preprocessing)}
         self._mean, self._std = (torch.tensor(preprocessing[key], dtype=torch.float32) for key in ("mean", "std"))
@@ -148,18 +152,14 @@ def stack(pictures: Sequence[Tensor]) -> Tensor:
     return torch.stack([picture.movedim(-3, -1) for picture in pictures]).movedim(-1, -3)
 
 
-def _fit(preprocessing: Mapping[str, Any]) -> str:
-    return preprocessing.get("fit", _DEFAULTS["fit"])
-
-
 def _versions(preprocessing: Mapping[str, Any]) -> list[str]:
     """List the versions of an image that a deterministic transform makes, at least one."""
-    return list(preprocessing.get("average", _DEFAULTS["average"])) or [_fit(preprocessing)]
+    return list(preprocessing["average"]) or [preprocessing["fit"]]
 
 
 def _fits(preprocessing: Mapping[str, Any]) -> set[str]:
     """List the ways of making a square that the versions need."""
-    return {_fit(preprocessing) if name == "flip" else name for name in _versions(preprocessing)}
+    return {preprocessing["fit"] if name == "flip" else name for name in _versions(preprocessing)}
 
 
 def mixing(num_classes: int, mixup_alpha: float, cutmix_alpha: float) -> Callable[[Tensor, Tensor], Any] | None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from torch import nn
 
 from tlearn.errors import ConfigError
+from tlearn.ranges import require
 
 
 def linear(in_features: int, num_classes: int) -> nn.Linear:
@@ -24,10 +25,8 @@ def mlp(
 
     `activation` is the name of a class in torch.nn that needs no arguments. Raises ConfigError.
     """
-    if any(width < 1 for width in hidden):
-        raise ConfigError(f"head.hidden={list(hidden)} must be widths of at least 1")
-    if not 0 <= dropout <= 1:
-        raise ConfigError(f"head.dropout={dropout} must be between 0 and 1")
+    require("head.hidden", hidden)
+    require("head.dropout", dropout)
     widths = [in_features, *hidden]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from tlearn.analysis.linear_probe import Standardisation, lbfgs, minimise
 from tlearn.errors import ConfigError
+from tlearn.ranges import require
 from tlearn.training.module import Batch, TransferModule
 
 
@@ -30,8 +31,7 @@ class FullBatch:
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
-        if list(self.weight_decays) != sorted(self.weight_decays, reverse=True) or not self.weight_decays:
-            raise ConfigError("optimizer.weight_decays must go from the strongest to the weakest")
+        require("optimizer.weight_decays", self.weight_decays)
 
 
 class LogisticModule(TransferModule):

@@ -249,10 +249,9 @@ def test_a_given_root_that_is_missing_is_an_error_and_not_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("name", "counts", "named"),
     [
-        ("shape", FEW, "shape is none of shapes, shapes_source"),
-        ("shapes", {"train": 2, "val": 1}, r"data\.counts"),
-        ("shapes", {**FEW, "extra": 1}, r"data\.counts"),
-        ("shapes", {**FEW, "val": 0}, r"data\.counts"),
+        ("shape", FEW, "shape: expected one of shapes, shapes_source"),
+        ("shapes", {"train": 2, "val": 1}, r"data\.counts\.test=None: expected a whole number >= 1"),
+        ("shapes", {**FEW, "extra": 1}, r"data\.counts=extra: expected one of train, val, test"),
     ],
 )
 def test_a_set_that_cannot_be_drawn_is_refused(tmp_path, name, counts, named):

@@ -184,5 +184,5 @@ class TestTorchvision:
             TorchvisionSource("OxfordIIITPet", None, tmp_path, "https://one.example/1").prepare()
 
     def test_an_unknown_data_set_is_refused(self):
-        with pytest.raises(ConfigError, match="CIFAR10 is none of Caltech101, Flowers102, OxfordIIITPet"):
+        with pytest.raises(ConfigError, match="=CIFAR10: expected one of Caltech101, Flowers102, OxfordIIITPet"):
             TorchvisionSource("CIFAR10", None)

@@ -115,7 +115,7 @@ def test_weights_that_cannot_be_fetched_are_answered_with_the_ways_around(monkey
 
 
 def test_unknown_replace_is_refused_with_the_choices():
-    with pytest.raises(ConfigError, match=r"replace=all .* classifier, last, nothing"):
+    with pytest.raises(ConfigError, match=r"head.replace=all: expected one of classifier, last, nothing"):
         TimmBackbone(SMALL, None).skeleton("all")
 
 

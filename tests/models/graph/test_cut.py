@@ -92,7 +92,7 @@ def test_auxiliary_heads_are_gone(name, auxiliary):
 
 
 def test_unknown_replace_is_refused_with_the_choices():
-    with pytest.raises(ConfigError, match=r"replace=all .* classifier, last, nothing"):
+    with pytest.raises(ConfigError, match=r"head.replace=all: expected one of classifier, last, nothing"):
         TorchvisionBackbone("resnet18").skeleton("all")
 
 

@@ -170,16 +170,3 @@ def test_a_body_without_a_global_pool_is_refused(replace):
 def test_pooling_as_the_backbone_does_changes_nothing():
     body = TorchvisionBackbone("resnet18").skeleton()
     assert pooled(body, "avg", "resnet18") is body
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda pooling: TorchvisionBackbone("resnet18", None, pooling),
-        lambda pooling: SmallBackbone(**TINY, pooling=pooling),
-        lambda pooling: of_timm("test_resnet", pooling),
-    ],
-)
-def test_an_unknown_pooling_is_refused_with_the_choices(make):
-    with pytest.raises(ConfigError, match=r"backbone\.pooling=mean is unknown; choose one of avg, max, avgmax"):
-        make("mean")

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from tlearn.data.sources.base import SPLITS, Listing
 from tlearn.data.sources.folder import FolderSource
-from tlearn.errors import ConfigError, DataError, OutputError
+from tlearn.errors import DataError, OutputError
+from tlearn.ranges import COUNT, one_of, require
 
 SIZE = 96
 # Part of what a drawn folder is named after: raise it when the same options give other pictures.
@@ -339,10 +340,10 @@ class ShapesSource:
     def __init__(
         self, name: str, root: str | Path | None, cache: str | Path, counts: Mapping[str, int], seed: int = 0
     ) -> None:
-        if name not in SETS:
-            raise ConfigError(f"data.source.name={name} is none of {', '.join(SETS)}")
-        if set(counts) != set(SPLITS) or min(counts.values()) < 1:
-            raise ConfigError(f"data.counts={dict(counts)}: expected at least 1 for each of {', '.join(SPLITS)}")
+        require("data.source.name", name, one_of(*SETS))
+        for split in (*SPLITS, *counts):
+            require("data.counts", split, one_of(*SPLITS))
+            require(f"data.counts.{split}", counts.get(split), COUNT)
         self.name, self.seed = name, seed
         self.counts = {split: counts[split] for split in SPLITS}
         self.given = root is not None

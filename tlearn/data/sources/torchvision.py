@@ -9,6 +9,7 @@ from tlearn.data.sources.base import Listing, Sample
 from tlearn.data.sources.folder import Found, scan_classes
 from tlearn.download import is_offline
 from tlearn.errors import ConfigError, DataError, DownloadError, TlearnError, capped
+from tlearn.ranges import one_of, require
 
 CALTECH_PICTURES = 8677
 
@@ -50,8 +51,7 @@ class TorchvisionSource:
         download_root: str | Path = "data",
         url: str | Sequence[str] = (),
     ) -> None:
-        if dataset not in _LAYOUTS:
-            raise ConfigError(f"data.source.dataset={dataset} is none of {', '.join(_LAYOUTS)}")
+        require("data.source.dataset", dataset, one_of(*_LAYOUTS))
         self.dataset, self.layout, self.given = dataset, _LAYOUTS[dataset], root is not None
         self.root = Path(download_root if root is None else root).expanduser()
         self.folder = self.root / self.layout.folder

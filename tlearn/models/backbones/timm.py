@@ -12,8 +12,8 @@ from tlearn.errors import ConfigError, DownloadError
 from tlearn.models.backbones.base import Body
 from tlearn.models.backbones.weights import load_body, read_state_dict, sha256_of, weights_path
 from tlearn.models.graph.cut import REPLACE, count_features
-from tlearn.models.graph.pooling import check_pooling
 from tlearn.models.network import fingerprint
+from tlearn.ranges import require
 
 _POOLINGS = {"max": "max", "avgmax": "catavgmax"}
 
@@ -34,10 +34,11 @@ class TimmBackbone:
 
         Raises ConfigError without timm and for an unknown name or pooling, CheckpointError for a missing file.
         """
+        require("backbone.pooling", pooling)
         self._config = _config(name)
         self.name = name
         self.weights = weights
-        self.pooling = check_pooling(pooling)
+        self.pooling = pooling
         self._path = weights_path(weights)
         if weights not in (None, "DEFAULT") and self._path is None:
             raise ConfigError(f"backbone.weights={weights} is unknown: with timm it is DEFAULT, a file or null")
@@ -97,8 +98,7 @@ class TimmBackbone:
         return Body(body.module, body.num_features, sha256_of(self._path))
 
     def _create(self, replace: str, pretrained: bool = False) -> nn.Module:
-        if replace not in REPLACE:
-            raise ConfigError(f"replace={replace} is unknown; choose one of {', '.join(REPLACE)}")
+        require("head.replace", replace, REPLACE)
         cut: dict[str, Any] = {} if replace == "nothing" else {"num_classes": 0}
         cut |= self._pool(cut)
         try:

@@ -12,7 +12,8 @@ from tlearn.models.backbones.base import Body
 from tlearn.models.backbones.weights import load_body, read_state_dict, sha256_of, weights_path
 from tlearn.models.backbones.without_weights import on_meta
 from tlearn.models.graph.cut import apply_cut, count_features, plan_cut
-from tlearn.models.graph.pooling import check_pooling, pooled
+from tlearn.models.graph.pooling import pooled
+from tlearn.ranges import require
 
 # Trained by `python -m tlearn.train experiment=pretrain_tiny`; recipe, seed and accuracy are in the file's metadata.
 SHIPPED = Path(__file__).resolve().parent.parent.parent / "weights" / "tiny.safetensors"
@@ -37,7 +38,8 @@ class SmallBackbone:
         weights: str | None = "DEFAULT",
         pooling: str = "avg",
     ) -> None:
-        self.name, self.weights, self.pooling = name, weights, check_pooling(pooling)
+        require("backbone.pooling", pooling)
+        self.name, self.weights, self.pooling = name, weights, pooling
         self._arguments, self._preprocessing = _plain(arguments), _plain(preprocessing)
         self._path = SHIPPED if weights == "DEFAULT" else weights_path(weights)
         if weights is not None and self._path is None:

@@ -17,7 +17,8 @@ from tlearn.models.backbones.base import Body
 from tlearn.models.backbones.weights import load_body, read_state_dict, sha256_of, weights_path
 from tlearn.models.backbones.without_weights import Assembly, assemble, initialise
 from tlearn.models.graph.cut import Cut, apply_cut, count_features, plan_cut
-from tlearn.models.graph.pooling import check_pooling, pooled
+from tlearn.models.graph.pooling import pooled
+from tlearn.ranges import require
 
 # What is cut from a model and the width of what is left: found by two passes, which every trial of a sweep would repeat
 _CUTS: dict[tuple[str, str, str], tuple[Cut, int]] = {}
@@ -44,9 +45,10 @@ class TorchvisionBackbone:
         if name not in known:
             close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
             raise ConfigError(f"backbone.name={name} is no torchvision classifier; the closest are {', '.join(close)}")
+        require("backbone.pooling", pooling)
         self.name = name
         self.weights = weights
-        self.pooling = check_pooling(pooling)
+        self.pooling = pooling
         self._path = weights_path(weights)
         if weights is not None and self._path is None:
             self._member(weights)

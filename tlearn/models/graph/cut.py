@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from tlearn.errors import ConfigError
+from tlearn.ranges import one_of, require
 
-REPLACE = ("classifier", "last", "nothing")
+# What a configuration may say, and what names images by a backbone's own classes
+REPLACE = one_of("classifier", "last", "nothing")
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,7 @@ def plan_cut(classifier: nn.Module, size: int, replace: str) -> Cut:
     stay, and so does what follows the last layer); `"nothing"` leaves the logits as features. Parts with parameters
     that evaluation never calls are auxiliary heads: kept, they would be parameters without gradients.
     """
-    if replace not in REPLACE:
-        raise ConfigError(f"replace={replace} is unknown; choose one of {', '.join(REPLACE)}")
+    require("head.replace", replace, REPLACE)
     calls = _calls(classifier, size)
     reached = {_top(name) for name in calls}
     auxiliary = [name for name, part in classifier.named_children() if name not in reached and list(part.parameters())]

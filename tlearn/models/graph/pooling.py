@@ -9,15 +9,6 @@ from torch.nn import functional as F
 from tlearn.errors import ConfigError
 from tlearn.models.backbones.base import Body
 
-POOLINGS = ("avg", "max", "avgmax")
-
-
-def check_pooling(pooling: str) -> str:
-    """Return a known pooling; ConfigError for any other."""
-    if pooling not in POOLINGS:
-        raise ConfigError(f"backbone.pooling={pooling} is unknown; choose one of {', '.join(POOLINGS)}")
-    return pooling
-
 
 def pooled(body: Body, pooling: str, name: str) -> Body:
     """Return a body with the same layers and keys and another pooling; avg is its own.
