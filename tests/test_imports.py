@@ -11,7 +11,7 @@ import tlearn
 
 PACKAGE = Path(tlearn.__file__).resolve().parent
 PROGRAMS = ("train", "evaluate", "predict", "explore", "compare", "cache")
-GROUND = ("download", "archive", "ranges", "files", "console", "errors")
+GROUND = ("download", "archive", "ranges", "files", "machine", "console", "errors")
 # From the top: a room may import itself and every room on a lower floor, and nothing beside it or above.
 FLOORS = (
     PROGRAMS,

@@ -126,7 +126,7 @@ def test_a_cache_is_chosen_by_name_and_shrinks_as_the_transform_would(files, fol
 
 def test_what_would_not_fit_into_memory_is_refused_before_it_is_decoded(files, monkeypatch, decoded):
     monkeypatch.setattr(pixels, "_SAMPLED", 2)
-    monkeypatch.setattr(pixels, "_available_memory", lambda: 10_000)
+    monkeypatch.setattr(pixels, "available_memory", lambda: 10_000)
     with pytest.raises(ConfigError, match=r"data\.cache=memory .* 6 pictures .* data\.cache=disk"):
         MemoryPixels(shrink()).prepare(files, threads=1)
     assert len(decoded) == 2
@@ -135,7 +135,7 @@ def test_what_would_not_fit_into_memory_is_refused_before_it_is_decoded(files, m
 @pytest.mark.parametrize("available", [None, 1_000_000])
 def test_what_fits_or_might_fit_is_kept(files, monkeypatch, decoded, available):
     monkeypatch.setattr(pixels, "_SAMPLED", 2)
-    monkeypatch.setattr(pixels, "_available_memory", lambda: available)
+    monkeypatch.setattr(pixels, "available_memory", lambda: available)
     MemoryPixels(shrink()).prepare(files, threads=1)
     assert len(decoded) == len(files)
 

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import draw
-from tlearn.data import prepare as prepare_module
 from tlearn.data.decode import Decoder
-from tlearn.data.prepare import BadImagesError, Pictures, available_cpus, prepare
+from tlearn.data.prepare import BadImagesError, Pictures, prepare
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import DataError
 
@@ -141,11 +140,3 @@ def test_a_mended_picture_is_good_again_despite_the_cache(unsplit, tmp_path):
         prepare(source, Decoder(), HALVES, 0.2, 0, "error", cache)
     draw(path, (30, 30, 220))
     assert prepare(source, Decoder(), HALVES, 0.2, 0, "error", cache).skipped == {}
-
-
-@pytest.mark.parametrize(("quota", "cpus"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1)])
-def test_a_containers_share_of_the_cpus_is_respected(tmp_path, monkeypatch, quota, cpus):
-    monkeypatch.setattr(prepare_module, "_QUOTA", tmp_path / "cpu.max")
-    free = available_cpus()
-    (tmp_path / "cpu.max").write_text(quota + "\n")
-    assert available_cpus() == (cpus or free)

@@ -20,7 +20,7 @@ from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import ConfigError
 from tlearn.evaluate import evaluate
-from tlearn.features import compute, extract
+from tlearn.features import choose, compute, extract, precision
 from tlearn.features.extract import Extractor, Reader
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
@@ -355,9 +355,7 @@ def test_a_full_batch_fit_refuses_what_it_cannot_do(tmp_path, folder_data, weigh
 
 
 def test_bfloat16_is_kept_only_where_features_stay_the_same(tmp_path, folder_data, weights, monkeypatch, capsys):
-    from tlearn.features import precision
-
-    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
+    monkeypatch.setattr(choose, "has_bf16", lambda device: True)
     runs.run(tmp_path / "good", folder_data, weights, "features.precision=auto")
     assert "bf16)" in capsys.readouterr().out
     # What is there was found good before.
@@ -369,7 +367,7 @@ def test_bfloat16_is_kept_only_where_features_stay_the_same(tmp_path, folder_dat
     assert "fp32)" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"precision=bf16 changes this body's features too much"):
         runs.run(tmp_path / "asked", folder_data, weights, "features.precision=bf16")
-    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
+    monkeypatch.setattr(choose, "has_bf16", lambda device: False)
     runs.run(tmp_path / "slow", folder_data, weights, "features.precision=auto")
     assert "fp32)" in capsys.readouterr().out
 

@@ -2,17 +2,14 @@
 
 import json
 import os
-import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from tlearn.errors import OutputError
-from tlearn.runs.folder import RunFolder, environment
+from tlearn.runs.folder import RunFolder
 
 HOLD = """
 import sys
@@ -124,32 +121,3 @@ def test_a_json_file_stays_as_it_was_when_writing_the_next_one_fails(tmp_path, m
     with pytest.raises(OutputError):
         run.write_json("metrics.json", {"val/top1": 0.6})
     assert (tmp_path / "metrics.json").read_bytes() == before
-
-
-def test_the_environment_names_versions_hardware_and_command():
-    found = json.loads(json.dumps(environment()))
-    assert found["python"] == platform.python_version()
-    assert found["packages"]["torch"].startswith(torch.__version__.split("+")[0])
-    assert {"tlearn", "torchvision", "lightning", "hydra-core", "numpy"} <= found["packages"].keys()
-    assert found["cpus"] == os.cpu_count()
-    assert found["threads"] == torch.get_num_threads()
-    assert len(found["gpus"]) == torch.cuda.device_count()
-    assert found["command"] == sys.argv
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_the_environment_names_the_git_revision_and_says_where_files_have_changed(tmp_path, monkeypatch):
-    # Set where the tests run from a git hook
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.chdir(tmp_path)
-    assert environment()["git"]["here"] is None
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false", "-c", "core.hooksPath="]
-    (tmp_path / "file").write_text("one", encoding="utf-8")
-    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
-        subprocess.run([*git, *command], check=True)
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    assert environment()["git"]["here"] == revision
-    (tmp_path / "file").write_text("two", encoding="utf-8")
-    assert environment()["git"]["here"] == revision + "+"

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from tlearn.analysis.linear_probe import Standardisation
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.decode import Decoder
-from tlearn.data.prepare import available_cpus
 from tlearn.errors import BadImageError
+from tlearn.machine import available_cpus
 
 # Similarities that are in memory at once
 _CHUNK = 16_000_000

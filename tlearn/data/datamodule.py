@@ -13,10 +13,11 @@ from torchvision.transforms.v2 import functional
 from tlearn.data.dataset import ImageDataset, class_counts
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import DiskPixels, MemoryPixels
-from tlearn.data.prepare import Pictures, available_cpus
+from tlearn.data.prepare import Pictures
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
 from tlearn.data.transforms import Transform, stack
 from tlearn.errors import DataError
+from tlearn.machine import available_cpus
 
 
 def default_workers(processes: int = 1) -> int:

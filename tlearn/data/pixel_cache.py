@@ -25,6 +25,7 @@ from tlearn.data.decode import Decoder
 from tlearn.data.file_state import file_state
 from tlearn.data.transforms import Transform
 from tlearn.errors import ConfigError
+from tlearn.machine import available_memory
 
 # The file at a path -> uint8 [3, H, W]
 Decode = Callable[[str | Path], Tensor]
@@ -168,18 +169,9 @@ def _write_whole(file: Path, image: Tensor) -> None:
 def _check_memory(sample: Sequence[Tensor], count: int) -> None:
     """Refuse what would not fit: the system would end the run without a word."""
     needed = sum(image.nbytes for image in sample) * count // max(1, len(sample))
-    available = _available_memory()
+    available = available_memory()
     if available is not None and needed > available:
         raise ConfigError(
             f"data.cache=memory would take {needed / 2**30:.1f} GiB for {count:,} pictures and "
             f"{available / 2**30:.1f} GiB are free: choose data.cache=disk or none"
         )
-
-
-def _available_memory() -> int | None:
-    """Give the bytes that can be taken without swapping, where the system tells (Linux)."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None

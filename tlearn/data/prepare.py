@@ -1,6 +1,5 @@
 """From a source of pictures to checked splits: list, check every picture, split, and only then anything else."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from tlearn.data.sources.base import Sample, Source
 from tlearn.data.split import class_list, make_splits
 from tlearn.data.verify import find_bad_images
 from tlearn.errors import DataError, capped
+from tlearn.machine import available_cpus
 
 
 @dataclass(frozen=True)
@@ -22,21 +22,6 @@ class Pictures:
     notes: list[str] = field(default_factory=list)
     # path -> reason, of the pictures that were left out
     skipped: dict[str, str] = field(default_factory=dict)
-
-
-# In a container: microseconds of CPU time that all processes may take, and in how many
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-
-
-def available_cpus() -> int:
-    """Count the CPUs that this process may use."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _QUOTA.read_text(encoding="ascii").split()
-        return max(1, min(count, int(quota) // int(period)))
-    # No such file, or "max": no limit
-    except (OSError, ValueError):
-        return count
 
 
 def prepare(

@@ -21,6 +21,7 @@ from tlearn.features.datamodule import FeatureDataModule
 from tlearn.features.extract import Extractor, Item, Reader
 from tlearn.features.prune import prune
 from tlearn.features.store import Rows, Space, picture_key
+from tlearn.machine import has_bf16
 from tlearn.models.graph.divide import FrozenPart, NotDivisibleError
 from tlearn.models.network import fingerprint
 from tlearn.training.data_parallel import DataParallelStrategy
@@ -190,7 +191,7 @@ class _Features:
     def _precision(self, items: list[Item], keys: list[bytes], key: dict[str, Any]) -> str:
         """Choose fp32, or bf16 if it is wanted and changes no features; ConfigError where it is asked for and does."""
         asked = self._options.precision
-        if asked == "fp32" or (asked == "auto" and not precision.has_bf16(self._device)):
+        if asked == "fp32" or (asked == "auto" and not has_bf16(self._device)):
             return "fp32"
         if Space(self._root, {**key, "precision": "bf16"}).find(keys)[0] is not None:
             return "bf16"

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tlearn.data.datamodule import default_workers
 from tlearn.data.decode import Decoder
-from tlearn.data.prepare import available_cpus
 from tlearn.data.transforms import Transform, stack
 from tlearn.features.allocator import keep_memory
+from tlearn.machine import available_cpus
 from tlearn.models.graph.fold import fold
 
 # (file, seed of its augmentation)

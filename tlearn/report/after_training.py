@@ -20,12 +20,13 @@ from tlearn.data.sources.base import SPLITS
 from tlearn.data.split import read_manifest
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.files import write_table
+from tlearn.machine import environment
 from tlearn.models.network import TransferNetwork
 from tlearn.report.gallery import gallery_figure
 from tlearn.report.run_report import Rows, RunSummary, write_report
 from tlearn.report.tensorboard import boards, write_embedding, write_figures, write_results
 from tlearn.runs.dotted_keys import flat
-from tlearn.runs.folder import RunFolder, environment
+from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import MANIFEST, Model
 from tlearn.runs.record import TRAINING_GROUPS, RunRecord
 from tlearn.training.collect_outputs import Plan

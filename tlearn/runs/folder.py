@@ -3,24 +3,14 @@
 import fcntl
 import json
 import os
-import platform
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
 from tlearn.console import is_main_process
 from tlearn.errors import OutputError
-
-_PACKAGES = (
-    *("tlearn", "torch", "torchvision", "lightning", "hydra-core", "omegaconf"),
-    *("torchmetrics", "tensorboard", "safetensors", "numpy", "pillow", "timm"),
-)
-
 
 _LOCK = ".lock"
 # What a run leaves that another must not write over
@@ -109,38 +99,3 @@ class RunFolder:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise OutputError(f"cannot write {self.path / name}: {error.strerror}") from error
-
-
-def environment() -> dict[str, Any]:
-    """Describe versions, git revisions and hardware."""
-    import torch
-
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
-        "git": {"here": _revision(Path.cwd()), "tlearn": _revision(Path(__file__).parent)},
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": gpus,
-        "command": sys.argv,
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _revision(folder: Path) -> str | None:
-    """Give the git revision of a folder, with a plus where files have changed since; None outside of git."""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -10,8 +10,9 @@ from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.prepare import Pictures
 from tlearn.data.split import check_manifest, fingerprint, read_manifest, write_manifest
 from tlearn.errors import DataError
+from tlearn.machine import environment
 from tlearn.models.network import TransferNetwork
-from tlearn.runs.folder import RunFolder, environment
+from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import MANIFEST, head_of, save_model
 
 # The groups that decide how a network is trained; the others are places, and what is shown of it.

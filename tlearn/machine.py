@@ -1,0 +1,92 @@
+"""The one door to facts about this machine: CPUs, memory, precision, versions and revisions."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+# In a container: microseconds of CPU time that all processes may take, and in how many
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY = Path("/proc/meminfo")
+_PROCESSORS = Path("/proc/cpuinfo")
+# Instructions of CPUs that multiply bfloat16 numbers: without them it is slower than float32.
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+_PACKAGES = (
+    *("tlearn", "torch", "torchvision", "lightning", "hydra-core", "omegaconf"),
+    *("torchmetrics", "tensorboard", "safetensors", "numpy", "pillow", "timm"),
+)
+
+
+def available_cpus() -> int:
+    """Count the CPUs that this process may use."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(count, int(quota) // int(period)))
+    # No such file, or "max": no limit
+    except (OSError, ValueError):
+        return count
+
+
+def available_memory() -> int | None:
+    """Return the bytes that can be taken without swapping, or None where the system does not say (Linux does)."""
+    try:
+        lines = _MEMORY.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def has_bf16(device: "torch.device") -> bool:
+    """Return whether a device computes in bfloat16 natively."""
+    # Imported here and below: what answers in half a second imports this file.
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        text = _PROCESSORS.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    lines = (line.partition(":") for line in text.splitlines())
+    return any(_BF16_FLAGS & set(flags.split()) for name, _, flags in lines if name.strip() in ("flags", "Features"))
+
+
+def environment() -> dict[str, Any]:
+    """Describe versions, git revisions, hardware and the command line."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "git": {"here": _revision(Path.cwd()), "tlearn": _revision(Path(__file__).parent)},
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "command": sys.argv,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _revision(folder: Path) -> str | None:
+    """Return the git revision of a folder, with a plus where files have changed since; None outside of git."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
