@@ -44,7 +44,7 @@ def train(data: str, *more: str, computes: bool = True) -> Path:
     printed = program(
         "train", "backbone=mobilenet_v2", WEIGHTS, f"data={data}", f"data.root={SHARED / 'data' / data}", *more
     )
-    assert ("pictures/s" in printed) == computes, printed
+    assert ("images/s" in printed) == computes, printed
     return Path(printed.strip().splitlines()[-1])
 
 

@@ -15,7 +15,7 @@ from tlearn.explore import explore
 
 FILES = {
     *("classes.csv", "duplicates.csv", "sizes.csv", "metrics.json"),
-    *("images_per_class.png", "image_sizes.png", "report.html"),
+    *("images_per_class.png", "image_sizes.png", "report.html", "explore.log"),
 }
 
 
@@ -70,8 +70,8 @@ def test_the_same_picture_in_two_splits_is_named(tmp_path, folder_data, capsys):
         groups.setdefault(row["group"], set()).add((row["split"], row["path"]))
     assert {("train", "train/red/red_0.jpg"), ("test", "test/red/again.jpg")} in groups.values()
     assert {("val", "val/blue/blue_100.jpg"), ("val", "val/green/other.jpg")} in groups.values()
-    named = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the same picture")]
-    assert named == ["the same picture in several splits: train/red/red_0.jpg, test/red/again.jpg"]
+    named = [line for line in capsys.readouterr().out.splitlines() if line.startswith("the same image")]
+    assert named == ["the same image in several splits: train/red/red_0.jpg, test/red/again.jpg"]
 
 
 def test_many_duplicates_are_counted_where_they_are_not_named(tmp_path, draw_split, capsys):
@@ -80,7 +80,7 @@ def test_many_duplicates_are_counted_where_they_are_not_named(tmp_path, draw_spl
     draw_split(tmp_path / "data" / "val", 1, first=100)
     assert _explore(tmp_path / "out", tmp_path / "data")["duplicates/across_splits"] == 24
     out = capsys.readouterr().out
-    assert out.count("the same picture in several splits") == 20
+    assert out.count("the same image in several splits") == 20
     assert "... and 4 more" in out
 
 

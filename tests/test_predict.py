@@ -388,7 +388,7 @@ def test_nothing_is_written_beside_the_pictures(ask, pictures):
 
 def test_the_number_of_pictures_and_the_place_of_the_table_are_printed(ask, tmp_path, pictures, capsys):
     ask(pictures)
-    assert capsys.readouterr().out.splitlines() == ["7 of 7 pictures named", str(tmp_path / "p.csv")]
+    assert capsys.readouterr().out.splitlines() == ["7 of 7 images named", str(tmp_path / "p.csv")]
 
 
 def test_a_picture_is_never_written_over(tmp_path, model, pictures):

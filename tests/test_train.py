@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.small_runs import overrides, program, run, write_weights
+from tests.small_runs import BACKBONE, overrides, program, run, write_weights
 from tlearn.config.compose import compose
 from tlearn.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from tlearn.train import train
@@ -34,7 +34,7 @@ def _changed(run_folder: Path, weights: Path) -> set[str]:
 
 
 def test_a_run_folder_explains_itself(tmp_path, folder_data, weights, capsys):
-    figures = run(tmp_path / "run", folder_data, weights)
+    figures = run(tmp_path / "run", folder_data, weights, "quiet=true")
     found = {path.name for path in (tmp_path / "run").iterdir()}
     assert {
         "metrics.json",
@@ -44,6 +44,7 @@ def test_a_run_folder_explains_itself(tmp_path, folder_data, weights, capsys):
         "checkpoints",
         "model",
         "tensorboard",
+        "train.log",
     } <= found
     assert not any(name.startswith(".") for name in found)
     assert {"val/top1", "val/loss", "test/top1", "test/loss", "train/loss"} - figures.keys() == {"train/loss"}
@@ -51,7 +52,12 @@ def test_a_run_folder_explains_itself(tmp_path, folder_data, weights, capsys):
     assert figures["params/trainable"] == 1024 * 3 + 3
     assert figures["epoch/best"] == figures["epoch/last"] == 0
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
-    assert capsys.readouterr().out.strip().splitlines()[-1] == str(tmp_path / "run")
+    # What was not printed is in the log.
+    assert capsys.readouterr().out == f"{tmp_path / 'run'}\n"
+    log = (tmp_path / "run" / "train.log").read_text(encoding="utf-8").splitlines()
+    counts = "data: folder, 3 classes; images: train 24, val 12, test 12"
+    for start in (counts, f"network: {BACKBONE}; ", "epoch 1/1  loss ", "test top-1 ", str(tmp_path / "run")):
+        assert any(line.split(" ", 2)[2].startswith(f"INFO    {start}") for line in log), start
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert environment["packages"]["torch"].startswith(torch.__version__.split("+")[0])
 

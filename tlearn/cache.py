@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from tlearn.console import answer, complain
 from tlearn.errors import OutputError
 from tlearn.features.prune import kept, prune
 
@@ -24,7 +25,7 @@ def main() -> None:
     try:
         sys.exit({"list": _list, "prune": _prune, "clear": _clear}[arguments.command](folder, arguments))
     except OSError as error:
-        print(f"tlearn: {error}", file=sys.stderr)
+        complain(f"tlearn: {error}")
         sys.exit(OutputError.exit_status)
 
 
@@ -71,25 +72,25 @@ def _list(folder: Path, arguments: argparse.Namespace) -> int:
     for space in spaces:
         backbone, size, precision = (space.recipe.get(key, {}) for key in ("backbone", "preprocessing", "precision"))
         unused = (time.time() - space.used) / _DAY
-        print(
+        answer(
             f"{space.folder.name}  {space.size / _GIGABYTE:8.3f} GB  {unused:6.1f} days unused  "
             f"{backbone.get('name')}, {size.get('size')} pixels, {precision or None}"
         )
     others = [folder / name for name in _OTHERS if (folder / name).is_dir()]
     for path in others:
-        print(f"{path.name:<32}  {_size(path) / _GIGABYTE:8.3f} GB")
-    print(f"{(sum(space.size for space in spaces) + sum(map(_size, others))) / _GIGABYTE:.3f} GB in {folder}")
+        answer(f"{path.name:<32}  {_size(path) / _GIGABYTE:8.3f} GB")
+    answer(f"{(sum(space.size for space in spaces) + sum(map(_size, others))) / _GIGABYTE:.3f} GB in {folder}")
     return 0
 
 
 def _prune(folder: Path, arguments: argparse.Namespace) -> int:
     if arguments.gb is None and arguments.days is None:
-        print("tlearn: prune needs --gb or --days", file=sys.stderr)
+        complain("tlearn: prune needs --gb or --days")
         return 2
     limit = float("inf") if arguments.gb is None else arguments.gb * _GIGABYTE
     since = None if arguments.days is None else time.time() - arguments.days * _DAY
     removed = prune(folder / _FEATURES, limit, since)
-    print(f"removed {len(removed)} sets of features, {sum(space.size for space in removed) / _GIGABYTE:.3f} GB")
+    answer(f"removed {len(removed)} sets of features, {sum(space.size for space in removed) / _GIGABYTE:.3f} GB")
     return 0
 
 
@@ -100,7 +101,7 @@ def _clear(folder: Path, arguments: argparse.Namespace) -> int:
     for name in _OTHERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     left = _ours(folder)
-    print(f"removed {(size - left) / _GIGABYTE:.3f} GB" + (f", {left / _GIGABYTE:.3f} GB are in use" if left else ""))
+    answer(f"removed {(size - left) / _GIGABYTE:.3f} GB" + (f", {left / _GIGABYTE:.3f} GB are in use" if left else ""))
     return 0
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from tlearn.config.command import program
+from tlearn.console import answer, print_table, say, session
 from tlearn.errors import ConfigError
-from tlearn.sweeps.table import print_table
 
 if TYPE_CHECKING:
     from tlearn.runs.comparison import Run
@@ -32,13 +32,10 @@ def compare(config: DictConfig) -> dict[str, float]:
         raise ConfigError(f"metric={metric}: no run has that figure; there are {', '.join(known) or 'none at all'}")
     table = comparison.comparison_table(runs, metric)
     folder = RunFolder(config.paths.output_dir)
-    folder.claim()
-    try:
+    with folder.claimed(), session(folder.path / "compare.log", quiet=config.quiet):
         _write_page(folder.path, runs, table, metric)
-    finally:
-        folder.release()
-    _show(table, comparison.differing(runs), metric)
-    print(folder.path, flush=True)
+        _show(table, comparison.differing(runs), metric)
+        answer(folder.path)
     return {"runs": len(runs), "done": sum(run.status == "done" for run in runs), metric: table[0][metric]}
 
 
@@ -103,21 +100,15 @@ def _link(row: Mapping[str, Any], folder: Path) -> Any:
 
 def _show(table: Sequence[Mapping[str, Any]], settings: Sequence[str], metric: str) -> None:
     """Print the best runs, and name all that are not done."""
-    from rich.table import Column, Table
-    from rich.text import Text
-
     figures = [name for name in _SHOWN if name != metric and any(row.get(name) is not None for row in table)]
     columns = ["run", metric, *settings[:_MOST_SETTINGS], *figures]
-    shown = Table(*(Column(Text(name)) for name in columns))
     done = [row for row in table if row["status"] == "done"]
-    for row in done[:_MOST_LINES]:
-        shown.add_row(*(Text(_cell(row.get(name))) for name in columns))
-    print_table(shown)
+    print_table(columns, [[_cell(row.get(name)) for name in columns] for row in done[:_MOST_LINES]])
     if len(done) > _MOST_LINES:
-        print(f"... and {len(done) - _MOST_LINES} more, listed in compare.csv")
+        say(f"... and {len(done) - _MOST_LINES} more, listed in compare.csv")
     for row in table:
         if row["status"] != "done":
-            print(f"{row['run']}: {row['status']}: {row['error']}")
+            say(f"{row['run']}: {row['status']}: {row['error']}")
 
 
 def _cell(value: Any) -> str:

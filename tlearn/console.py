@@ -1,13 +1,34 @@
-"""The one door to the terminal: what is said, once per run and not once per process, and how far a long pass is."""
+"""The one door to the terminal and to a run's log file: said once per run, not once per process.
 
+Lines for a reader go through `say`, lines that scripts read through `answer`, both to standard output; what went wrong
+goes to standard error, through `warn` if the run goes on. While a `session` lasts, its log file keeps all of it.
+"""
+
+import logging
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
-_SECONDS_BETWEEN_LINES = 10
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_DRAWINGS = 10, 0.2
+_LOG = logging.getLogger("tlearn")
+_LOG.setLevel(logging.INFO)
+# Whoever has a handler at the root would see every line twice.
+_LOG.propagate = False
+# Without any, Python prints warnings by itself.
+_LOG.addHandler(logging.NullHandler())
+# Whose messages a log file keeps, too
+_LIBRARIES = ("lightning.pytorch", "lightning.fabric", "torch")
+_quiet = False
 
 
 def is_main_process() -> bool:
@@ -16,17 +37,157 @@ def is_main_process() -> bool:
     return next((int(os.environ[name]) for name in names if name in os.environ), 0) == 0
 
 
+@contextmanager
+def session(log: Path | None = None, *, quiet: bool = False) -> Iterator[None]:
+    """Choose what becomes of all that is said during the block.
+
+    Args:
+        log: a file to add it to, with the time and the level of each line, with warnings of all libraries and the
+            traceback of an error that ends the block; written by the main process alone.
+        quiet: print answers, warnings and errors only.
+    """
+    global _quiet
+    before, _quiet = _quiet, quiet
+    try:
+        if log is None or not is_main_process():
+            yield
+        else:
+            with _recorded(log):
+                yield
+    finally:
+        _quiet = before
+
+
+@contextmanager
+def _recorded(log: Path) -> Iterator[None]:
+    """Add to a log file what is said, warned of and raised during the block."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # Names of files need not be text.
+    handler = _LogFile(log, encoding="utf-8", errors="surrogateescape")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    loggers, show_warning = [_LOG, *map(logging.getLogger, _LIBRARIES)], warnings.showwarning
+
+    def record_warning(message: Any, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
+        _LOG.warning(f"{filename}:{lineno}: {category.__name__}: {message}")
+        show_warning(message, category, filename, lineno, *more)
+
+    for logger in loggers:
+        logger.addHandler(handler)
+    warnings.showwarning = record_warning  # type: ignore[assignment]
+    try:
+        yield
+    except BaseException as error:
+        _LOG.error(f"ended by {type(error).__name__}", exc_info=True)
+        raise
+    finally:
+        warnings.showwarning = show_warning
+        for logger in loggers:
+            logger.removeHandler(handler)
+        handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that says once if it cannot be written: a run does not end for it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        self.setLevel(logging.CRITICAL + 1)
+        warn(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}")
+
+    def close(self) -> None:
+        # What could not be written before cannot be now.
+        with suppress(OSError):
+            super().close()
+
+
 def say(*lines: object) -> None:
-    """Print lines, each object on its own, from the main process only."""
+    """Print lines for a reader, each object on its own, unless the session is quiet."""
     if is_main_process():
-        print(*lines, sep="\n", flush=True)
+        _put(logging.INFO, lines, None if _quiet else sys.stdout)
 
 
-def show_metrics(metrics: Mapping[str, float], folder: Path) -> None:
-    """Print metrics, and in the last line where everything lies."""
-    for name, value in sorted(metrics.items()):
-        say(f"{name:<20} {value:.4f}" if isinstance(value, float) else f"{name:<20} {value:,}")
-    say(folder)
+def answer(*lines: object) -> None:
+    """Print lines that scripts read, in a quiet session too."""
+    if is_main_process():
+        _put(logging.INFO, lines, sys.stdout)
+
+
+def warn(*lines: object, trace: bool = False) -> None:
+    """Print lines on standard error about what went wrong without an end to the run.
+
+    `trace` adds to the log file the traceback of the error that is being handled.
+    """
+    if is_main_process():
+        _put(logging.WARNING, lines, sys.stderr, trace)
+
+
+def complain(*lines: object) -> None:
+    """Print lines on standard error about what ends this process, which need not be the main one."""
+    _put(logging.ERROR, lines, sys.stderr)
+
+
+def _put(level: int, lines: Sequence[object], stream: TextIO | None, trace: bool = False) -> None:
+    text = "\n".join(map(str, lines))
+    _LOG.log(level, text, exc_info=trace)
+    if stream is not None and lines:
+        print(text, file=stream, flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below their columns' names, numbers to the right; a terminal too narrow cuts the widest column."""
+    cells = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    room = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
+    if sys.stdout.isatty() and sum(widths) > room:
+        widest = widths.index(max(widths))
+        widths[widest] = max(8, room - sum(widths) + widths[widest])
+    right = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
+    for row in cells:
+        padded = map(_padded, row, widths, right)
+        say("  ".join(padded).rstrip())
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _width(text: str) -> int:
+    """Count the columns that a text takes: two for each wide character, none for one that joins the last."""
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text
+    )
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    if _width(text) > width:
+        while _width(text) >= width:
+            text = text[:-1]
+        text += "\N{HORIZONTAL ELLIPSIS}"
+    space = " " * (width - _width(text))
+    return space + text if right else text + space
+
+
+def _is_number(text: str) -> bool:
+    return not text.strip("0123456789.,-+%e ")
+
+
+def short(value: float) -> str:
+    """Write a number with four digits."""
+    return f"{value:.{max(0, 4 - len(str(int(abs(value)))))}f}" if abs(value) < 1e5 else f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """Write a share as percent."""
+    return f"{100 * share:.1f} %" if share < 1 else "100 %"
+
+
+def measured(name: str, value: float) -> str:
+    """Write a metric in words: `top-1 86.8 %`, `loss 0.412`."""
+    return f"top-{name[3:]} {percent(value)}" if name.startswith("top") else f"{name} {short(value)}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time with the digits that matter."""
+    return f"{seconds:.{int(seconds < 100)}f} s" if seconds < 1000 else f"{seconds / 60:.0f} min"
 
 
 @contextmanager
@@ -35,49 +196,91 @@ def report_only(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        say(f"{what} could not be made: {type(error).__name__}: {error}")
+        warn(f"{what} could not be made: {type(error).__name__}: {error}", trace=True)
+
+
+class Bar:
+    """A moving bar on a terminal, and nothing elsewhere; it vanishes when it is stopped."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._total, self._begun, self._done = 0.0, 0, 0
+        self._started = self._drawn = 0.0
+
+    def start(self, label: str, total: float, done: int = 0) -> None:
+        """Begin, or begin anew with something else; `total` may be infinite."""
+        if not _can_redraw():
+            return
+        if self._progress is None:
+            self._progress = _new_progress()
+        for task in self._progress.task_ids:
+            self._progress.remove_task(task)
+        self._total, self._begun, self._done = total, done, done
+        self._started = self._drawn = time.monotonic()
+        self._progress.add_task(label, total=total if total < float("inf") else None, completed=done, note="")
+        self._progress.start()
+
+    def advance(self, count: int = 1, note: Callable[[], str] = str) -> None:
+        """Count what is done; `note` is called for a text beside the bar when it is drawn, a few times a second."""
+        self._done += count
+        now = time.monotonic()
+        # Drawing takes longer than the step of a head on cached features.
+        if self._progress is not None and now - self._drawn >= _SECONDS_BETWEEN_DRAWINGS:
+            left = (self._total - self._done) * (now - self._started) / (self._done - self._begun)
+            known = f"{duration(left)} left" if left < float("inf") else ""
+            [task] = self._progress.task_ids
+            self._progress.update(task, completed=self._done, note="  ".join(filter(None, (note(), known))))
+            self._drawn = now
+
+    def stop(self) -> None:
+        """Remove the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _can_redraw() -> bool:
+    """Return whether a bar can move: not in a pipe, a file, a notebook, or a terminal that cannot go back."""
+    shown = is_main_process() and not _quiet and sys.stdout is not None
+    return shown and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _new_progress() -> "Progress":
+    # Imported here: most programs show no bar, and all must start at once.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    texts = [TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]")]
+    # What is said meanwhile passes through rich, which would break long paths at the width of the terminal.
+    console = Console(file=sys.stdout, soft_wrap=True)
+    return Progress(texts[0], BarColumn(20), MofNCompleteColumn(), texts[1], console=console, transient=True)
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Give a function to call with each number of pictures done; shows pictures per second and the remaining time."""
-    show = _bar if sys.stdout.isatty() else _lines
-    with show(total) as advance:
-        yield advance
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how far a pass over images is: a bar, or now and then a line, and in the end a line with its speed.
 
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    speed = TextColumn("{task.fields[speed]:,.0f} pictures/s")
-    started = time.monotonic()
-    with Progress(TextColumn("features"), BarColumn(), MofNCompleteColumn(), speed, TimeRemainingColumn()) as shown:
-        task = shown.add_task("", total=total, speed=0.0)
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            shown.update(task, advance=count, speed=done / max(time.monotonic() - started, 1e-3))
-
-        yield advance
-
-
-@contextmanager
-def _lines(total: int) -> Iterator[Callable[[int], None]]:
+    Yields a function to be called with each number of images done.
+    """
+    bar, done = Bar(), 0
     started = shown = time.monotonic()
-    done = 0
+    moving = _can_redraw()
+
+    def speed() -> float:
+        return done / max(time.monotonic() - started, 1e-3)
 
     def advance(count: int) -> None:
         nonlocal done, shown
         done += count
-        if time.monotonic() - shown >= _SECONDS_BETWEEN_LINES:
+        bar.advance(count, lambda: f"{speed():,.0f} images/s")
+        if not moving and time.monotonic() - shown >= _SECONDS_BETWEEN_LINES:
             shown = time.monotonic()
-            speed = done / (shown - started)
-            left = (total - done) / speed
-            print(f"features: {done:,} of {total:,}, {speed:,.0f} pictures/s, {left:,.0f} s left", flush=True)
+            left = (total - done) / speed()
+            say(f"{label}: {done:,} of {total:,} images, {speed():,.0f} images/s, {left:,.0f} s left")
 
-    yield advance
-    seconds = max(time.monotonic() - started, 1e-3)
-    print(f"features: {done:,} pictures in {seconds:.1f} s, {done / seconds:,.0f} pictures/s", flush=True)
+    bar.start(label, total)
+    try:
+        yield advance
+    finally:
+        bar.stop()
+    say(f"{label}: {done:,} images in {time.monotonic() - started:.1f} s, {speed():,.0f} images/s")

@@ -13,7 +13,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from tlearn.archive import CHUNK, extract, temporary_beside, writing_in
-from tlearn.console import say
+from tlearn.console import say, warn
 from tlearn.errors import DataError, DownloadError, TlearnError
 from tlearn.ranges import require
 
@@ -126,7 +126,7 @@ def _save_patiently(url: str, part: Path) -> tuple[str, int]:
         except _Failed as failure:
             if not failure.again:
                 raise
-            say(f"trying {url} again: {failure}")
+            warn(f"trying {url} again: {failure}")
             time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
     return _save(url, part)
 

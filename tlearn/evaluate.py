@@ -15,20 +15,24 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """Measure the model of `config.run` on one split and return its metrics."""
     # Imported here: torch and lightning take seconds, which help and configuration errors must not wait for.
     from tlearn.config.compose import plain, task_overrides
-    from tlearn.console import is_main_process, show_metrics
+    from tlearn.console import is_main_process, session
     from tlearn.report.after_training import report_evaluation
+    from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.model import load_model
     from tlearn.runs.record import RunRecord
 
-    model, run = load_model(config.run), RunFolder(config.paths.output_dir)
-    metrics, outputs, unreadable = measure(config, model)
-    if is_main_process():
-        run.write_json("metrics.json", metrics)
-        if config.report.write:
-            record = RunRecord(run, plain(config), task_overrides())
-            report_evaluation(record, model, outputs, metrics, unreadable)
-        show_metrics(metrics, run.path)
+    run = RunFolder(config.paths.output_dir)
+    with session(run.path / "evaluate.log", quiet=config.quiet):
+        model = load_model(config.run)
+        metrics, outputs, unreadable = measure(config, model)
+        if is_main_process():
+            run.write_json("metrics.json", metrics)
+            show_result(metrics, outputs)
+            if config.report.write:
+                record = RunRecord(run, plain(config), task_overrides())
+                report_evaluation(record, model, outputs, metrics, unreadable)
+            show_paths(run.path)
     return metrics
 
 

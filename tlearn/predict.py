@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from tlearn.config.command import program
+from tlearn.console import answer, say, session
 from tlearn.errors import BadImageError, ConfigError, DataError, OutputError
 from tlearn.files import read_table
 
@@ -28,6 +29,11 @@ _MOST_SHOWN = 200
 
 def predict(config: DictConfig) -> dict[str, float]:
     """Write one row per readable picture: path, and the `topk` most probable classes with their probabilities."""
+    with session(quiet=config.quiet):
+        return _predict(config)
+
+
+def _predict(config: DictConfig) -> dict[str, float]:
     paths = find_pictures(str(config.images))
     model = _model(config)
     if config.topk > len(model.classes):
@@ -57,7 +63,8 @@ def predict(config: DictConfig) -> dict[str, float]:
     finally:
         with suppress(OSError):
             temporary.unlink()
-    print(f"{len(paths) - len(bad)} of {len(paths)} pictures named", output.absolute(), sep="\n", flush=True)
+    say(f"{len(paths) - len(bad):,} of {len(paths):,} images named")
+    answer(output.absolute())
     if page is not None:
         _write_page(page, shown, len(paths), model)
     if bad:
@@ -121,7 +128,7 @@ def _write_page(page: Path, answers: list[Answer], count: int, model: "Model") -
         write_page(page, title, [Section("Pictures", [Gallery(cards)])], subtitle)
     except OSError as error:
         raise OutputError(f"cannot write {page}: {error.strerror or error}") from error
-    print(page.absolute(), flush=True)
+    answer(page.absolute())
 
 
 def _model(config: DictConfig) -> "Model":
@@ -156,7 +163,7 @@ def _below(folder: Path) -> Iterator[Path]:
                 others[path.suffix.lower() or "no ending"] += 1
     if others:
         kinds = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
-        print(f"{others.total()} other files in {ascii(str(folder))[1:-1]}: {kinds}", flush=True)
+        say(f"{others.total():,} other files in {ascii(str(folder))[1:-1]}: {kinds}")
 
 
 def _matching(given: Path) -> Iterator[Path]:

@@ -17,9 +17,10 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.config import build
     from tlearn.config.compose import plain, task_overrides
     from tlearn.config.relaunch import check_resume
-    from tlearn.console import is_main_process, show_metrics
+    from tlearn.console import is_main_process, session
     from tlearn.features.choose import FeatureOptions, choose_features
     from tlearn.report.after_training import plan_report, report_training, show_first_batch
+    from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.record import RunRecord
     from tlearn.training.best import evaluate_best
@@ -28,7 +29,7 @@ def train(config: DictConfig) -> dict[str, float]:
 
     started = time.monotonic()
     run = RunFolder(config.paths.output_dir)
-    with run.claimed(again=config.resume is not None):
+    with run.claimed(again=config.resume is not None), session(run.path / "train.log", quiet=config.quiet):
         seed_everything(config.seed, workers=True, verbose=False)
         check_resume(config, run.path)
         checkpoint = None if config.resume is None else last_checkpoint(Path(config.resume))
@@ -59,11 +60,12 @@ def train(config: DictConfig) -> dict[str, float]:
         total, trainable = network.count_parameters()
         metrics |= {"params/total": total, "params/trainable": trainable}
         metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
-        if trainer.is_global_zero:
+        if is_main_process():
             record.finish(network, backbone.architecture(), images, metrics)
+            show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
             if plan.write:
                 report_training(record, plan, network, pictures, outputs, metrics, trainer.loggers)
-            show_metrics(metrics, run.path)
+            show_paths(run.path)
     return metrics
 
 

@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -240,7 +241,24 @@ class TestRunning:
                 raise
 
         ended = start(*SMALL, name="predict", task=task)
-        assert (ended.status, ended.err) == (130, "tlearn: error: interrupted\n")
+        assert (ended.status, ended.err) == (130, "tlearn: interrupted\n")
+
+    @pytest.mark.parametrize("name", ["train", "predict"])
+    def test_a_stopped_training_names_the_line_that_goes_on(self, start, name):
+        def task(config):
+            checkpoint = Path(config.paths.output_dir, "checkpoints", "last.ckpt")
+            checkpoint.parent.mkdir()
+            checkpoint.touch()
+            raise KeyboardInterrupt
+
+        folder = Path("a user's $run")
+        ended = start(*([] if name == "train" else SMALL), f"hydra.run.dir={quoted(folder)}", name=name, task=task)
+        [line] = ended.err.splitlines()
+        if name == "predict":
+            assert line == "tlearn: interrupted"
+        else:
+            command = line.removeprefix("tlearn: interrupted; go on with: ")
+            assert shlex.split(command) == ["python", "-m", "tlearn.train", f"resume={folder.absolute()}"]
 
     def test_the_task_finds_the_environment_as_the_user_left_it(self, start, monkeypatch):
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
@@ -484,7 +502,7 @@ class TestSweep:
         assert all(Path(row["folder"]).is_dir() for row in rows)
         assert len({row["folder"] for row in rows}) == 5
         assert ended.out.count("topk=5") == 1
-        assert "tlearn: trial 1 failed: a.jpg: cut short" in ended.out
+        assert "tlearn: trial 1 failed: a.jpg: cut short" in ended.err
         assert ended.err.count("Traceback") == 1
         assert ended.err.splitlines()[-1].startswith("tlearn: error: 3 of 5 trials failed (see ")
 

@@ -267,7 +267,7 @@ def test_a_run_that_cannot_write_the_store_goes_on_or_stops(tmp_path, folder_dat
     reference = runs.run(tmp_path / "reference", folder_data, weights)
     monkeypatch.setenv("TLEARN_CACHE", str(tmp_path / "file"))
     same(runs.run(tmp_path / "on", folder_data, weights), reference)
-    assert "they stay in memory for this run" in capsys.readouterr().out
+    assert "they stay in memory for this run" in capsys.readouterr().err
     with pytest.raises(Exception, match="cannot keep features"):
         runs.run(tmp_path / "stop", folder_data, weights, "features.on_write_error=stop")
 
@@ -424,7 +424,7 @@ def test_two_processes_train_on_the_same_features(tmp_path, folder_data, weights
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("pictures in") <= 1
+    assert done.stdout.count("images in") <= 1
     two = json.loads((tmp_path / "two" / "metrics.json").read_text())
     for name in FIGURES:
         assert two[name] == pytest.approx(one[name], abs=1e-4), name

@@ -96,7 +96,7 @@ def test_what_cannot_be_written_stays_in_memory(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "_SEGMENT_BYTES", 40)
     assert obtain(space, Body()) == list(range(10))
     assert len(attempts) == 1
-    assert capsys.readouterr().out.count("No space left on device: they stay in memory for this run") == 1
+    assert capsys.readouterr().err.count("No space left on device: they stay in memory for this run") == 1
 
 
 def test_a_full_disk_can_stop_the_run(tmp_path, monkeypatch):
@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_made_leaves_features_in_memory_or_stops(tmp_pat
     (tmp_path / "file").write_text("")
     space = Space(tmp_path / "file", {})
     assert obtain(space, Body()) == list(range(10))
-    assert "they stay in memory" in capsys.readouterr().out
+    assert "they stay in memory" in capsys.readouterr().err
     with pytest.raises(OutputError):
         obtain(Space(tmp_path / "file", {}), Body(), stop=True)
 
@@ -134,4 +134,4 @@ def test_what_another_process_did_meanwhile_is_not_done_again(tmp_path, monkeypa
 
 def test_progress_is_shown(tmp_path, capsys):
     obtain(Space(tmp_path, {}), Body())
-    assert "features: 10 pictures in" in capsys.readouterr().out
+    assert "features: 10 images in" in capsys.readouterr().out

@@ -145,7 +145,7 @@ def test_a_damaged_segment_is_removed_and_missing(tmp_path, capsys):
         segment.write_bytes(whole[:length])
         assert Space(tmp_path, RECIPE).find(keys(0, 1))[1] == [0, 1]
         assert not segment.exists()
-        assert "damaged" in capsys.readouterr().out
+        assert "damaged" in capsys.readouterr().err
 
 
 def test_what_a_killed_writer_left_is_neither_read_nor_kept(tmp_path):

@@ -77,7 +77,7 @@ def test_a_report_that_fails_leaves_the_run_finished_and_says_so(tmp_path, folde
     monkeypatch.setattr(reporting, "write_report", fail)
     figures = run(tmp_path / "run", folder_data, weights, "report=default")
     assert figures["val/loss"] > 0
-    assert "the report could not be made: RuntimeError: no ink" in capsys.readouterr().out
+    assert "the report could not be made: RuntimeError: no ink" in capsys.readouterr().err
 
 
 def test_the_temperature_of_the_model_folder_is_that_of_val(tmp_path, folder_data, weights):

@@ -149,11 +149,12 @@ def test_losses_errors_and_costs_are_best_at_their_lowest(metric, lower):
     assert lower_is_better(metric) is lower
 
 
-def test_patience_is_a_setting_and_a_progress_bar_is_none(tmp_path):
+def test_patience_is_a_setting_and_what_is_shown_is_none(tmp_path):
     runs = []
     for number in (1, 2):
         callbacks = {"early_stopping": {"patience": number}, "progress": {"refresh": number}}
-        write_run(tmp_path / str(number), {"callbacks": callbacks}, {"val/top1": 0.5})
+        settings = {"callbacks": callbacks, "quiet": number == 1}
+        write_run(tmp_path / str(number), settings, {"val/top1": 0.5})
         runs.append(read_run(tmp_path / str(number)))
     assert differing(runs) == ["callbacks.early_stopping.patience"]
 

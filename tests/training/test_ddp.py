@@ -60,6 +60,7 @@ def test_ddp_trains_and_leaves_one_exact_run_folder(tmp_path, folder_data):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(folder)
     figures = json.loads((folder / "metrics.json").read_text())
+    assert (folder / "train.log").read_text(encoding="utf-8").count("epoch 1/1 ") == 1
     # One report, of all pictures of both processes
     assert "could not be made" not in (folder / "report.html").read_text(encoding="utf-8")
     with (folder / "report" / "splits.csv").open(encoding="utf-8", newline="") as file:

@@ -21,7 +21,7 @@ from tlearn.models.backbones.base import Backbone
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import head_of
-from tlearn.training.callbacks import Unfreeze, progress_bar
+from tlearn.training.callbacks import EpochProgress, Unfreeze
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.ddp import DDPStrategy
@@ -68,8 +68,8 @@ def pictures(config: DictConfig, run: RunFolder) -> Pictures:
         raise
     if is_main_process() and (found.notes or found.skipped):
         run.write_json("data_report.json", {"unreadable": found.skipped, "notes": found.notes})
-    counts = ", ".join(f"{name} {len(samples)}" for name, samples in found.splits.items())
-    say(f"{len(found.classes)} classes; pictures: {counts}", *found.notes)
+    counts = ", ".join(f"{name} {len(samples):,}" for name, samples in found.splits.items())
+    say(f"data: {data.name}, {len(found.classes)} classes; images: {counts}", *found.notes)
     return found
 
 
@@ -112,6 +112,9 @@ def network(config: DictConfig, chosen: Backbone, num_classes: int) -> TransferN
         _check_size(built, config.transforms.size)
     # Checked here so that a wrong name fails now and not at the epoch of unfreezing
     built.frozen_keys(_names(config.finetune.later_stages))
+    total, trained = built.count_parameters()
+    name = config.backbone.get("name", type(chosen).__name__)
+    say(f"network: {name}; {total:,} parameters, {trained:,} trained")
     # The layout in which convolutions are fastest, on CPUs and GPUs alike
     return built.to(memory_format=torch.channels_last)
 
@@ -167,7 +170,7 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, op
 def trainer(config: DictConfig, folder: Path) -> Trainer:
     """Build the Trainer with its strategy, and for a training with callbacks and loggers."""
     ignore_expected_warnings()
-    parts: dict[str, Any] = {"callbacks": [progress_bar()], "logger": False, "enable_checkpointing": False}
+    parts: dict[str, Any] = {"callbacks": [EpochProgress()], "logger": False, "enable_checkpointing": False}
     tuning = config.get("finetune")
     if tuning is not None:
         callbacks = [build(one) for one in (config.callbacks or {}).values() if one is not None]

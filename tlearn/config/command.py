@@ -23,21 +23,24 @@ from tlearn.config import rules as schema
 from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.config.help import help_text
 from tlearn.config.messages import explain
-from tlearn.config.relaunch import quoted, restored_arguments
-from tlearn.console import is_main_process
+from tlearn.config.relaunch import quoted, restored_arguments, resume_command
+from tlearn.console import complain, is_main_process, say, warn
 from tlearn.errors import ConfigError, OutputError
 from tlearn.runs.folder import RunFolder
 from tlearn.sweeps.table import Sweep
 
 Task = Callable[[DictConfig], dict[str, float]]
 
+# Exit statuses of a program that was asked to stop
+_STOPPED = (130, 143)
+
 
 class _Stopped(BaseException):
     """Carries a task's error past Hydra, which would print and wrap any Exception."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, folder: Path) -> None:
         super().__init__()
-        self.error = error
+        self.error, self.folder = error, folder
 
 
 def program(config_name: str) -> Callable[[Task], Callable[[], None]]:
@@ -90,7 +93,7 @@ def _run(config_name: str, task: Task) -> int:
     try:
         return _hydra_main(config_name, task)
     except _Stopped as stopped:
-        return _report(stopped.error, config_name, full_trace)
+        return _report(stopped.error, config_name, full_trace, stopped.folder)
     except (Exception, KeyboardInterrupt) as error:
         return _report(error, config_name, full_trace)
 
@@ -102,7 +105,7 @@ def _hydra_main(config_name: str, task: Task) -> int:
     if arguments.config_name or arguments.config_path:
         raise ConfigError("--config-name and --config-path are not for this program: add options with --config-dir")
     if arguments.help:
-        print(help_text(config_name, arguments.overrides, arguments.config_dir))
+        say(help_text(config_name, arguments.overrides, arguments.config_dir))
         return 0
     if not shows_only and not arguments.multirun:
         _check(config_name, arguments.overrides, arguments.config_dir)
@@ -119,7 +122,7 @@ def _hydra_main(config_name: str, task: Task) -> int:
             else:
                 figures = task(config)
         except BaseException as error:
-            raise _Stopped(error) from error
+            raise _Stopped(error, Path(config.paths.output_dir)) from error
         return figures.get(str(config.get("optimized_metric")))
 
     if not shows_only:
@@ -177,11 +180,17 @@ def known_keys(config_name: str) -> list[str]:
     return keys
 
 
-def _report(error: BaseException, config_name: str, full_trace: bool) -> int:
-    """Print an error for the user and give the exit status; faults of tlearn itself keep their trace."""
+def _report(error: BaseException, config_name: str, full_trace: bool, folder: Path | None = None) -> int:
+    """Print an error for the user and return the exit status; faults of tlearn itself keep their trace.
+
+    `folder` is the run's, if it has one: a stopped training names the command that goes on with it.
+    """
     status, message = explain(error, lambda: known_keys(config_name))
     if message is None or full_trace:
-        traceback.print_exception(error)
-    if message is not None:
-        print(f"tlearn: error: {message}", file=sys.stderr, flush=True)
+        complain("".join(traceback.format_exception(error)).rstrip())
+    if status in _STOPPED:
+        command = resume_command(folder) if folder and config_name == "train" else None
+        warn(f"tlearn: {message}" + (f"; go on with: {command}" if command else ""))
+    elif message is not None:
+        complain(f"tlearn: error: {message}")
     return status

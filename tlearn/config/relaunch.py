@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -9,10 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlearn.errors import CheckpointError, ConfigError
 from tlearn.runs.dotted_keys import flat
+from tlearn.training.resume import last_checkpoint
 
 # What a resumed run may have other than the stopped one: where it runs, what it reports, how far it goes
 _FREE = (
-    *("resume", "paths", "extra", "logger", "callbacks", "report", "data.root", "data.num_workers"),
+    *("resume", "paths", "extra", "quiet", "logger", "callbacks", "report", "data.root", "data.num_workers"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
     # where features are kept, and whether: the figures are the same
     *("features.mode", "features.on_write_error", "features.limit_gb"),
@@ -48,6 +50,15 @@ def restored_arguments(arguments: list[str]) -> list[str]:
     search = ["--config-dir", config_dir] if config_dir and "--config-dir" not in others else []
     folder = quoted(run)
     return [*search, *kept, *others, f"resume={folder}", f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+
+
+def resume_command(run: Path) -> str | None:
+    """Return the line for a shell that goes on with a run, or None where no checkpoint was written yet."""
+    try:
+        last_checkpoint(run)
+    except CheckpointError:
+        return None
+    return f"python -m tlearn.train resume={shlex.quote(str(run))}"
 
 
 def quoted(path: Path) -> str:

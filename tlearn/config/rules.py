@@ -40,6 +40,7 @@ RULES: dict[str, Check] = {
     "monitor.metric": one_of("val/loss", "val/top1", "val/top5"),
     "monitor.mode": one_of("min", "max"),
     "optimized_metric": text,
+    "quiet": boolean,
     "resume": optional(path),
     "run": optional(path),
     "classes": optional(path),

@@ -7,7 +7,7 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from tlearn.console import progress
+from tlearn.console import progress, warn
 from tlearn.errors import NonFiniteError, OutputError
 from tlearn.features.extract import Extractor, Item
 from tlearn.features.store import Rows, Space
@@ -57,7 +57,8 @@ def _complete(
     if rows is not None:
         return rows
     places = iter(missing)
-    with progress(len(missing)) as advance, closing(extractor()([items[place] for place in missing])) as batches:
+    images = [items[place] for place in missing]
+    with progress("features", len(images)) as advance, closing(extractor()(images)) as batches:
         try:
             for features in batches:
                 done = [next(places) for _ in features]
@@ -95,7 +96,7 @@ class _Writer:
         """Write nothing more, or raise the error."""
         if self._stop:
             raise error
-        print(f"{error}: they stay in memory for this run", flush=True)
+        warn(f"{error}: they stay in memory for this run")
         self._can_write = False
 
     def add(self, keys: list[bytes], features: Tensor) -> None:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tlearn.console import say, warn
 from tlearn.data.file_state import file_state
 from tlearn.errors import OutputError
 from tlearn.features.prune import LOCK, READERS, RECIPE
@@ -207,7 +208,7 @@ class Space:
                 try:
                     self._opened[path.name] = _map_segment(path)
                 except (SafetensorError, ValueError) as error:
-                    print(f"{path} is damaged and will be computed again ({error})", flush=True)
+                    warn(f"{path} is damaged and will be computed again ({error})")
                     with suppress(OSError):
                         path.unlink()
                 # Pruned meanwhile, another user's, or a machine in trouble: not the segment's fault
@@ -220,7 +221,7 @@ def _wait_for(lock: IO[str]) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print("another process computes these features: waiting for it", flush=True)
+        say("another process computes these features: waiting for it")
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 

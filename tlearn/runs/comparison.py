@@ -22,10 +22,11 @@ from tlearn.runs.dotted_keys import leaves
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What says where a run was and what it reported, and not how it was trained
 _NO_SETTINGS = (
-    *("paths.", "logger.", "report.", "resume", "optimized_metric", "callbacks.checkpoint.", "callbacks.last."),
-    *("callbacks.learning_rate.", "callbacks.progress.", "callbacks.summary."),
-    *("data.source.", "data.download_root", "data.url", "data.num_workers", "features.on_write_error"),
-    *("features.limit_gb", "trainer.default_root_dir", "trainer.log_every_n_steps"),
+    *("paths.", "logger.", "report.", "quiet", "resume", "optimized_metric"),
+    # The summary was a callback once.
+    *("callbacks.checkpoint.", "callbacks.last.", "callbacks.learning_rate.", "callbacks.progress."),
+    *("callbacks.summary.", "data.source.", "data.download_root", "data.url", "data.num_workers"),
+    *("features.on_write_error", "features.limit_gb", "trainer.default_root_dir", "trainer.log_every_n_steps"),
 )
 # Far more than a configuration has: a few lines of YAML can stand for millions of values.
 _MOST_SETTINGS = 5000

@@ -4,16 +4,13 @@ import csv
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tlearn.config.messages import explain
+from tlearn.console import answer, complain, print_table
 from tlearn.errors import SweepError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 # The columns shown for each trial where it has them
 FIGURES = ("val/top1", "val/loss", "test/top1", "test/loss", "params/trainable", "time/fit_s")
@@ -44,9 +41,9 @@ class Sweep:
         except Exception as error:
             status, message = explain(error, list)
             if message is None:
-                traceback.print_exc()
+                complain(traceback.format_exc().rstrip())
             message = message or repr(error)
-            print(f"tlearn: trial {row['trial']} failed: {message}", flush=True)
+            complain(f"tlearn: trial {row['trial']} failed: {message}")
             row |= {"status": f"failed ({status})", "error": message.splitlines()[0]}
         self._rows.append(row)
         self._write()
@@ -68,11 +65,8 @@ class Sweep:
         """
         if not self._rows:
             return
-        from rich.table import Table
-        from rich.text import Text
-
         shown = [name for name in FIGURES if any(name in row for row in self._rows)]
-        table = Table("trial", "overrides", *shown, "status")
+        table = []
         common = set.intersection(*map(set, self._overrides)) if len(self._rows) > 1 else set()
         for row, overrides in zip(self._rows, self._overrides, strict=True):
             # What all trials share would hide what tells them apart.
@@ -82,18 +76,9 @@ class Sweep:
                 *(row.get(name, "") for name in shown),
                 row["status"],
             ]
-            table.add_row(*(Text(cell) for cell in cells))
-        print_table(table)
-        print(f"{self._folder}/results.csv", flush=True)
+            table.append(cells)
+        print_table(["trial", "overrides", *shown, "status"], table)
+        answer(f"{self._folder}/results.csv")
         failed = sum(row["status"] != "done" for row in self._rows)
         if failed:
             raise SweepError(f"{failed} of {len(self._rows)} trials failed (see {self._folder}/results.csv)")
-
-
-def print_table(table: "Table") -> None:
-    """Print a table as wide as the terminal, and whole where there is none."""
-    from rich.console import Console
-
-    console = Console()
-    # Off a terminal rich assumes 80 columns and cuts figures
-    Console(width=None if console.is_terminal else 200).print(table)

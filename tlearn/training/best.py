@@ -5,7 +5,7 @@ from pathlib import Path
 from lightning import Trainer
 
 from tlearn.analysis.outputs import Outputs
-from tlearn.console import report_only
+from tlearn.console import report_only, say
 from tlearn.data.datamodule import SplitDataModule
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.collect_outputs import Collector, Plan
@@ -31,6 +31,7 @@ def evaluate_best(
     if checkpoint is not None:
         epoch = CheckpointIO().load_checkpoint(checkpoint)["epoch"]
         metrics |= {"epoch/best": epoch, **module.describe_epoch(epoch)}
+        say(_ending(trainer, epoch))
     # The log has this epoch's validation already.
     loggers, trainer.loggers = trainer.loggers, []
     collector, outputs = Collector(plan.features), {}
@@ -51,3 +52,16 @@ def evaluate_best(
                 outputs["train"], _ = collector.take("train", data)
     trainer.loggers = loggers
     return metrics, outputs
+
+
+def _ending(trainer: Trainer, best: int) -> str:
+    """Say which epoch is kept, and why the fit stopped early if it did; epochs count from 1 here."""
+    stopped = next((one for one in trainer.early_stopping_callbacks if one.stopped_epoch), None)
+    if stopped is None:
+        monitor = getattr(trainer.checkpoint_callback, "monitor", None)
+        return f"best epoch {best + 1} of {trainer.current_epoch}" + (f" by {monitor}" if monitor else "")
+    each_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
+    checks = f"{stopped.wait_count} {'epochs' if each_epoch else 'validations'}"
+    exhausted = stopped.wait_count >= stopped.patience
+    reason = f"has not improved for {checks}" if exhausted else "has reached a limit of callbacks.early_stopping"
+    return f"stopped after epoch {stopped.stopped_epoch + 1}: {stopped.monitor} {reason}; best epoch {best + 1}"

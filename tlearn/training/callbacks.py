@@ -1,15 +1,19 @@
-"""Callbacks: unfreezing at an epoch, and progress that reads well on a terminal and in a log file."""
+"""Callbacks: unfreezing at an epoch, and what a fit says of its progress."""
 
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 
-from tlearn.models.network import count_parameters
+from tlearn.console import Bar, duration, measured, say, short
 from tlearn.training.module import TransferModule
+
+# What a line holds, and how it is called there; accuracies are those of val.
+_TRAIN = {"train/loss": "loss"}
+_VAL = {"val/loss": "val loss", "val/top1": "top1", "val/top5": "top5"}
 
 
 class Unfreeze(Callback):
@@ -28,55 +32,128 @@ class Unfreeze(Callback):
             pl_module.network.unfreeze(self.stages)
 
 
-class NetworkSummary(Callback):
-    """Print what the network is made of and how much of it trains, before the first epoch."""
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print a line for body, head and total."""
-        assert isinstance(pl_module, TransferModule)
-        if not trainer.is_global_zero:
-            return
-        network = pl_module.network
-        for name, part in (("body", network.body), ("head", network.head), ("total", network)):
-            total, trainable = count_parameters(part)
-            kind = "" if part is network else type(part).__name__
-            print(f"{name:<6}{kind:<20}{total:>13,} parameters, {trainable:>13,} trainable", flush=True)
-
-
-class PlainProgress(ProgressBar):
-    """Print one line per epoch."""
+class EpochProgress(ProgressBar):
+    """Say a line for each epoch, and for each validation within one; on a terminal, show a bar until it is done."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._start = 0.0
-        self._enabled = True
+        self._bar = Bar()
+        self._started, self._batches, self._validated_at = 0.0, 0, -1
+        self._line = ""
+        self._kept: tuple[Any, Any] = None, None
 
     def disable(self) -> None:
-        """Print nothing (all processes but the first)."""
-        self._enabled = False
+        """Do nothing: called in all processes but the first, where the console is silent anyway."""
 
     def enable(self) -> None:
-        """Print again."""
-        self._enabled = True
+        """Do nothing, as `disable`."""
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print a message."""
-        if self._enabled:
-            print(*args, flush=True)
+        """Say what the module prints."""
+        say(" ".join(map(str, args)))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note which checkpoint is kept: a resumed run has one."""
+        self._kept = _kept(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the time."""
-        self._start = time.monotonic()
+        """Say how the last epoch ended, and start the clock."""
+        self._say_epoch(trainer)
+        self._started, self._batches, self._validated_at = time.monotonic(), 0, -1
+        self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        self._bar.start(_epoch(trainer), self.total_train_batches, self._batches)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        self._batches = batch_idx + 1
+        self._bar.advance(note=lambda: _loss(trainer, outputs))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's figures."""
-        figures = trainer.callback_metrics
-        shown = [name for name in ("train/loss", "val/loss", "val/top1", "val/top5") if name in figures]
-        text = "  ".join(f"{name} {figures[name]:.4f}" for name in shown)
-        seconds = time.monotonic() - self._start
-        self.print(f"epoch {trainer.current_epoch} of {trainer.max_epochs}  {text}  {seconds:.1f} s")
+        """Note the epoch's metrics; whether its checkpoint is kept is decided after this."""
+        # A validation before the last batch was of other weights, and has a line of its own.
+        val = _VAL if self._validated_at == self._batches else {}
+        # In all processes: their metrics are brought together where they are asked for.
+        metrics = _in_words(trainer, _TRAIN | val)
+        self._line = f"{_epoch(trainer)}  {metrics}  {duration(time.monotonic() - self._started)}"
+
+    def _say_epoch(self, trainer: Trainer) -> None:
+        """Say the line of an epoch that is over, with a mark if its checkpoint is the best until now."""
+        kept, line = _kept(trainer), self._line
+        if line:
+            say(line if kept == self._kept else f"{line} *")
+        self._kept, self._line = kept, ""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how the last epoch ended."""
+        self._bar.stop()
+        self._say_epoch(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no bar behind, and no epoch unsaid."""
+        self.on_train_end(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show a bar of its own."""
+        batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+        self._bar.start(f"{_epoch(trainer)} val" if _is_fitting(trainer) else "evaluation", sum(batches))
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Move the bar."""
+        self._bar.advance()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what a validation within an epoch found; that at its end belongs to the epoch's line."""
+        if not _is_fitting(trainer):
+            self._bar.stop()
+            return
+        self._validated_at = self._batches
+        if not trainer.is_last_batch:
+            metrics = _in_words(trainer, _VAL)
+            say(f"{_epoch(trainer)} batch {self._batches}/{self.total_train_batches}  {metrics}")
+        self._show(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show a bar."""
+        self._bar.start("evaluation", sum(trainer.num_test_batches))
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        """Move the bar."""
+        self._bar.advance()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove the bar."""
+        self._bar.stop()
 
 
-def progress_bar() -> ProgressBar:
-    """Give moving bars on a terminal and plain lines elsewhere."""
-    return RichProgressBar(leave=True) if sys.stdout.isatty() else PlainProgress()
+def _is_fitting(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _kept(trainer: Trainer) -> tuple[Any, Any]:
+    """Return what changes with each better checkpoint."""
+    callback = trainer.checkpoint_callback
+    return getattr(callback, "best_model_path", None), getattr(callback, "best_model_score", None)
+
+
+def _epoch(trainer: Trainer) -> str:
+    """Name the epoch as people count: from 1."""
+    last = trainer.max_epochs
+    if last is None or last < 0:
+        return f"epoch {trainer.current_epoch + 1}"
+    return f"epoch {trainer.current_epoch + 1:>{len(str(last))}}/{last}"
+
+
+def _in_words(trainer: Trainer, labels: Mapping[str, str]) -> str:
+    found = trainer.callback_metrics
+    return "  ".join(measured(label, float(found[name])) for name, label in labels.items() if name in found)
+
+
+def _loss(trainer: Trainer, outputs: Any) -> str:
+    if not isinstance(outputs, Mapping) or "loss" not in outputs:
+        return ""
+    # Lightning has divided it by the number of batches that make a step.
+    return f"loss {short(float(outputs['loss']) * trainer.accumulate_grad_batches)}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from tlearn.console import say
 from tlearn.data.sources.base import SPLITS, Listing
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import DataError, OutputError
@@ -355,7 +356,7 @@ class ShapesSource:
         if self.given or os.path.isdir(self.root):
             return
         total = len(SETS[self.name]) * sum(self.counts.values())
-        print(f"drawing {total} pictures in {self.root}", flush=True)
+        say(f"drawing {total} images in {self.root}")
         # A folder beside it, renamed when whole: an interrupted drawing is never taken for the set.
         part = self.root.with_name(f".{self.root.name}.{secrets.token_hex(4)}.part")
         try:

@@ -1,0 +1,80 @@
+"""Results in a few lines of words; metrics.json and the tables hold all of them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from tlearn.analysis.accuracy import wilson
+from tlearn.analysis.data_profile import class_table, size_summary
+from tlearn.analysis.outputs import Outputs
+from tlearn.console import answer, measured, print_table, say
+from tlearn.report.data_report import Survey
+
+_ACCURACIES = ("top1", "top5")
+# What a list on the terminal holds; a file has the rest.
+_MOST_CLASSES, _MOST_FILES = 30, 20
+
+
+def show_result(metrics: Mapping[str, float], outputs: Outputs) -> None:
+    """Say how good a model is on a split, whose outputs these are."""
+    split, images = outputs.split, len(outputs)
+    top1, *top5 = [measured(name, metrics[f"{split}/{name}"]) for name in _ACCURACIES if f"{split}/{name}" in metrics]
+    low, high = wilson(round(metrics[f"{split}/top1"] * images), images)
+    interval = f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    say(f"{split} {', '.join([f'{top1} {interval}', *top5])}")
+    say(f"{split} {measured('loss', metrics[f'{split}/loss'])}, {images:,} images")
+    if f"{split}/tta/loss" in metrics:
+        say(f"{split} with tta {', '.join(_changed(metrics, split, _ACCURACIES))}")
+        say(f"{split} with tta {', '.join(_changed(metrics, split, ('loss',)))}")
+
+
+def _changed(metrics: Mapping[str, float], split: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield what test-time augmentation makes of metrics, and how much better or worse that is."""
+    for name in names:
+        key = f"{split}/tta/{name}"
+        if key in metrics:
+            yield f"{measured(name, metrics[key])} ({_change(name, metrics[f'{key}_change'])})"
+
+
+def _change(name: str, value: float) -> str:
+    if value == 0:
+        return "unchanged"
+    size = f"{abs(value):.2g}" if name == "loss" else f"{100 * abs(value):.2g} points"
+    return f"{size} {'better' if (value < 0) == (name == 'loss') else 'worse'}"
+
+
+def show_survey(survey: Survey, folder: Path) -> None:
+    """Say what a data set holds, with the tables in a folder where it is too much."""
+    rows = class_table(survey.splits, survey.classes)
+    print_table(["class", *survey.splits], [list(map(str, row.values())) for row in rows[:_MOST_CLASSES]])
+    _say_rest(len(rows) - _MOST_CLASSES, "classes", folder / "classes.csv")
+    say(*_sizes(size_summary(survey.sizes)))
+    unreadable = [f"unreadable: {path}: {reason}" for path, reason in survey.unreadable.items()]
+    say(*unreadable[:_MOST_FILES])
+    _say_rest(len(unreadable) - _MOST_FILES, "unreadable files", folder / "unreadable.csv")
+    across = survey.across_splits
+    groups = f"{len(survey.duplicates):,} groups, {len(across):,} of them across splits"
+    say(f"files with the same content: {groups if survey.duplicates else 'none'}")
+    for group in across[:_MOST_FILES]:
+        say(f"the same image in several splits: {', '.join(path for _, path in group)}")
+    _say_rest(len(across) - _MOST_FILES, "groups across splits", folder / "duplicates.csv")
+
+
+def _sizes(summary: Mapping[str, float]) -> Iterator[str]:
+    for side in ("width", "height") if summary else ():
+        low, median, high = (summary[f"{side}/{name}"] for name in ("min", "median", "max"))
+        yield f"{side}: {low:,} pixels" if low == high else f"{side}: {low:,} to {high:,} pixels, median {median:,}"
+    if summary.get("tiny"):
+        yield f"images with a side under 10 pixels: {summary['tiny']:,}"
+
+
+def _say_rest(count: int, what: str, file: Path) -> None:
+    if count > 0:
+        say(f"... and {count:,} more {what}: {file}")
+
+
+def show_paths(folder: Path) -> None:
+    """Say where the report and the run folder are; scripts read the last line."""
+    report = folder / "report.html"
+    if report.is_file():
+        say(f"report: {report}")
+    answer(folder)
