@@ -115,7 +115,7 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-main = program("compare")(compare)
+main, script = program("compare", compare)
 
 if __name__ == "__main__":
-    main()
+    script()

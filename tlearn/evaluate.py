@@ -74,7 +74,7 @@ def measure(
     return metrics, outputs, unreadable
 
 
-main = program("evaluate")(evaluate)
+main, script = program("evaluate", evaluate)
 
 if __name__ == "__main__":
-    main()
+    script()

@@ -45,7 +45,7 @@ def explore(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
-main = program("explore")(explore)
+main, script = program("explore", explore)
 
 if __name__ == "__main__":
-    main()
+    script()

@@ -224,7 +224,7 @@ def _answers(config: DictConfig, model: "Model", paths: list[Path], bad: list[Ba
             )
 
 
-main = program("predict")(predict)
+main, script = program("predict", predict)
 
 if __name__ == "__main__":
-    main()
+    script()

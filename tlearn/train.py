@@ -69,7 +69,7 @@ def train(config: DictConfig) -> dict[str, float]:
     return metrics
 
 
-main = program("train")(train)
+main, script = program("train", train)
 
 if __name__ == "__main__":
-    main()
+    script()

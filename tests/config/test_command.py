@@ -64,10 +64,8 @@ def start(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., Ended]]:
             configs.append(OmegaConf.create(plain(config)))
             return task(config) if task else {"val/top1": 0.5}
 
-        monkeypatch.setattr(sys, "argv", [f"tlearn-{name}", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            program(name)(noted)()
-        return Ended(stopped.value.code, *capsys.readouterr(), configs)
+        main, _ = program(name, noted)
+        return Ended(main(arguments), *capsys.readouterr(), configs)
 
     yield run
     Singleton.set_state(state)
@@ -136,6 +134,7 @@ class TestConfigurationErrors:
             (["seed=1,2"], "add --multirun"),
             (["~seed"], "seed is missing: it can be changed, not removed"),
             (["--config-name", "nowhere"], "add options with --config-dir"),
+            (["--verbose"], "unrecognized arguments: --verbose (see --help)"),
             (["optimizer.lr=-1", "hydra.run.dir='a folder/with = and spaces'"], "optimizer.lr=-1: expected"),
         ],
         ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -273,6 +272,48 @@ class TestRunning:
         assert "HYDRA_FULL_ERROR" not in os.environ
 
 
+class TestMain:
+    def test_it_returns_the_status_and_leaves_the_interpreter_as_it_was(self, start, monkeypatch):
+        monkeypatch.setattr(sys, "argv", ["kernel", "-f", "connection.json"])
+        environment = dict(os.environ)
+        assert start(*SMALL, name="predict").status == 0
+        assert start("nonsense=1").status == 2
+        assert sys.argv == ["kernel", "-f", "connection.json"]
+        assert dict(os.environ) == environment
+
+    def test_the_command_line_is_read_where_no_arguments_are_given(self, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["tlearn-predict", *SMALL, "topk=3"])
+        seen = []
+        main, _ = program("predict", lambda config: seen.append(config.topk) or {})
+        assert main() == 0
+        assert seen == [3]
+
+    def test_a_script_ends_with_the_status(self, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["tlearn-train", "nonsense=1"])
+        _, script = program("train", lambda config: {})
+        with pytest.raises(SystemExit) as caught:
+            script()
+        assert caught.value.code == 2
+        assert "unknown key nonsense" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_a_notebook_that_trains_goes_on(self, tmp_path):
+        """As a cell does it: sys.argv is set, SystemExit would be caught, and the kernel has a variable to lose."""
+        cell = (
+            "import sys\n"
+            "sys.argv = ['train', 'trainer=cpu', 'report=off', 'trainer.max_epochs=1', 'data.counts={val: 2}']\n"
+            "from tlearn.train import main\n"
+            "print('ended with', main())\n"
+            "print('an hour of work')\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", cell], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-2:] == ["ended with 0", "an hour of work"]
+
+
 class TestExplain:
     def test_every_error_has_its_status_and_keeps_its_words(self):
         found = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type)}
@@ -387,12 +428,20 @@ class TestResume:
         there, folder = Path.cwd(), Path.cwd() / "runs" / "my run"
         before = sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
         os.chdir(tmp_path)
-        again = start("resume=here/runs/my run")
+        places = []
+
+        def task(config):
+            places.append(Path.cwd())
+            return {}
+
+        again = start("resume=here/runs/my run", task=task)
         assert again.status == 0
         assert again.configs[0].resume == str(folder)
         assert again.configs[0].paths.output_dir == first.configs[0].paths.output_dir == str(folder)
         assert again.configs[0].seed == 3
-        assert Path.cwd() == there
+        assert places == [there]
+        # And not afterwards: the interpreter may be a notebook's.
+        assert Path.cwd() == tmp_path
         assert sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file()) == before
 
     def test_any_name_of_a_folder_survives(self):

@@ -1,16 +1,13 @@
 """What the programs share: a command line becomes a checked configuration, an error one message and a status."""
 
-import atexit
+import argparse
 import functools
-import gc
 import os
 import sys
-import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra import initialize_config_dir
@@ -22,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from tlearn.config import rules as schema
 from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.config.help import help_text
+from tlearn.config.interpreter import borrowed_interpreter, end_process, restore_variable
 from tlearn.config.messages import explain
 from tlearn.config.relaunch import quoted, restored_arguments, resume_command
 from tlearn.console import complain, is_main_process, say, warn
@@ -43,64 +41,37 @@ class _Stopped(BaseException):
         self.error, self.folder = error, folder
 
 
-def program(config_name: str) -> Callable[[Task], Callable[[], None]]:
-    """Make a console program of a function that takes the configuration and returns figures."""
+def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[[], NoReturn]]:
+    """Make a console program of a function that takes the configuration and returns metrics.
 
-    def decorate(task: Task) -> Callable[[], None]:
-        @functools.wraps(task)
-        def main() -> None:
-            # Importing torch makes a million objects and no garbage, which Python would look for hundreds of times.
-            gc.set_threshold(100_000, 20, 20)
-            status = _run(config_name, task)
-            _skip_teardown(status)
-            sys.exit(status)
-
-        return main
-
-    return decorate
-
-
-def _skip_teardown(status: int) -> None:
-    """Leave at once, after everything that asked to be called at the end: taking torch down object by object takes 1 s.
-
-    Profilers and debuggers are left to do their own work, and so are tests that call a program in their own process.
+    Returns:
+        main: runs the program and returns its exit status; it can be called in a notebook. `main(["seed=1"])` takes
+            arguments in place of the command line's.
+        script: calls it and ends the process, for the command line alone.
     """
-    # Python 3.12 and later have another interface for them.
-    monitoring = getattr(sys, "monitoring", None)
-    watched = monitoring is not None and any(monitoring.get_tool(number) for number in range(6))
-    observed = watched or sys.getprofile() or sys.gettrace() or "pytest" in sys.modules
-    if "torch" not in sys.modules or observed:
-        return
-    # What the interpreter does first: wait for threads, then call what was registered.
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        # Closed, or none at all
-        with suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(status)
 
+    def main(arguments: Sequence[str] | None = None) -> int:
+        full_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        with borrowed_interpreter(arguments):
+            try:
+                return _hydra_main(config_name, task)
+            except _Stopped as stopped:
+                return _report(stopped.error, config_name, full_trace, stopped.folder)
+            except SystemExit as ended:
+                # Hydra's own pages, such as --hydra-help
+                return int(ended.code or 0)
+            except (Exception, KeyboardInterrupt) as error:
+                return _report(error, config_name, full_trace)
 
-def _run(config_name: str, task: Task) -> int:
-    """Run a program and give its exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        # File names need not be text in the terminal's encoding.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    # Before torch is loaded: math threads that wait in a busy loop take CPUs from loader workers and other programs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    full_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    try:
-        return _hydra_main(config_name, task)
-    except _Stopped as stopped:
-        return _report(stopped.error, config_name, full_trace, stopped.folder)
-    except (Exception, KeyboardInterrupt) as error:
-        return _report(error, config_name, full_trace)
+    def script() -> NoReturn:
+        end_process(main())
+
+    return main, script
 
 
 def _hydra_main(config_name: str, task: Task) -> int:
     sys.argv[1:] = restored_arguments(sys.argv[1:])
-    arguments = get_args_parser().parse_args(sys.argv[1:])
+    arguments = _parsed(sys.argv[1:])
     shows_only = arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
     if arguments.config_name or arguments.config_path:
         raise ConfigError("--config-name and --config-path are not for this program: add options with --config-dir")
@@ -115,7 +86,7 @@ def _hydra_main(config_name: str, task: Task) -> int:
     @functools.wraps(task)
     def job(config: DictConfig) -> float | None:
         # Set for Hydra alone: processes that the task starts shall print errors as the user asked for.
-        _restore("HYDRA_FULL_ERROR", asked)
+        restore_variable("HYDRA_FULL_ERROR", asked)
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 figures = sweep.trial(task, config, lambda: schema.check(_checkable(config), []))
@@ -131,16 +102,21 @@ def _hydra_main(config_name: str, task: Task) -> int:
     try:
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
     finally:
-        _restore("HYDRA_FULL_ERROR", asked)
+        restore_variable("HYDRA_FULL_ERROR", asked)
     sweep.conclude()
     return 0
 
 
-def _restore(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """Read arguments as Hydra will; ConfigError, where argparse would print its usage and leave."""
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see --help)")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    namespace: argparse.Namespace = parser.parse_args(arguments)
+    return namespace
 
 
 def _check(config_name: str, overrides: list[str], config_dir: str | None) -> None:

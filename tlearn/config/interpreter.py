@@ -1,0 +1,94 @@
+"""What a program borrows from the interpreter it runs in, and how it ends one that was started for it alone."""
+
+import atexit
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from typing import NoReturn
+
+# Modules that only a notebook, a debugger or a profiler loads
+_OBSERVERS = ("IPython", "bdb", "pydevd", "debugpy", "coverage")
+_VARIABLES = ("HYDRA_FULL_ERROR", "OMP_WAIT_POLICY")
+
+
+@contextmanager
+def borrowed_interpreter(arguments: Sequence[str] | None) -> Iterator[None]:
+    """Set the interpreter up for a program, and give it back as it was found: a notebook goes on in it.
+
+    Args:
+        arguments: take the place of the command line's while the program runs; None leaves those.
+    """
+    argv, threshold, asked = sys.argv, gc.get_threshold(), {name: os.environ.get(name) for name in _VARIABLES}
+    streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    encodings = [stream.errors for stream in streams]
+    try:
+        cwd = os.getcwd()
+    except OSError:
+        # It was removed.
+        cwd = None
+    try:
+        sys.argv = [*argv[:1], *(argv[1:] if arguments is None else arguments)]
+        # Importing torch makes a million objects and no garbage, which Python would look for hundreds of times.
+        gc.set_threshold(100_000, 20, 20)
+        for stream in streams:
+            # File names need not be text in the terminal's encoding.
+            stream.reconfigure(errors="backslashreplace")
+        # Before torch is loaded: math threads that wait in a busy loop take CPUs from loader workers and others.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        yield
+    finally:
+        sys.argv = argv
+        gc.set_threshold(*threshold)
+        for stream, errors in zip(streams, encodings, strict=True):
+            with suppress(OSError, ValueError):
+                stream.reconfigure(errors=errors)
+        for name, value in asked.items():
+            restore_variable(name, value)
+        if cwd is not None:
+            with suppress(OSError):
+                os.chdir(cwd)
+
+
+def restore_variable(name: str, value: str | None) -> None:
+    """Set an environment variable to what it was; None: to nothing."""
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def end_process(status: int) -> NoReturn:
+    """End a program's own process, without taking torch down object by object, which would take a second."""
+    if "torch" not in sys.modules or is_observed():
+        sys.exit(status)
+    # What the interpreter does first: wait for threads, then call what was registered.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        # Closed, or none at all
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
+
+
+def is_observed() -> bool:
+    """Return whether a notebook, a debugger or a profiler may still have work to do when a program has ended."""
+    # Python 3.12 and later have another interface for them.
+    monitoring = getattr(sys, "monitoring", None)
+    watched = monitoring is not None and any(monitoring.get_tool(number) for number in range(6))
+    hooked = bool(watched or sys.getprofile() or sys.gettrace() or any(name in sys.modules for name in _OBSERVERS))
+    return hooked or not _started_alone()
+
+
+def _started_alone() -> bool:
+    """Return whether a program of tlearn is what was started, and not what runs it (`python -m cProfile -m ...`)."""
+    for argument, following in pairwise([*sys.orig_argv[1:], ""]):
+        if argument == "-m":
+            return following.startswith("tlearn.")
+        if not argument.startswith("-"):
+            return os.path.basename(argument).startswith("tlearn-")
+    return False
