@@ -410,7 +410,7 @@ def name_by_backbone(tmp_path, weights, pictures):
     """Give a function that predicts with a backbone as it is and gives the rows."""
 
     def ask(*options: str) -> list[dict[str, str]]:
-        arguments = ["backbone=torchvision", f"backbone.name={BACKBONE}", f"backbone.weights='{weights}'"]
+        arguments = [f"backbone={BACKBONE}", f"backbone.weights='{weights}'"]
         arguments += [f"images='{pictures}'", f"output='{tmp_path / 'p.csv'}'", "device=cpu", "num_workers=0"]
         predict(compose([*arguments, *options], "predict", output_dir=tmp_path))
         return _rows(tmp_path / "p.csv")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import tlearn
 from tests.small_runs import BACKBONE, overrides, program, run, write_weights
 from tlearn.config.compose import compose
 from tlearn.errors import CheckpointError, ConfigError, DataError, NonFiniteError
@@ -59,6 +60,7 @@ def test_a_run_folder_explains_itself(tmp_path, folder_data, weights, capsys):
     for start in (counts, f"network: {BACKBONE}; ", "epoch 1/1  loss ", "test top-1 ", str(tmp_path / "run")):
         assert any(line.split(" ", 2)[2].startswith(f"INFO    {start}") for line in log), start
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["packages"]["tlearn"] == tlearn.__version__
     assert environment["packages"]["torch"].startswith(torch.__version__.split("+")[0])
 
 
@@ -254,7 +256,7 @@ def test_unreadable_pictures_are_all_named_before_training(tmp_path, folder_data
         (["loss.weight=[1,2]"], "loss.weight has 2 values for the 3 classes"),
         (["finetune=partial", "finetune.stages=[conv9]"], "conv9"),
         (["finetune=gradual", "finetune.later_stages=[conv9]"], "conv9"),
-        (["backbone.name=vit_b_16", "backbone.weights=null"], "transforms.size=32"),
+        (["backbone=vit_b_16", "backbone.weights=null"], "transforms.size=32"),
         (["+optimizer.nonsense=1"], "nonsense"),
         (["optimizer=lbfgs", "finetune=full"], "optimizer"),
         (["trainer=gpu"], "GPU|gpu|CUDA|cuda|accelerator"),
@@ -262,7 +264,7 @@ def test_unreadable_pictures_are_all_named_before_training(tmp_path, folder_data
         (["trainer.devices=2"], "trainer=ddp_cpu"),
         (["finetune=full", "data.batch_size=1"], "BatchNorm"),
         (["trainer.max_epochs=-1", "scheduler=cosine"], "trainer.max_epochs"),
-        (["monitor.metric=val/top5", "monitor.mode=max"], "val/top5"),
+        (["monitor.metric=val/top5"], "val/top5"),
         (["scheduler=onecycle", "scheduler.warmup_steps=3"], "warm-up"),
     ],
 )
@@ -302,7 +304,7 @@ def test_a_separable_task_is_learned(tmp_path, draw_split):
     for split, first in (("train", 0), ("val", 100), ("test", 200)):
         draw_split(tmp_path / "data" / split, 12, first=first)
     # Without BatchNorm, so that random frozen layers give usable features
-    easy = ("backbone.name=squeezenet1_1", "transforms.size=64", "trainer.max_epochs=15")
+    easy = ("backbone=squeezenet1_1", "transforms.size=64", "trainer.max_epochs=15")
     figures = run(tmp_path / "run", tmp_path / "data", "null", *easy)
     assert figures["test/top1"] == 1.0
 

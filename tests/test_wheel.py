@@ -35,7 +35,13 @@ def _run(command: list[str], site: Path, cwd: Path) -> subprocess.CompletedProce
 def test_every_console_script_gives_help(installed, tmp_path, name):
     done = _run([sys.executable, str(installed / "bin" / f"tlearn-{name}"), "--help"], installed, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Groups of options" in done.stdout
+    assert done.stdout.startswith(f"usage: python -m tlearn.{name} ")
+
+
+def test_the_wheel_lists_its_programs(installed, tmp_path):
+    done = _run([sys.executable, "-m", "tlearn"], installed, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "python -m tlearn.train " in done.stdout
 
 
 def test_the_wheel_trains_with_its_own_configuration(installed, tmp_path, folder_data):

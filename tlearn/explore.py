@@ -17,8 +17,6 @@ def explore(config: DictConfig) -> dict[str, float]:
 
     run = RunFolder(config.paths.output_dir)
     with run.claimed(), session(run.path / "explore.log", quiet=config.quiet):
-        # Everything is shown here, so a file that cannot be read does not stop the others.
-        config.data.on_bad_image = "skip"
         found = build.pictures(config, run)
         survey = Survey(
             title=f"{config.data.name} before training",

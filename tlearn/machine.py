@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tlearn import __version__
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,7 +20,7 @@ _PROCESSORS = Path("/proc/cpuinfo")
 # Instructions of CPUs that multiply bfloat16 numbers: without them it is slower than float32.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _PACKAGES = (
-    *("tlearn", "torch", "torchvision", "lightning", "hydra-core", "omegaconf"),
+    *("torch", "torchvision", "lightning", "hydra-core", "omegaconf"),
     *("torchmetrics", "tensorboard", "safetensors", "numpy", "pillow", "timm"),
 )
 
@@ -64,7 +66,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "packages": {name: found for name in _PACKAGES if (found := _version(name))},
+        "packages": {"tlearn": __version__, **{name: found for name in _PACKAGES if (found := _version(name))}},
         "git": {"here": _revision(Path.cwd()), "tlearn": _revision(Path(__file__).parent)},
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),

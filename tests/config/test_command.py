@@ -17,15 +17,14 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from tests.config.test_compose import known
-from tlearn import errors
+from tlearn import __version__, errors
 from tlearn.config.command import program
-from tlearn.config.compose import CONF_DIR, compose, plain
-from tlearn.config.help import help_text
+from tlearn.config.compose import compose, plain
 from tlearn.config.messages import explain
-from tlearn.config.relaunch import quoted, restored_arguments
+from tlearn.config.options import TORCHVISION
+from tlearn.config.relaunch import check_resume, child_command, quoted, restored_arguments
 from tlearn.errors import BadImageError, CheckpointError, ConfigError, DataError, TlearnError
 
-PROGRAMS = ["train", "evaluate", "predict", "explore", "compare"]
 STATUSES = {
     "TlearnError": 1,
     "ConfigError": 2,
@@ -90,29 +89,6 @@ def shell(name: str, *arguments: str, cwd: Path, **environment: str) -> subproce
     )
 
 
-class TestHelp:
-    @pytest.mark.parametrize("name", PROGRAMS)
-    def test_lists_groups_and_options_and_imports_no_torch(self, name, tmp_path):
-        done = shell(name, "--help", cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
-        assert done.returncode == 0
-        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-        assert "hydra" in imported
-        assert imported & {"torch", "torchvision", "lightning"} == set()
-        keys = [key for key in known(name) if "." not in key]
-        assert [key for key in keys if f"\n{key}:" not in done.stdout] == []
-        if name == "train":
-            for group in ("backbone", "data", "head", "finetune", "optimizer", "scheduler", "trainer", "transforms"):
-                options = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
-                assert f"{group}: {', '.join(options)}\n" in done.stdout
-        assert list(tmp_path.iterdir()) == []
-
-    def test_explains_every_exit_status(self):
-        text = " ".join(help_text("train", [], None).split())
-        stated = text.partition("Exit status: ")[2]
-        for status in {0, 130, *STATUSES.values()}:
-            assert f" {status} " in f" {stated}"
-
-
 class TestConfigurationErrors:
     @pytest.mark.parametrize(
         ("arguments", "expected"),
@@ -124,7 +100,11 @@ class TestConfigurationErrors:
             (["optimizer={foo: 1}"], "unknown key optimizer.foo"),
             (["optimizer.lr=abc"], "optimizer.lr=abc: expected a number > 0"),
             (["data=folder"], "data.root is required: data.root=..."),
-            (["backbone=torchvision"], "backbone.name is required: backbone.name=..."),
+            (["backbone=torchvision", "backbone.name=resnet18"], "is now backbone=NAME"),
+            (["backbone=timm", "backbone.name=resnet18"], "is now backbone=timm/NAME"),
+            (["transforms=caltech101_vgg16"], "is now transforms=tutorial/caltech101_vgg16"),
+            (["backbone=resnet18", "hydra.searchpath=[.]"], "is hidden by hydra.searchpath"),
+            (["--verbose"], "unrecognized arguments: --verbose (see --help)"),
             (["+extra.note=${nowhere}"], "extra.note: Interpolation key 'nowhere' not found"),
             (["seed=${oc.env:NO_SUCH_VARIABLE}"], "seed: "),
             (["optimizer=3"], "GROUP=OPTION takes a name"),
@@ -134,7 +114,6 @@ class TestConfigurationErrors:
             (["seed=1,2"], "add --multirun"),
             (["~seed"], "seed is missing: it can be changed, not removed"),
             (["--config-name", "nowhere"], "add options with --config-dir"),
-            (["--verbose"], "unrecognized arguments: --verbose (see --help)"),
             (["optimizer.lr=-1", "hydra.run.dir='a folder/with = and spaces'"], "optimizer.lr=-1: expected"),
         ],
         ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -153,8 +132,8 @@ class TestConfigurationErrors:
         assert ended.status == 2
         first, second = ended.err.strip().splitlines()
         assert first.startswith("tlearn: error: unknown option backbone=resnet19; did you mean resnet18, ")
-        options = sorted(path.stem for path in (CONF_DIR / "backbone").glob("*.yaml"))
-        assert second == f"options of backbone: {', '.join(options)}"
+        names = ", ".join(sorted([*TORCHVISION, "tiny"]))
+        assert second == f"options of backbone: {names}, and timm/NAME for a model of timm"
 
     def test_a_user_sees_the_message_only(self, tmp_path):
         done = shell("train", "learning_rate=0.1", cwd=tmp_path)
@@ -187,6 +166,15 @@ class TestRunning:
         ended = start("--config-dir", str(options.parent), "optimizer=mine")
         assert ended.status == 0
         assert ended.configs[0].optimizer.lr == 5
+
+    def test_a_name_that_yaml_takes_for_false_is_explained(self, start, tmp_path):
+        options = tmp_path / "mine" / "experiment"
+        options.mkdir(parents=True)
+        text = "# @package _global_\ndefaults:\n  - override /features: off\n"
+        (options / "quick.yaml").write_text(text, encoding="utf-8")
+        ended = start("--config-dir", str(options.parent), "experiment=quick")
+        assert (ended.status, ended.err.count("\n")) == (2, 1)
+        assert "in a file 'off' in quotes" in ended.err
 
     def test_without_a_folder_of_its_own_each_run_gets_a_new_one(self, start):
         folders = {start(*SMALL, name="predict").configs[0].paths.output_dir for _ in range(2)}
@@ -444,6 +432,38 @@ class TestResume:
         assert Path.cwd() == tmp_path
         assert sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file()) == before
 
+    @pytest.mark.parametrize("backbone", ["regnet_y_400mf", "timm/resnet10t"])
+    def test_a_backbone_by_name_comes_back(self, start, backbone):
+        first = start(f"backbone={backbone}", "features=off", "hydra.run.dir=run")
+        again = start("resume=run")
+        assert (first.status, again.status) == (0, 0)
+        assert again.configs[0].backbone == first.configs[0].backbone
+        assert again.configs[0].features.mode == "off"
+
+    def test_a_run_of_another_version_is_refused_where_its_configuration_differs(self, tmp_path):
+        config = compose(output_dir=tmp_path / "run")
+        run = self.stopped(tmp_path / "run")
+        OmegaConf.save(config, run / ".hydra" / "config.yaml")
+        config.resume = str(run)
+        (run / "environment.json").write_text('{"packages": {"tlearn": "0.1.0"}}', encoding="utf-8")
+        check_resume(config, run)
+        config.optimizer.lr = 7
+        with pytest.raises(ConfigError, match=f"^{run} was started by tlearn 0.1.0 and this is {__version__}, whose"):
+            check_resume(config, run)
+        for content in (f'{{"packages": {{"tlearn": "{__version__}"}}}}', "{", "[]", '{"packages": 3}'):
+            (run / "environment.json").write_text(content, encoding="utf-8")
+            with pytest.raises(ConfigError, match=r"these differ:\n  optimizer.lr: 0.003 -> 7"):
+                check_resume(config, run)
+
+    def test_so_is_one_whose_options_are_no_more(self, start, tmp_path):
+        run = self.stopped(tmp_path / "run", "backbone=torchvision", "backbone.name=resnet18")
+        assert "is now backbone=NAME" in start(f"resume={run}").err
+        (run / "environment.json").write_text('{"packages": {"tlearn": "0.1.0"}}', encoding="utf-8")
+        ended = start(f"resume={run}")
+        assert ended.status == 2
+        assert ended.err.startswith(f"tlearn: error: {run} was started by tlearn 0.1.0 and this is ")
+        assert ended.err.count("\n") == 1
+
     def test_any_name_of_a_folder_survives(self):
         names = [
             "a b",
@@ -531,6 +551,25 @@ def sweep_rows() -> list[dict[str, str]]:
 
 
 class TestSweep:
+    def test_backbones_by_name_and_switches_can_be_swept(self, start):
+        ended = start("-m", "backbone=resnet18,regnet_y_400mf,timm/resnet10t", "features=off,auto")
+        assert ended.status == 0
+        names = ["resnet18", "regnet_y_400mf", "resnet10t"]
+        assert [config.backbone.name for config in ended.configs] == [name for name in names for _ in range(2)]
+        assert [config.features.mode for config in ended.configs] == ["off", "auto"] * 3
+
+    def test_a_further_process_gets_the_backbone_of_its_trial(self, start):
+        commands = []
+
+        def task(config):
+            commands.append(child_command(Path(config.paths.output_dir)))
+            return {}
+
+        assert start("-m", "backbone=vit_b_16,timm/resnet10t", task=task).status == 0
+        for command, name in zip(commands, ("vit_b_16", "resnet10t"), strict=True):
+            assert command[:2] == ["-m", "tlearn.train"]
+            assert compose([one for one in command[2:] if not one.startswith("hydra.")]).backbone.name == name
+
     def test_trials_that_fail_stop_no_others_and_all_are_in_the_table(self, start):
         def task(config):
             if config.topk == 2:

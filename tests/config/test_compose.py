@@ -8,23 +8,21 @@ from functools import cache
 from itertools import zip_longest
 from typing import Any
 
-import hydra
 import pytest
-import yaml
-from hydra import initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from tlearn.config import rules as schema
 from tlearn.config.command import known_keys
+from tlearn.config.comments import read_comments
 from tlearn.config.compose import CONF_DIR, compose, plain
+from tlearn.config.options import SWITCHES
 
 FILES = sorted(CONF_DIR.rglob("*.yaml"))
-PROGRAMS = [path.stem for path in sorted(CONF_DIR.glob("*.yaml"))]
+PROGRAMS = [path.stem for path in sorted(CONF_DIR.glob("*.yaml")) if path.stem != "common"]
 # What the user must give where an option asks for it
 REQUIRED = {
-    "backbone.name": "resnet18",
     "data.root": "pictures",
     "data.csv": "labels.csv",
     "finetune.stages": ["layer4"],
@@ -38,18 +36,16 @@ OF_OTHERS = {"experiment=imagenet_vgg13"}
 
 
 def _groups() -> dict[str, list[str]]:
-    """Give the overrides that choose each option of each group."""
-    defaults = yaml.safe_load((CONF_DIR / "train.yaml").read_text(encoding="utf-8"))["defaults"]
-    usual = {group.removeprefix("optional ") for item in defaults if isinstance(item, dict) for group in item}
-    groups: dict[str, list[str]] = {}
+    """Return the overrides that choose each option of each group, and of the backbones by name one of each library."""
+    usual = read_comments(CONF_DIR / "train.yaml").groups
+    groups: dict[str, list[str]] = {"backbone": ["backbone=resnet18", "backbone=timm/resnet18.a1_in1k"]}
     for path in sorted(CONF_DIR.glob("*/**/*.yaml")):
-        group = path.parent.relative_to(CONF_DIR).as_posix()
-        if f"{group}={path.stem}" in OF_OTHERS:
-            continue
-        key = {"loading": "loading@data"}.get(group, group if group in usual else f"+{group}")
-        groups.setdefault(group, []).append(f"{key}={path.stem}")
-    # Hydra's own group is part of every composition.
-    del groups["hydra"]
+        group, _, name = path.relative_to(CONF_DIR).with_suffix("").as_posix().partition("/")
+        assert group in usual, f"{path} lies in a group that train does not have"
+        groups.setdefault(group, []).append(f"{group}={name}")
+    for group, options in SWITCHES.items():
+        groups[group] += [f"{group}={name}" for name in options]
+    groups["experiment"] = [option for option in groups["experiment"] if option not in OF_OTHERS]
     return groups
 
 
@@ -106,8 +102,8 @@ def parameters(target: Any) -> set[str]:
     return found
 
 
-def test_every_group_has_options():
-    assert len(GROUPS) > 10
+def test_every_group_of_train_has_options():
+    assert GROUPS.keys() == read_comments(CONF_DIR / "train.yaml").groups.keys()
     assert sum(map(len, ROUNDS)) == sum(map(len, GROUPS.values())) > 50
 
 
@@ -132,8 +128,10 @@ COMMANDS = sorted(
 )
 
 
-def test_every_option_opens_with_a_comment():
-    assert [path for path in FILES if not path.read_text(encoding="utf-8").startswith("# ")] == []
+def test_every_file_opens_with_a_comment_of_its_own():
+    """And so no key takes it for what is said of the key."""
+    wrong = [path for path in FILES if not re.match(r"(# .*\n)+(\n|defaults:)", path.read_text(encoding="utf-8"))]
+    assert wrong == []
 
 
 def test_every_option_for_another_program_has_a_command_for_it():
@@ -150,9 +148,13 @@ def test_every_command_in_a_comment_is_a_valid_one():
 
 TARGETS = sorted(
     {
-        match
-        for path in FILES
-        for match in re.findall(r"^\W*_target_: *(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        "tlearn.models.backbones.torchvision.TorchvisionBackbone",
+        "tlearn.models.backbones.timm.TimmBackbone",
+        *(
+            match
+            for path in FILES
+            for match in re.findall(r"^\W*_target_: *(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        ),
     }
 )
 
@@ -234,8 +236,7 @@ def test_caches_and_data_follow_the_environment(monkeypatch):
 
 
 def test_runs_started_in_the_same_second_get_folders_of_their_own():
-    with initialize_config_dir(str(CONF_DIR), job_name="train", version_base="1.3"):
-        configs = [hydra.compose("train", [], return_hydra_config=True) for _ in range(2)]
+    configs = [compose(with_hydra=True) for _ in range(2)]
     folders = [config.hydra.run.dir for config in configs]
     assert len({folder.rpartition("-")[2] for folder in folders}) == 2
     assert folders[0] == configs[0].hydra.run.dir

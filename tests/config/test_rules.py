@@ -152,7 +152,7 @@ def test_unusual_values_that_mean_something_are_accepted(key, value):
         ("data.split.fractions", [0.5, 0.5], "a list of 3 values"),
         ("data.split.fractions", [0.5, 0.5, 2], "a list of 3 values, each a number >= 0 and <= 1"),
         ("loss.label_smoothing", 1.5, "a number >= 0 and <= 1"),
-        ("monitor.mode", "up", "one of min, max"),
+        ("monitor.mode", "up", "one of auto, min, max"),
         ("resume", True, "a path or null"),
         ("data.root", 2024, "a path (write ./2024 for a file of that name) or null"),
         ("trainer.max_epochs", 0, "a whole number >= 1 or one of -1"),
@@ -273,7 +273,7 @@ def test_a_key_of_another_option_is_said_to_be_one(key):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["monitor.metric=val/top1"],
+        ["monitor.metric=val/top1", "monitor.mode=min"],
         ["monitor.mode=max"],
         ["finetune.unfreeze_epoch=3"],
         ["finetune=gradual", "finetune.unfreeze_epoch=null"],
@@ -284,6 +284,9 @@ def test_values_that_are_wrong_together_are_refused(arguments):
         schema.check(plain(compose(arguments, output_dir=".")), [])
 
 
-@pytest.mark.parametrize("arguments", [["monitor.metric=val/top1", "monitor.mode=max"], ["finetune=gradual"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["monitor.metric=val/top1"], ["monitor.metric=val/top1", "monitor.mode=max"], ["finetune=gradual"]],
+)
 def test_values_that_belong_together_are_accepted(arguments):
     schema.check(plain(compose(arguments, output_dir=".")), [])

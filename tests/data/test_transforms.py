@@ -18,7 +18,8 @@ WEIGHTS = {"resize": 256, "size": 224, "interpolation": "bilinear", "mean": [0.5
 COMPLETE = {**WEIGHTS, "fit": "crop", "average": []}
 SMALL = {**WEIGHTS, "resize": 20, "size": 16}
 BACKBONES = ["resnet18", "efficientnet_b0", "inception_v3"]
-OPTIONS = sorted(path.stem for path in (CONF_DIR / "transforms").glob("*.yaml"))
+FOLDER = CONF_DIR / "transforms"
+OPTIONS = sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 
 
 def noise(height: int = 37, width: int = 91, seed: int = 0) -> Tensor:

@@ -106,7 +106,9 @@ def test_more_features_than_memory_should_hold_are_not_kept(tmp_path, folder_dat
 
 def test_doubtful_labels_are_not_looked_for_among_augmented_features(tmp_path, folder_data, weights):
     run(tmp_path / "run", folder_data, weights, "report=default", "transforms=light", "features.views=2")
-    assert "features.views keeps only augmented versions" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "features.views keeps only augmented versions" in (tmp_path / "run" / "report.html").read_text(
+        encoding="utf-8"
+    )
     assert not (tmp_path / "run" / "report" / "suspects.csv").exists()
 
 

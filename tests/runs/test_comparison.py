@@ -13,7 +13,6 @@ from tlearn.runs.comparison import (
     comparison_table,
     differing,
     find_runs,
-    lower_is_better,
     name_of,
     read_run,
     setting,
@@ -129,24 +128,6 @@ def test_what_follows_from_a_chosen_option_is_left_out():
     assert differing(_runs(adam, sgd, sgd, choices=choices)) == ["optimizer"]
     faster = {**sgd, "optimizer.lr": 0.5}
     assert differing(_runs(adam, sgd, faster, choices=choices)) == ["optimizer", "optimizer.lr"]
-
-
-@pytest.mark.parametrize(
-    ("metric", "lower"),
-    [
-        ("val/top1", False),
-        ("val/loss", True),
-        ("test/ece", True),
-        ("time/fit_s", True),
-        ("params/trainable", True),
-        ("test/loss_scaled", True),
-        ("val/ece_scaled", True),
-        ("test/tta/loss_change", True),
-        ("test/tta/top1", False),
-    ],
-)
-def test_losses_errors_and_costs_are_best_at_their_lowest(metric, lower):
-    assert lower_is_better(metric) is lower
 
 
 def test_patience_is_a_setting_and_what_is_shown_is_none(tmp_path):

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, LambdaLR
 
-from tlearn.config.compose import CONF_DIR
+from tlearn.config.compose import compose
 from tlearn.errors import ConfigError
 from tlearn.training.csv_logger import CSVLogger
 from tlearn.training.schedule import Schedule
@@ -23,11 +22,7 @@ WHOLE = EPOCHS * STEPS
 
 def schedule(option: str, **more) -> Schedule:
     """Build a shipped option."""
-    node = OmegaConf.load(CONF_DIR / "scheduler" / f"{option}.yaml")
-    if option == "plateau":
-        # refers to a part of the configuration that is not there
-        node.build.mode = "min"
-    return instantiate(node, _convert_="all", **more)
+    return instantiate(compose([f"scheduler={option}"]).scheduler, _convert_="all", **more)
 
 
 def optimizer() -> torch.optim.Optimizer:

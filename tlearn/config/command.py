@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from tlearn import __version__
 from tlearn.config import rules as schema
 from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, restore_variable
 from tlearn.config.messages import explain
-from tlearn.config.relaunch import quoted, restored_arguments, resume_command
+from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
 from tlearn.console import complain, is_main_process, say, warn
 from tlearn.errors import ConfigError, OutputError
 from tlearn.runs.folder import RunFolder
@@ -54,7 +54,7 @@ def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[
         full_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
         with borrowed_interpreter(arguments):
             try:
-                return _hydra_main(config_name, task)
+                return _answer(config_name, task)
             except _Stopped as stopped:
                 return _report(stopped.error, config_name, full_trace, stopped.folder)
             except SystemExit as ended:
@@ -69,7 +69,12 @@ def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[
     return main, script
 
 
-def _hydra_main(config_name: str, task: Task) -> int:
+def _answer(config_name: str, task: Task) -> int:
+    """Show what was asked for, or check the configuration and run the task."""
+    if "--version" in sys.argv[1:]:
+        say(f"tlearn {__version__}")
+        return 0
+    resumed = resumed_run(sys.argv[1:])
     sys.argv[1:] = restored_arguments(sys.argv[1:])
     arguments = _parsed(sys.argv[1:])
     shows_only = arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
@@ -79,7 +84,16 @@ def _hydra_main(config_name: str, task: Task) -> int:
         say(help_text(config_name, arguments.overrides, arguments.config_dir))
         return 0
     if not shows_only and not arguments.multirun:
-        _check(config_name, arguments.overrides, arguments.config_dir)
+        try:
+            _check(config_name, arguments.overrides, arguments.config_dir)
+        except Exception:
+            if resumed is not None:
+                refuse_other_version(resumed)
+            raise
+    return _hydra_main(config_name, task, shows_only=bool(shows_only))
+
+
+def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
     sweep = Sweep()
     asked = os.environ.get("HYDRA_FULL_ERROR")
 
@@ -89,7 +103,7 @@ def _hydra_main(config_name: str, task: Task) -> int:
         restore_variable("HYDRA_FULL_ERROR", asked)
         try:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                figures = sweep.trial(task, config, lambda: schema.check(_checkable(config), []))
+                figures = sweep.trial(task, config, lambda: schema.check(plain(config), []))
             else:
                 figures = task(config)
         except BaseException as error:
@@ -121,29 +135,22 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
 
 def _check(config_name: str, overrides: list[str], config_dir: str | None) -> None:
     """Refuse a wrong configuration or a taken run folder before anything is written."""
-    search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())}]"] if config_dir else []
-    with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
-        config = hydra.compose(config_name, [*overrides, *search], return_hydra_config=True)
+    config = compose(overrides, config_name, config_dir=config_dir, with_hydra=True)
     run_dir = Path(str(config.hydra.run.dir))
     # Before Hydra writes its own files there
     if is_main_process() and not config.get("resume") and RunFolder(run_dir).is_taken():
         raise OutputError(
             f"{run_dir} already holds a run: choose another hydra.run.dir, or go on with resume={run_dir}"
         )
-    schema.check(_checkable(config), known_keys(config_name))
-
-
-def _checkable(config: DictConfig) -> dict[str, Any]:
-    config = config.copy()
     OmegaConf.set_struct(config, False)
-    config.pop("hydra", None)
+    config.pop("hydra")
     # Refers to Hydra's run folder, which does not exist yet
     config.paths.output_dir = "."
-    return plain(config)
+    schema.check(plain(config), known_keys(config_name))
 
 
 def known_keys(config_name: str) -> list[str]:
-    """Give every key of a program's default configuration, for suggestions."""
+    """List every key of a program's default configuration, for suggestions."""
     keys: list[str] = []
 
     def walk(node: Any, prefix: str) -> None:

@@ -10,6 +10,8 @@ from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from tlearn.analysis.direction import direction
+from tlearn.config.options import Options
 from tlearn.config.relaunch import quoted
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -19,6 +21,10 @@ CONF_DIR = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") 
 
 # One name per process, so that two runs started in the same second get two folders.
 OmegaConf.register_new_resolver("unique", lambda: f"{os.getpid()}-{secrets.token_hex(3)}", use_cache=True, replace=True)
+# min or max for callbacks and schedules: ${direction:METRIC,MODE}
+OmegaConf.register_new_resolver("direction", direction, replace=True)
+
+_OPTIONS = f"{Options.scheme()}://options"
 
 
 def compose(
@@ -27,6 +33,7 @@ def compose(
     *,
     config_dir: str | None = None,
     output_dir: str | Path | None = None,
+    with_hydra: bool = False,
 ) -> DictConfig:
     """Compose a program's configuration as its command line would.
 
@@ -35,10 +42,12 @@ def compose(
         config_name: train, evaluate, predict or explore.
         config_dir: a folder with option files of your own.
         output_dir: the run folder (no program runs here that would make one).
+        with_hydra: include Hydra's own settings, as `hydra`.
     """
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())}]"] if config_dir else []
-        config = hydra_compose(config_name, [*(overrides or []), *search])
+    # As with --config-dir: in place of the program's own search path, which this would hide
+    search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())},{_OPTIONS}]"] if config_dir else []
+    with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
+        config = hydra_compose(config_name, [*(overrides or []), *search], return_hydra_config=with_hydra)
     if output_dir is not None:
         with open_dict(config):
             config.paths.output_dir = str(Path(output_dir).absolute())

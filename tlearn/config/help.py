@@ -1,35 +1,128 @@
-"""What --help prints: every group with its options, and every option with its default.
+"""What --help prints: what a program is for, its groups of options, and its own options with defaults and meanings."""
 
-Hydra's own help reads each option file twice, which takes longer than everything else together.
-"""
-
-from collections.abc import Sequence
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from tlearn.config.comments import key_meanings, read_comments
 from tlearn.config.compose import CONF_DIR, compose
+from tlearn.config.options import SWITCHES, TORCHVISION
 
+PROGRAMS = {
+    "train": "Train a classifier on images.",
+    "evaluate": "Measure a finished run's model again.",
+    "predict": "Classify images with a run's model or a backbone.",
+    "explore": "Look at a data set before training.",
+    "compare": "Put finished runs side by side, best first.",
+    "cache": "List what is kept between runs, and free disk space.",
+}
+_WIDTH, _COLUMN = 80, 32
+# What the trainer of an evaluation shares with one of a training and does not use
+_OF_TRAINING = re.compile(
+    r"trainer\.(max_epochs|check_val_every_n_epoch|val_check_interval|accumulate_grad_batches|gradient_clip_val"
+    r"|log_every_n_steps|num_sanity_val_steps)"
+)
 _TEXT = """\
-== tlearn ==
+usage: python -m tlearn.{program}{usage} [KEY=VALUE ...]
 
-== Groups of options: GROUP=OPTION ==
-{groups}
+{purpose}
 
-== Options and their defaults: KEY=VALUE ==
+{examples}
+{groups}Options: KEY=VALUE
 {options}
-Several values run one trial each: -m KEY=A,B.  Your own option files: --config-dir FOLDER.
-Exit status: 0 done, 1 fault in tlearn, 2 configuration, 3 data, 4 checkpoint or output, 5 download,
-6 training became NaN, 7 part of a sweep failed, 130 interrupted. HYDRA_FULL_ERROR=1 shows the full trace of an error.
+-m KEY=A,B runs a trial for each value. hydra.run.dir=FOLDER chooses the run
+folder, --config-dir FOLDER adds option files of your own, --cfg job prints the
+whole configuration, --version the version.
+Exit status: 0 done, 1 fault in tlearn, 2 configuration, 3 data, 4 checkpoint or
+output, 5 download, 6 training became NaN, 7 part of a sweep failed,
+130 interrupted, 143 terminated. HYDRA_FULL_ERROR=1 shows an error's full trace.
 """
 
 
-def help_text(config_name: str, overrides: Sequence[str], config_dir: str | None) -> str:
-    """Describe a program's options, as they are with the overrides."""
-    groups: dict[str, set[str]] = {}
-    for folder in (CONF_DIR, *([Path(config_dir)] if config_dir else [])):
-        for option in folder.glob("*/*.yaml"):
-            groups.setdefault(option.parent.name, set()).add(option.stem)
-    lines = [f"{group}: {', '.join(sorted(groups[group]))}" for group in sorted(groups) if group != "hydra"]
-    config = compose(list(overrides), config_name, config_dir=config_dir)
-    return _TEXT.rstrip().format(groups="\n".join(lines), options=OmegaConf.to_yaml(config))
+def help_text(program: str, overrides: Sequence[str], config_dir: str | None) -> str:
+    """Describe a program and its options, with the values that they have after the overrides."""
+    folders = [CONF_DIR, *([Path(config_dir)] if config_dir else [])]
+    config = compose(list(overrides), program, config_dir=config_dir, with_hydra=True)
+    choices = dict(config.hydra.runtime.choices)
+    del config.hydra
+    own = read_comments(CONF_DIR / f"{program}.yaml")
+    groups = [
+        line
+        for group, purpose in own.groups.items()
+        for line in _entry(group, choices.get(group), f"{purpose}: {_options(program, group, folders)}")
+    ]
+    meanings = key_meanings(program, {group: choices.get(group) for group in own.groups}, folders)
+    values = [(key, value) for key, value in _leaves(config) if key in meanings]
+    if program != "train":
+        values = [(key, value) for key, value in values if not _OF_TRAINING.fullmatch(key)]
+    # What belongs to no group comes first, but for places and notes.
+    order = ["", *own.groups, "paths", "extra"]
+    values.sort(key=lambda entry: order.index(top) if (top := entry[0].partition(".")[0]) in order else 0)
+    return _TEXT.rstrip("\n").format(
+        program=program,
+        usage=" [GROUP=OPTION ...]" if groups else "",
+        purpose=PROGRAMS[program],
+        examples="".join(f"  {line}\n" for line in own.header[1:]),
+        groups="\n".join(["Groups: GROUP=OPTION", *groups, "", ""]) if groups else "",
+        options="".join(f"{line}\n" for key, value in values for line in _entry(key, value, meanings[key])),
+    )
+
+
+def _entry(name: str, value: Any, text: str) -> Iterator[str]:
+    """Yield `name=value` and what it means, side by side or below each other."""
+    left = f"  {name}={_shown(value)}"
+    right = textwrap.wrap(text, _WIDTH - _COLUMN, break_long_words=False, break_on_hyphens=False)
+    if len(left) > _COLUMN - 2:
+        yield left
+        left = ""
+    for line in right:
+        yield f"{left:<{_COLUMN}}{line}"
+        left = ""
+
+
+def _shown(value: Any) -> str:
+    """Write a value as it is typed on a command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return "..." if value == "???" else str(value)
+
+
+def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every dotted key and its value; references are resolved where they can be."""
+    for name, value in node.items_ex(resolve=False):
+        if isinstance(value, DictConfig) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif isinstance(value, Container):
+            yield f"{prefix}{name}", OmegaConf.to_container(value)
+        else:
+            with suppress(OmegaConfBaseException):
+                value = node[name]
+            yield f"{prefix}{name}", value
+
+
+def _options(program: str, group: str, folders: Sequence[Path]) -> str:
+    """List the options of a group, the backbones by families."""
+    files = [path for folder in folders for path in folder.glob(f"{group}/*.yaml") if _is_for(program, path)]
+    names = sorted({*(path.stem for path in files), *SWITCHES.get(group, {})})
+    return ", ".join([*names, *_families(), "timm/NAME"] if group == "backbone" else names)
+
+
+def _is_for(program: str, path: Path) -> bool:
+    """Return whether an option is for a program; an experiment's first lines say which one it is for."""
+    programs = re.findall(r"python -m tlearn\.(\w+)", path.read_text(encoding="utf-8"))
+    return path.parent.name != "experiment" or not programs or program in programs
+
+
+def _families() -> list[str]:
+    """List torchvision's classifiers by what their names begin with."""
+    families = [re.match("wide_resnet|[a-z]+", name)[0] for name in TORCHVISION]  # type: ignore[index]
+    alone = {family: name for family, name in zip(families, TORCHVISION, strict=True) if families.count(family) == 1}
+    return [alone.get(family, f"{family}*") for family in dict.fromkeys(families)]

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from tlearn.config import options
+from tlearn.config.compose import CONF_DIR
 from tlearn.config.rules import suggestion
 from tlearn.errors import ConfigError, OutputError, TlearnError
 
@@ -24,9 +26,17 @@ _STORAGE = {
     errno.ENAMETOOLONG,
 }
 
+# Options of earlier versions, and what takes their place
+_GONE = {
+    "backbone/torchvision": "backbone=torchvision backbone.name=NAME is now backbone=NAME",
+    "backbone/timm": "backbone=timm backbone.name=NAME is now backbone=timm/NAME",
+    "report/evaluation": "report=evaluation is now what evaluate does by itself: leave it out",
+    "loading/default": "/loading is now a part of every program: leave it out of the defaults of your own option",
+}
+
 
 def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[int, str | None]:
-    """Give the exit status and the message for the user; no message means a fault of tlearn."""
+    """Return the exit status and the message for the user; no message means a fault of tlearn."""
     if _is_interruption(error):
         return 130, "interrupted"
     if type(error).__name__ == "SIGTERMException":
@@ -35,7 +45,7 @@ def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[
         # SIGTERM went to the whole process group, and a loader's worker died of it first.
         return 143, "terminated"
     if isinstance(error, BrokenPipeError):
-        return 141, "nobody reads the output any more"
+        return 141, "output pipe closed"
     for one in _chain(error):
         if isinstance(one, TlearnError):
             return one.exit_status, _last_words(str(one))
@@ -65,15 +75,16 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _last_words(message: str) -> str:
-    """Give the message of an error that a DataLoader worker raised without the worker's trace around it."""
+    """Return the message of an error that a DataLoader worker raised without the worker's trace around it."""
     if "Original Traceback" not in message:
         return message
     return re.split(r"\n\S*tlearn\.errors\.\w+: ", message)[-1].strip()
 
 
 def _is_no_option(error: BaseException) -> bool:
-    # backbone=3: Hydra answers with a bare ValueError.
-    return isinstance(error, ValueError) and str(error).startswith("Config group override")
+    # backbone=3, or in a file's defaults off without quotes, which YAML takes for false: a bare ValueError of Hydra
+    starts = ("Config group override", "Unsupported item value in defaults")
+    return isinstance(error, ValueError) and str(error).startswith(starts)
 
 
 def _is_misconfiguration(error: BaseException) -> bool:
@@ -93,9 +104,21 @@ def _constructor(error: InstantiationException) -> tuple[int, str | None]:
 
 
 def _unknown_option(error: MissingConfigException) -> str:
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = sorted(error.options or [])
-    return f"unknown option {group}={option}{suggestion(option, options)}\noptions of {group}: {', '.join(options)}"
+    path = error.missing_cfg_file or ""
+    if path in _GONE:
+        return _GONE[path]
+    group, _, option = path.rpartition("/")
+    if options.option(path):
+        return (
+            f"{group}={option} is hidden by hydra.searchpath: add tlearn://options there, or take --config-dir instead"
+        )
+    inner = sorted(file.parent.name for file in (CONF_DIR / group).glob("*/*.yaml") if file.stem == option)
+    if inner:
+        return f"{group}={option} is now {group}={inner[0]}/{option}"
+    known = sorted(error.options or [])
+    more = ", and timm/NAME for a model of timm" if group == "backbone" else ""
+    listed = f"options of {group}: {', '.join(known)}{more}"
+    return f"unknown option {group}={option}{suggestion(option, known)}\n{listed}"
 
 
 def _configuration(error: BaseException, known_keys: Callable[[], list[str]]) -> str:
@@ -116,5 +139,7 @@ def _configuration(error: BaseException, known_keys: Callable[[], list[str]]) ->
         return f"{keys[-1]} is missing: it can be changed, not removed"
     # What follows an empty line is Hydra's search path.
     lines = [line for line in message.partition("\n\n")[0].splitlines() if not line.startswith("    ")]
-    where = f"{keys[-1]}: " if keys else "GROUP=OPTION takes a name: " if _is_no_option(error) else ""
+    where = f"{keys[-1]}: " if keys else ""
+    if _is_no_option(error):
+        where = "GROUP=OPTION takes a name, in a file 'off' in quotes: "
     return where + ("\n".join(lines) or type(error).__name__)

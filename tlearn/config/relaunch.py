@@ -1,5 +1,6 @@
 """A run's command line, given back to a resumed run or to a further process, and what a resumed run may not change."""
 
+import json
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from tlearn import __version__
 from tlearn.errors import CheckpointError, ConfigError
 from tlearn.runs.dotted_keys import flat
 from tlearn.training.resume import last_checkpoint
@@ -31,14 +33,13 @@ def restored_arguments(arguments: list[str]) -> list[str]:
         CheckpointError: the folder holds no run.
         ConfigError: a stored argument must be given again.
     """
-    given = [argument for argument in arguments if _key(argument) == "resume"]
-    if not given or given[-1].endswith(("resume=", "resume=null")):
+    run = resumed_run(arguments)
+    if run is None:
         return arguments
     if "-m" in arguments or "--multirun" in arguments:
         raise ConfigError("resume goes on with one run: give it without -m")
-    run = Path(_unquoted(given[-1].partition("=")[2])).expanduser().absolute()
     stored, config_dir, cwd = _read(run)
-    others = [argument for argument in arguments if argument not in given]
+    others = [argument for argument in arguments if _key(argument) != "resume"]
     keys = {_key(argument) for argument in others}
     missing = [argument for argument in stored if _names_code(argument) and argument not in others]
     if missing:
@@ -59,6 +60,14 @@ def resume_command(run: Path) -> str | None:
     except CheckpointError:
         return None
     return f"python -m tlearn.train resume={shlex.quote(str(run))}"
+
+
+def resumed_run(arguments: list[str]) -> Path | None:
+    """Return the folder of `resume=RUN_FOLDER`, or None."""
+    given = [argument for argument in arguments if _key(argument) == "resume"]
+    if not given or given[-1].endswith(("resume=", "resume=null")):
+        return None
+    return Path(_unquoted(given[-1].partition("=")[2])).expanduser().absolute()
 
 
 def quoted(path: Path) -> str:
@@ -85,7 +94,7 @@ def _key(argument: str) -> str:
 
 
 def _read(run: Path) -> tuple[list[str], str | None, Path]:
-    """Give a run's arguments, its folder of own options and the folder it was started from."""
+    """Return a run's arguments, its folder of own options and the folder it was started from."""
     try:
         overrides = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "overrides.yaml"), resolve=False)
         stored = OmegaConf.load(run / ".hydra" / "hydra.yaml")
@@ -107,7 +116,7 @@ def _read(run: Path) -> tuple[list[str], str | None, Path]:
 
 
 def child_command(folder: Path) -> list[str]:
-    """Give the command of a further process: this trial alone, in this run's folder."""
+    """Return the command of a further process: this trial alone, in this run's folder."""
     job = HydraConfig.get()
     sources = [source.path for source in job.runtime.config_sources if source.provider == "command-line"]
     search = ["--config-dir", sources[0]] if sources else []
@@ -129,5 +138,20 @@ def check_resume(config: DictConfig, folder: Path) -> None:
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     changed = [key for key in changed if not key.startswith(free)]
     if changed:
+        refuse_other_version(folder)
         lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
         raise ConfigError(f"a resumed run keeps its configuration, and these differ:\n{lines}")
+
+
+def refuse_other_version(run: Path) -> None:
+    """Refuse to go on with a run of another version of tlearn; to be called where its configuration does not fit."""
+    try:
+        version = json.loads((run / "environment.json").read_text(encoding="utf-8"))["packages"]["tlearn"]
+    except (OSError, ValueError, LookupError, TypeError):
+        # The configuration's own error will say more.
+        return
+    if version != __version__:
+        raise ConfigError(
+            f"{run} was started by tlearn {version} and this is {__version__}, whose configuration differs: "
+            "go on with that version, or start anew"
+        )

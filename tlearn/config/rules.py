@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tlearn.analysis.direction import direction
 from tlearn.data.sources.base import SPLITS
 from tlearn.errors import ConfigError
 from tlearn.ranges import (
@@ -38,7 +39,7 @@ RULES: dict[str, Check] = {
     "*._partial_": boolean,
     "seed": integer(0, 2**32 - 1),
     "monitor.metric": one_of("val/loss", "val/top1", "val/top5"),
-    "monitor.mode": one_of("min", "max"),
+    "monitor.mode": one_of("auto", "min", "max"),
     "optimized_metric": text,
     "quiet": boolean,
     "resume": optional(path),
@@ -243,8 +244,7 @@ def check(config: dict[str, Any], known: list[str]) -> None:
 def _check_together(config: dict[str, Any]) -> None:
     """Refuse values that are right alone and wrong together."""
     monitor, tuning = config.get("monitor"), config.get("finetune")
-    if monitor and monitor["mode"] != ("min" if monitor["metric"].endswith("loss") else "max"):
-        right = "min" if monitor["metric"].endswith("loss") else "max"
+    if monitor and monitor["mode"] not in ("auto", right := direction(monitor["metric"])):
         raise ConfigError(f"monitor.mode={monitor['mode']}: {monitor['metric']} is best at its {right}imum, so {right}")
     features = config.get("features")
     if features and features["views"] is not None and not config["transforms"]["train"]:

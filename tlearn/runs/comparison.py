@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tlearn.analysis.direction import lower_is_better
 from tlearn.analysis.drawing import lettering, shown
 from tlearn.files import read_table
 from tlearn.runs.dotted_keys import leaves
@@ -27,6 +28,8 @@ _NO_SETTINGS = (
     *("callbacks.checkpoint.", "callbacks.last.", "callbacks.learning_rate.", "callbacks.progress."),
     *("callbacks.summary.", "data.source.", "data.download_root", "data.url", "data.num_workers"),
     *("features.on_write_error", "features.limit_gb", "trainer.default_root_dir", "trainer.log_every_n_steps"),
+    # It follows from the metric.
+    "monitor.mode",
 )
 # Far more than a configuration has: a few lines of YAML can stand for millions of values.
 _MOST_SETTINGS = 5000
@@ -154,12 +157,6 @@ def setting(run: Run, key: str) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Tell whether a figure is best at its minimum, as losses, errors, times and numbers of parameters are."""
-    kind = metric.rpartition("/")[2].removesuffix("_scaled").removesuffix("_change")
-    return metric.startswith(("time/", "params/")) or kind.endswith(("loss", "error", "ece", "nll"))
 
 
 def comparison_table(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:

@@ -147,8 +147,8 @@ def _config(name: str) -> Any:
     timm = _timm()
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
-        raise ConfigError(f"backbone.name={name} is no timm model; the closest are {', '.join(close)}")
+        raise ConfigError(f"backbone=timm/{name} is not a model of timm; the closest are {', '.join(close)}")
     try:
         return timm.models.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:
-        raise ConfigError(f"backbone.name={name} has a tag that timm does not know: {error}") from error
+        raise ConfigError(f"backbone=timm/{name} has a tag that timm does not know: {error}") from error

@@ -44,7 +44,9 @@ class TorchvisionBackbone:
         known = list_models(module=torchvision.models)
         if name not in known:
             close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.0)
-            raise ConfigError(f"backbone.name={name} is no torchvision classifier; the closest are {', '.join(close)}")
+            raise ConfigError(
+                f"backbone.name={name} is not a classifier of torchvision; the closest are {', '.join(close)}"
+            )
         require("backbone.pooling", pooling)
         self.name = name
         self.weights = weights

@@ -1,0 +1,36 @@
+"""Which end of a metric is best."""
+
+import pytest
+
+from tlearn.analysis.direction import direction, lower_is_better
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [
+        ("val/top1", False),
+        ("val/loss", True),
+        ("test/ece", True),
+        ("time/fit_s", True),
+        ("params/trainable", True),
+        ("test/loss_scaled", True),
+        ("val/ece_scaled", True),
+        ("test/tta/loss_change", True),
+        ("test/tta/top1", False),
+    ],
+)
+def test_losses_errors_and_costs_are_best_at_their_lowest(metric, lower):
+    assert lower_is_better(metric) is lower
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "found"),
+    [
+        ("val/loss", "auto", "min"),
+        ("val/top1", "auto", "max"),
+        ("val/loss", "max", "max"),
+        ("val/top1", "min", "min"),
+    ],
+)
+def test_a_direction_that_was_chosen_counts_and_auto_follows_the_metric(metric, mode, found):
+    assert direction(metric, mode) == found
