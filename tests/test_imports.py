@@ -36,17 +36,14 @@ INSIDE_FUNCTIONS = {
     ("tlearn.models.backbones.timm", "_timm"): "an extra",
     ("tlearn.models.backbones.timm", "categories"): "an extra",
     ("tlearn.data.sources.torchvision", "_check_scipy"): "an extra",
-    ("tlearn.runs.folder", "environment"): "folders are looked at before anything slow is imported",
-    ("tlearn.console", "_bar"): "every program has a console, few a bar",
+    ("tlearn.machine", "environment"): "folders are looked at before anything slow is imported",
+    ("tlearn.machine", "has_bf16"): "as above",
+    ("tlearn.console", "_new_progress"): "every program has a console, few a bar",
 }
 # Still to be moved up
 INSIDE_FOR_NOW = {
-    *(("tlearn.compare", name) for name in ("_read", "_write_page", "_link", "_show")),
-    ("tlearn.data.sources.torchvision", "_open"),
-    ("tlearn.evaluate", "measure"),
-    ("tlearn.explore", "_show"),
+    *(("tlearn.compare", name) for name in ("_read", "_write_page", "_link")),
     *(("tlearn.predict", name) for name in ("_file", "_write_page", "_model", "_below", "_answers")),
-    *(("tlearn.sweeps.table", name) for name in ("print_table", "conclude")),
 }
 
 

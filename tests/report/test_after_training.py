@@ -12,8 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.small_runs import program, run, write_weights
 from tlearn.analysis.calibration import calibrate
 from tlearn.config.compose import compose
+from tlearn.config.evaluation import measure
 from tlearn.data.split import read_manifest
-from tlearn.evaluate import evaluate, measure
+from tlearn.evaluate import evaluate
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.files import read_table
 from tlearn.report import after_training as reporting

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torchvision import datasets
+
 from tlearn.data.sources.base import Listing, Sample
 from tlearn.data.sources.folder import Found, scan_classes
 from tlearn.download import is_offline
@@ -101,8 +103,6 @@ class TorchvisionSource:
         return Listing(self.folder, sorted(samples))
 
     def _open(self, **options: Any) -> Any:
-        from torchvision import datasets
-
         try:
             return getattr(datasets, self.dataset)(self.root, **options)
         # torchvision's downloads fail with anything from URLError to BadZipFile, its readers with any parse error

@@ -1,0 +1,42 @@
+"""An evaluation from its configuration: which images, which views, and what a model makes of them."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from tlearn.analysis.calibration import calibration_metrics
+from tlearn.analysis.outputs import Outputs, view_metrics
+from tlearn.config import build
+from tlearn.console import say
+from tlearn.data.datamodule import ImageDataModule
+from tlearn.data.prepare import Pictures, readable
+from tlearn.data.transforms import Transform
+from tlearn.runs.evaluated import evaluated_samples
+from tlearn.runs.model import Model
+from tlearn.training.measure import measure_split
+from tlearn.training.test_time_augmentation import preprocessing_for
+
+
+def measure(
+    config: DictConfig, model: Model, features: bool = False
+) -> tuple[dict[str, float], Outputs, dict[str, str]]:
+    """Return a model's metrics on the images of an evaluation, its outputs, and what could not be read by path.
+
+    `features` keeps what the head was given, too.
+    """
+    trainer = build.trainer(config, Path(config.paths.output_dir))
+    own = config.data.root is None and config.data.name == "folder"
+    root, chosen = evaluated_samples(model, config.split, None if own else build.build(config.data.source))
+    transform = Transform(preprocessing_for(config.tta, model.description["preprocessing"]))
+    verified = Path(config.paths.cache).expanduser() / "verified"
+    unreadable, samples = readable(root, chosen, model.decoder, config.data.on_bad_image, verified)
+    if unreadable:
+        say(f"left out {len(unreadable)} unreadable pictures: {', '.join(list(unreadable)[:20])}")
+    loading = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
+    pictures = Pictures(root, {"test": samples}, model.classes)
+    data = ImageDataModule(pictures, model.decoder, transform, transform, **loading)
+    metrics, outputs, views = measure_split(trainer, model.network, data, config.split, config.tta, features)
+    metrics |= calibration_metrics(outputs, model.temperature)
+    if views is not None:
+        metrics |= view_metrics(outputs, views)
+    return metrics, outputs, unreadable
