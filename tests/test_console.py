@@ -215,12 +215,13 @@ def test_columns_are_aligned_by_what_they_show(capsys):
     assert capsys.readouterr().out == "class\n"
 
 
-def test_a_narrow_terminal_cuts_the_widest_column(terminal):
+def test_a_narrow_terminal_cuts_the_widest_columns(terminal):
     stream = terminal()
-    print_table(["path", "count"], [["p" * 100, "7"]])
+    print_table(["path", "other", "count"], [["p" * 100, "o" * 60, "12345.67"]])
     header, row = stream.getvalue().splitlines()
     assert [len(header), len(row)] == [80, 80]
-    assert row.endswith("p\u2026      7")
+    assert [part[-1] for part in row.split()] == ["\u2026", "\u2026", "7"]
+    assert row.endswith("12345.67")
 
 
 def test_numbers_keep_the_digits_that_matter():

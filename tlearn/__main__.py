@@ -4,14 +4,17 @@ import sys
 
 from tlearn import __version__
 from tlearn.config.help import PROGRAMS
+from tlearn.console import say
 
 
 def main() -> int:
     """Print each program with one line of what it does, and return the exit status: a program's name is no argument."""
-    print(f"tlearn {__version__}\n")
-    for name, purpose in PROGRAMS.items():
-        print(f"  python -m tlearn.{name:<9} {purpose}")
-    print("\npython -m tlearn.train --help lists its options, and likewise for the others.")
+    programs = (f"  python -m tlearn.{name:<9} {purpose}" for name, purpose in PROGRAMS.items())
+    say(
+        f"tlearn {__version__}\n",
+        *programs,
+        "\npython -m tlearn.train --help lists its options, and likewise for the others.",
+    )
     return 0 if {"-h", "--help", "--version"}.issuperset(sys.argv[1:]) else 2
 
 

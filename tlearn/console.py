@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_DRAWINGS = 10, 0.2
+# Columns of a table are not cut further than this: it leaves numbers whole.
+_LEAST_WIDTH = 8
 _LOG = logging.getLogger("tlearn")
 _LOG.setLevel(logging.INFO)
 # Whoever has a handler at the root would see every line twice.
@@ -126,20 +128,21 @@ def complain(*lines: object) -> None:
 
 
 def _put(level: int, lines: Sequence[object], stream: TextIO | None, trace: bool = False) -> None:
+    if not lines:
+        return
     text = "\n".join(map(str, lines))
     _LOG.log(level, text, exc_info=trace)
-    if stream is not None and lines:
+    if stream is not None:
         print(text, file=stream, flush=True)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows below their columns' names, numbers to the right; a terminal too narrow cuts the widest column."""
+    """Print rows below their columns' names, numbers to the right; a narrow terminal cuts the widest columns."""
     cells = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     room = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
-    if sys.stdout.isatty() and sum(widths) > room:
-        widest = widths.index(max(widths))
-        widths[widest] = max(8, room - sum(widths) + widths[widest])
+    while _is_terminal() and sum(widths) > room and max(widths) > _LEAST_WIDTH:
+        widths[widths.index(max(widths))] -= 1
     right = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
     for row in cells:
         padded = map(_padded, row, widths, right)
@@ -241,8 +244,11 @@ class Bar:
 
 def _can_redraw() -> bool:
     """Return whether a bar can move: not in a pipe, a file, a notebook, or a terminal that cannot go back."""
-    shown = is_main_process() and not _quiet and sys.stdout is not None
-    return shown and sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return is_main_process() and not _quiet and _is_terminal() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def _new_progress() -> "Progress":
@@ -250,10 +256,12 @@ def _new_progress() -> "Progress":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    texts = [TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]")]
+    label, note = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
     # What is said meanwhile passes through rich, which would break long paths at the width of the terminal.
     console = Console(file=sys.stdout, soft_wrap=True)
-    return Progress(texts[0], BarColumn(20), MofNCompleteColumn(), texts[1], console=console, transient=True)
+    columns = (label, BarColumn(20), MofNCompleteColumn(), note)
+    # Standard error stays where it is if that is no terminal.
+    return Progress(*columns, console=console, transient=True, redirect_stderr=sys.stderr.isatty())
 
 
 @contextmanager

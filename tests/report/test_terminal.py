@@ -67,9 +67,12 @@ def test_a_small_clean_data_set_needs_few_lines(tmp_path, capsys):
     ]
 
 
-def test_the_run_folder_is_the_last_line(tmp_path, capsys):
+def test_the_run_folder_is_the_last_line(tmp_path, capsys, monkeypatch):
     show_paths(tmp_path)
     assert capsys.readouterr().out == f"{tmp_path}\n"
     (tmp_path / "report.html").touch()
     show_paths(tmp_path)
     assert capsys.readouterr().out == f"report: {tmp_path / 'report.html'}\n{tmp_path}\n"
+    monkeypatch.chdir(tmp_path.parent)
+    show_paths(tmp_path)
+    assert capsys.readouterr().out == f"report: {tmp_path.name}/report.html\n{tmp_path}\n"

@@ -74,7 +74,7 @@ def _say_rest(count: int, what: str, file: Path) -> None:
 
 def show_paths(folder: Path) -> None:
     """Say where the report and the run folder are; scripts read the last line."""
-    report = folder / "report.html"
+    report, here = folder / "report.html", Path.cwd()
     if report.is_file():
-        say(f"report: {report}")
+        say(f"report: {report.relative_to(here) if report.is_relative_to(here) else report}")
     answer(folder)

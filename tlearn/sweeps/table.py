@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tlearn.config.messages import explain
-from tlearn.console import answer, complain, print_table
+from tlearn.console import answer, complain, print_table, session
 from tlearn.errors import SweepError
 
 # The columns shown for each trial where it has them
@@ -23,13 +23,14 @@ class Sweep:
         self._rows: list[dict[str, str]] = []
         self._overrides: list[list[str]] = []
         self._folder: Path | None = None
+        self._quiet = False
 
     def trial(
         self, task: Callable[[DictConfig], dict[str, float]], config: DictConfig, check: Callable[[], None]
     ) -> dict[str, float]:
         """Run one trial; a failure is recorded and the sweep goes on."""
         job = HydraConfig.get()
-        self._folder = Path(job.sweep.dir)
+        self._folder, self._quiet = Path(job.sweep.dir), config.quiet
         overrides = list(job.overrides.task)
         self._overrides.append(overrides)
         row = {"trial": str(job.job.num), "overrides": " ".join(overrides), "folder": job.runtime.output_dir}
@@ -77,8 +78,9 @@ class Sweep:
                 row["status"],
             ]
             table.append(cells)
-        print_table(["trial", "overrides", *shown, "status"], table)
-        answer(f"{self._folder}/results.csv")
+        with session(quiet=self._quiet):
+            print_table(["trial", "overrides", *shown, "status"], table)
+            answer(f"{self._folder}/results.csv")
         failed = sum(row["status"] != "done" for row in self._rows)
         if failed:
             raise SweepError(f"{failed} of {len(self._rows)} trials failed (see {self._folder}/results.csv)")
