@@ -104,7 +104,11 @@ class TestConfigurationErrors:
             (["backbone=timm", "backbone.name=resnet18"], "is now backbone=timm/NAME"),
             (["transforms=caltech101_vgg16"], "is now transforms=tutorial/caltech101_vgg16"),
             (["backbone=resnet18", "hydra.searchpath=[.]"], "is hidden by hydra.searchpath"),
-            (["--verbose"], "unrecognized arguments: --verbose (see --help)"),
+            (["--verbose"], "unrecognized arguments: --verbose"),
+            (
+                ["seed=1", "--config-dir", ".", "head=mlp"],
+                "unrecognized arguments: head=mlp (flags such as --config-dir go",
+            ),
             (["+extra.note=${nowhere}"], "extra.note: Interpolation key 'nowhere' not found"),
             (["seed=${oc.env:NO_SUCH_VARIABLE}"], "seed: "),
             (["optimizer=3"], "GROUP=OPTION takes a name"),
@@ -175,6 +179,14 @@ class TestRunning:
         ended = start("--config-dir", str(options.parent), "experiment=quick")
         assert (ended.status, ended.err.count("\n")) == (2, 1)
         assert "in a file 'off' in quotes" in ended.err
+
+    def test_an_option_that_builds_on_itself_is_explained(self, start, tmp_path):
+        options = tmp_path / "mine" / "backbone"
+        options.mkdir(parents=True)
+        (options / "resnet18.yaml").write_text("defaults: [resnet18, _self_]\nweights: my.pth\n", encoding="utf-8")
+        ended = start("--config-dir", str(options.parent), "backbone=resnet18")
+        assert (ended.status, ended.err.count("\n")) == (2, 1)
+        assert "an option builds on itself" in ended.err
 
     def test_without_a_folder_of_its_own_each_run_gets_a_new_one(self, start):
         folders = {start(*SMALL, name="predict").configs[0].paths.output_dir for _ in range(2)}

@@ -126,7 +126,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see --help)")
+        # argparse takes KEY=VALUE before a flag or behind it, but not both.
+        raise ConfigError(f"{message} (flags such as --config-dir go first: see --help)")
 
     parser.error = refuse  # type: ignore[method-assign]
     namespace: argparse.Namespace = parser.parse_args(arguments)

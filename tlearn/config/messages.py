@@ -3,7 +3,9 @@
 import errno
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -55,6 +57,11 @@ def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[
         return _constructor(error)
     if isinstance(error, HydraException | OmegaConfBaseException) or _is_no_option(error):
         return ConfigError.exit_status, _configuration(error, known_keys)
+    if isinstance(error, RecursionError) and _was_composing(error):
+        return (
+            ConfigError.exit_status,
+            "an option builds on itself: give your file another name than what its defaults name",
+        )
     if isinstance(error, OSError) and error.errno in _STORAGE:
         return OutputError.exit_status, f"cannot write {error.filename or 'the output'}: {error.strerror}"
     if _is_misconfiguration(error):
@@ -85,6 +92,10 @@ def _is_no_option(error: BaseException) -> bool:
     # backbone=3, or in a file's defaults off without quotes, which YAML takes for false: a bare ValueError of Hydra
     starts = ("Config group override", "Unsupported item value in defaults")
     return isinstance(error, ValueError) and str(error).startswith(starts)
+
+
+def _was_composing(error: BaseException) -> bool:
+    return any("hydra" in Path(frame.f_code.co_filename).parts for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _is_misconfiguration(error: BaseException) -> bool:
