@@ -275,7 +275,7 @@ def test_an_interrupted_extraction_leaves_no_folder(tmp_path, monkeypatch, error
 
     def interrupted(path: Path, *args: object) -> object:
         if path.name == "b.jpg":
-            assert list(tmp_path.glob("*.part/pets/cats/a.jpg")), "the first file was written"
+            assert list(tmp_path.glob(".*.tmp/pets/cats/a.jpg")), "the first file was written"
             raise error
         return open_file(path, *args)
 

@@ -43,7 +43,6 @@ INSIDE_FUNCTIONS = {
 # Still to be moved up
 INSIDE_FOR_NOW = {
     *(("tlearn.compare", name) for name in ("_read", "_write_page", "_link")),
-    *(("tlearn.predict", name) for name in ("_file", "_write_page", "_model", "_below", "_answers")),
 }
 
 

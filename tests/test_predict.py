@@ -1,11 +1,15 @@
-"""Predictions: which files count, one right row for each, and refusals that leave nothing behind."""
+"""Predictions: one right row for each image, where the table goes, and refusals that leave nothing behind."""
 
 import csv
 import html
+import io
 import json
 import os
-import re
 import shutil
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,14 +23,14 @@ from tlearn.config import rules as schema
 from tlearn.config.compose import compose, plain
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
-from tlearn.errors import CheckpointError, ConfigError, DataError, OutputError, TlearnError
+from tlearn.errors import CheckpointError, ConfigError, DataError, OutputError
 from tlearn.models import heads
 from tlearn.models.backbones import torchvision as torchvision_backbone
 from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.backbones.weights import sha256_of
 from tlearn.models.network import TransferNetwork
-from tlearn.predict import find_pictures, predict
+from tlearn.predict import predict
 from tlearn.runs.model import load_model, save_model
 from tlearn.runs.pretrained import pretrained_model
 
@@ -83,14 +87,15 @@ def pictures(tmp_path):
 def ask(tmp_path, model):
     """Give a function that predicts and gives the rows of the table."""
 
-    def ask(images: Path | str, output: Path | None = None, **options: object) -> list[dict[str, str]]:
+    def ask(images: Path | str, output: Path | str | None = None, **options: object) -> list[dict[str, str]]:
         config = compose(["run=x", "images=x", "device=cpu", "num_workers=0"], "predict", output_dir=tmp_path)
         output = output or tmp_path / "p.csv"
         # As values and not as overrides, in whose grammar odd names need escapes
         for key, value in {"run": str(model), "images": str(images), "output": str(output), **options}.items():
             config[key] = value
         predict(config)
-        return _rows(output)
+        # What a pipe has given is gone.
+        return _rows(Path(output)) if Path(output).is_file() else []
 
     return ask
 
@@ -151,11 +156,9 @@ def test_a_page_shows_pictures_beside_their_most_probable_classes(ask, tmp_path,
     page = (tmp_path / "pages" / "p.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 7
     assert all(html.unescape(page).count(name) >= 7 for name in CLASSES)
-    assert "7 of 8 pictures" in page
-    with pytest.raises(OutputError, match="named like a picture"):
+    assert "7 of 8 images" in page
+    with pytest.raises(OutputError, match="named like one"):
         ask(pictures, page=str(pictures / "0.png"))
-    with pytest.raises(OutputError, match="name two files"):
-        ask(pictures, page=str(tmp_path / "p.csv"))
 
 
 def test_batch_size_and_workers_change_nothing(ask, pictures):
@@ -172,7 +175,7 @@ def test_probabilities_stay_with_their_picture_when_others_are_bad(ask, tmp_path
     right = {path.name: expected(path).max().item() for path in pictures.iterdir()}
     for number in bad:
         (pictures / f"{number}.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=f"{len(bad)} pictures cannot be read") as caught:
+    with pytest.raises(DataError, match=f"{len(bad)} images cannot be read") as caught:
         ask(pictures, batch_size=batch_size)
     assert caught.value.exit_status == 3
     assert all(str(pictures / f"{number}.png") in str(caught.value) for number in bad)
@@ -184,7 +187,7 @@ def test_probabilities_stay_with_their_picture_when_others_are_bad(ask, tmp_path
 def test_a_table_without_rows_is_left_when_all_pictures_are_bad(ask, tmp_path, pictures):
     for path in pictures.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="7 pictures cannot be read"):
+    with pytest.raises(DataError, match="7 images cannot be read"):
         ask(pictures)
     assert (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines() == ["path,class,probability"]
 
@@ -229,109 +232,6 @@ def test_any_name_comes_back_from_the_table(ask, pictures, name):
     assert [row["path"] for row in ask(moved)] == [str(moved)]
 
 
-def test_a_glob_gives_what_it_matches(pictures):
-    assert [path.name for path in find_pictures(str(pictures / "[0-2].png"))] == ["0.png", "1.png", "2.png"]
-    assert len(find_pictures(str(pictures.parent / "**" / "*.png"))) == 7
-    assert find_pictures(f"{pictures}/../new/5*") == [pictures / ".." / "new" / "5.png"]
-
-
-# Python 3.13 reads two stars inside a name as one, and older ones refuse them.
-@pytest.mark.parametrize("glob", ["a**.png", "**x/*.png"])
-def test_a_glob_with_two_stars_inside_a_name_is_no_fault_of_tlearn(pictures, glob):
-    with pytest.raises(TlearnError, match=re.escape(glob)):
-        find_pictures(str(pictures / glob))
-
-
-def test_a_folder_that_cannot_be_read_is_refused(pictures, monkeypatch):
-    (pictures / "locked").mkdir()
-    scandir = os.scandir
-
-    def refusing(path: str | Path = "."):
-        if Path(path).name == "locked":
-            raise PermissionError(13, "Permission denied", os.fspath(path))
-        return scandir(path)
-
-    # Not by its mode, which the superuser may ignore
-    monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(DataError, match=r"cannot read the folder .*locked: Permission denied"):
-        find_pictures(str(pictures))
-
-
-def test_a_file_whose_name_looks_like_a_glob_is_that_file(pictures):
-    draw(pictures / "[0].png", (1, 2, 3))
-    assert find_pictures(str(pictures / "[0].png")) == [pictures / "[0].png"]
-
-
-def test_relative_and_home_paths_work(pictures, monkeypatch):
-    monkeypatch.chdir(pictures.parent)
-    assert find_pictures("new/*.png")[0] == Path("new/0.png")
-    assert len(find_pictures("new")) == 7
-    monkeypatch.setenv("HOME", str(pictures.parent))
-    assert len(find_pictures("~/new")) == 7
-    assert len(find_pictures("~/new/*.png")) == 7
-
-
-@pytest.mark.parametrize("images", ["nowhere", "nowhere/*.png", "new/*.bmp", "empty"])
-def test_nothing_there_is_an_error(pictures, monkeypatch, images):
-    monkeypatch.chdir(pictures.parent)
-    (pictures.parent / "empty").mkdir()
-    with pytest.raises(DataError, match=f"images={re.escape(images)}: no pictures there"):
-        find_pictures(images)
-
-
-def test_pictures_are_found_by_ending_in_any_case_and_any_depth(tmp_path):
-    for name in ("a.JPG", "b/c.jpeg", "b/d/e.PnG", "f.tiff"):
-        draw(tmp_path / name, (1, 2, 3))
-    found = [path.relative_to(tmp_path).as_posix() for path in find_pictures(str(tmp_path))]
-    assert found == ["a.JPG", "b/c.jpeg", "b/d/e.PnG", "f.tiff"]
-
-
-def test_hidden_files_and_folders_are_skipped(pictures):
-    for name in (".hidden.png", "._0.png", ".thumbs/1.png", "sub/.git/2.png"):
-        draw(pictures / name, (1, 2, 3))
-    assert len(find_pictures(str(pictures))) == 7
-    assert len(find_pictures(str(pictures / "*.png"))) == 7
-    assert len(find_pictures(str(pictures / "**" / "*.png"))) == 7
-
-
-def test_a_folder_below_a_hidden_one_can_be_asked_for(pictures):
-    draw(pictures / ".thumbs" / "1.png", (1, 2, 3))
-    assert find_pictures(str(pictures / ".thumbs")) == [pictures / ".thumbs" / "1.png"]
-    assert find_pictures(str(pictures / ".thumbs" / "*.png")) == [pictures / ".thumbs" / "1.png"]
-
-
-def test_other_files_of_a_folder_are_counted_in_one_line(pictures, capsys):
-    for name in ("a.heic", "b.HEIC", "notes.txt", "README", ".hidden"):
-        (pictures / name).write_bytes(b"")
-    assert len(find_pictures(str(pictures))) == 7
-    [line] = capsys.readouterr().out.splitlines()
-    assert line.startswith("4 other files")
-    assert line.endswith(": .heic 2, .txt 1, no ending 1")
-
-
-def test_a_folder_of_pictures_alone_prints_nothing(pictures, capsys):
-    find_pictures(str(pictures))
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize("images", ["new", "new/**/*.png"])
-def test_links_that_lead_back_up_end(pictures, monkeypatch, images):
-    monkeypatch.chdir(pictures.parent)
-    (pictures / "sub").mkdir()
-    for name in ("one", "two", "sub/three"):
-        (pictures / name).symlink_to(pictures, target_is_directory=True)
-    (pictures / "itself.png").symlink_to("itself.png")
-    found = [path for path in find_pictures(images) if path.name != "itself.png"]
-    assert found == [Path("new") / f"{number}.png" for number in range(7)]
-
-
-def test_a_linked_folder_is_searched(pictures):
-    other = draw(pictures.parent / "other" / "x.png", (1, 2, 3)).parent
-    (pictures / "link").symlink_to(other, target_is_directory=True)
-    assert pictures / "link" / "x.png" in find_pictures(str(pictures))
-
-
 def test_a_broken_link_is_named_as_bad(ask, pictures):
     (pictures / "gone.png").symlink_to("nowhere.png")
     with pytest.raises(DataError, match=r"gone\.png: no such file"):
@@ -366,6 +266,153 @@ def test_an_output_that_is_a_folder_is_refused_and_stays(ask, tmp_path, pictures
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
 
 
+@pytest.mark.parametrize("name", ["out", "O.CSV", ".csv", "-.csv", "./-", "dotted.d/out"])
+def test_a_table_may_lie_in_a_file_of_any_name_that_says_csv_or_nothing(tmp_path, model, pictures, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    arguments = [f"run='{model}'", f"images='{pictures}'", f"output='{name}'", "device=cpu", "num_workers=0"]
+    config = compose(arguments, "predict", output_dir=tmp_path)
+    schema.check(plain(config), [])
+    predict(config)
+    assert len(_rows(tmp_path / name)) == 7
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        *(
+            (f"output={name}", "a .csv file, a name without an ending, or - for standard output")
+            for name in ("o.json", "out.csv.gz", "o.parquet", "new/", "o.html", "photo.png")
+        ),
+        *((f"page={name}", "an .html file") for name in ("-", "x.txt", "page", "p.csv", "pages/")),
+    ],
+)
+def test_an_ending_that_is_not_written_is_refused_with_those_that_are(option, expected):
+    config = plain(compose(["run=x", "images=x", option], "predict", output_dir="run"))
+    with pytest.raises(ConfigError, match=f"{option}: expected {expected}"):
+        schema.check(config, [])
+
+
+def test_a_refused_ending_costs_no_more_than_the_message(tmp_path):
+    done = program("predict", "run=x", "images=x", "output=o.json", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tlearn: error: output=o.json: expected a .csv file, ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("output", ["-", "/dev/stdout", "/dev/fd/1", "link"])
+def test_on_standard_output_there_is_the_table_and_nothing_else(
+    ask, tmp_path, expected, pictures, capfd, monkeypatch, output
+):
+    right = [expected(pictures / f"{number}.png").max().item() for number in range(7)]
+    (pictures / "notes.txt").write_text("not an image", encoding="utf-8")
+    (pictures / "bad.jpg").write_bytes(b"nothing")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    forward = TransferNetwork.forward
+
+    def talking(*given: object) -> torch.Tensor:
+        # As a library might, in Python and below it
+        print("chatter")
+        os.write(1, b"chatter below\n")
+        return forward(*given)
+
+    monkeypatch.setattr(TransferNetwork, "forward", talking)
+    with pytest.raises(DataError, match="1 image cannot be read and has no row in "):
+        ask(pictures, output, page="p.html", num_workers=1, batch_size=2)
+    out, err = capfd.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out, newline="")))
+    assert [row["path"] for row in rows] == [str(pictures / f"{number}.png") for number in range(7)]
+    assert _probabilities(rows) == pytest.approx(right, abs=1e-5)
+    assert {"chatter", "chatter below", "7 of 8 images classified", str(tmp_path / "p.html")} <= set(err.splitlines())
+    assert any(line.startswith("1 other file in ") for line in err.splitlines())
+    print("as before")
+    assert capfd.readouterr() == ("as before\n", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "new", "p.html"]
+
+
+def test_a_table_is_added_to_what_standard_output_holds(tmp_path, model, pictures):
+    (tmp_path / "log").write_text("before\n", encoding="utf-8")
+    command = [sys.executable, "-m", "tlearn.predict", f"run={model}", f"images={pictures / '0.png'}", "output=-"]
+    with (tmp_path / "log").open("a") as log:
+        subprocess.run(command, cwd=tmp_path, stdout=log, check=True, timeout=240)
+    lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == ["before", "path,class,probability"]
+    assert len(lines) == 3
+
+
+def test_a_reader_that_wants_no_more_ends_the_program_with_its_status(tmp_path, model, pictures):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "tlearn.predict", f"run={model}", f"images={pictures}", "output=-"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=240)
+    os.close(writing)
+    assert done.returncode == 141
+    [line] = done.stderr.splitlines()
+    assert line.startswith("tlearn: error: ")
+
+
+def test_a_pipe_gets_the_table_and_stays_a_pipe(ask, tmp_path, pictures):
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit((tmp_path / "pipe").read_text, "utf-8")
+        ask(pictures, tmp_path / "pipe")
+        assert len(received.result(timeout=60).splitlines()) == 8
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_device_that_is_full_is_one_plain_error_and_stays_a_device(ask, tmp_path, pictures):
+    with pytest.raises(OutputError, match="cannot write /dev/full: No space left on device"):
+        ask(pictures, "/dev/full")
+    assert ask(pictures, "/dev/null") == []
+    assert all(stat.S_ISCHR(os.stat(name).st_mode) for name in ("/dev/full", "/dev/null"))
+
+
+def test_a_link_to_a_table_stays_and_the_table_is_replaced(ask, tmp_path, pictures):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "p.csv").write_text("old", encoding="utf-8")
+    (tmp_path / "link").symlink_to("there/p.csv")
+    assert len(ask(pictures, tmp_path / "link")) == 7
+    assert (tmp_path / "link").is_symlink()
+    assert len(_rows(tmp_path / "there" / "p.csv")) == 7
+
+
+@pytest.mark.parametrize("kind", ["the image", "a link", "a hard link", "an image's link"])
+def test_none_of_the_images_is_written_over_whatever_it_is_called(ask, tmp_path, pictures, kind):
+    photo = draw(tmp_path / "photo.png", (1, 2, 3)).rename(tmp_path / "photo")
+    images, output = photo, tmp_path / "out"
+    if kind == "the image":
+        output = photo
+    elif kind == "a link":
+        output.symlink_to(photo)
+    elif kind == "a hard link":
+        output.hardlink_to(photo)
+    else:
+        output = photo
+        images = tmp_path / "image.png"
+        images.symlink_to(photo)
+    before = photo.read_bytes()
+    with pytest.raises(OutputError, match="it would be written over"):
+        ask(images, output)
+    assert photo.read_bytes() == before
+
+
+def test_a_page_and_a_table_are_two_files(ask, tmp_path, pictures):
+    (tmp_path / "p.html").symlink_to("new/../p.csv")
+    with pytest.raises(OutputError, match="name two files"):
+        ask(pictures, page=str(tmp_path / "p.html"))
+    assert not (tmp_path / "p.csv").exists()
+
+
+@pytest.mark.parametrize("place", ["file/p.html", "new"])
+def test_a_place_that_cannot_be_is_refused_before_anything_is_computed(ask, tmp_path, pictures, monkeypatch, place):
+    (tmp_path / "file").write_bytes(b"mine")
+    monkeypatch.setattr(TransferNetwork, "forward", lambda *_: pytest.fail("an image was classified"))
+    for key in ("page", "output"):
+        with pytest.raises(OutputError, match=r"cannot write|is a folder"):
+            ask(pictures, **{key: str(tmp_path / place)})
+    assert not (tmp_path / "p.csv").exists()
+
+
 def test_an_earlier_table_stays_until_the_new_one_is_whole(ask, tmp_path, pictures, monkeypatch):
     ask(pictures)
     before = (tmp_path / "p.csv").read_bytes()
@@ -388,13 +435,13 @@ def test_nothing_is_written_beside_the_pictures(ask, pictures):
 
 def test_the_number_of_pictures_and_the_place_of_the_table_are_printed(ask, tmp_path, pictures, capsys):
     ask(pictures)
-    assert capsys.readouterr().out.splitlines() == ["7 of 7 images named", str(tmp_path / "p.csv")]
+    assert capsys.readouterr().out.splitlines() == ["7 of 7 images classified", str(tmp_path / "p.csv")]
 
 
 def test_a_picture_is_never_written_over(tmp_path, model, pictures):
     before = (pictures / "0.png").read_bytes()
     arguments = [f"run='{model}'", f"images='{pictures}'", f"output='{pictures / '0.png'}'"]
-    with pytest.raises(OutputError, match="named like a picture"):
+    with pytest.raises(OutputError, match="named like one"):
         predict(compose(arguments, "predict", output_dir=tmp_path))
     assert (pictures / "0.png").read_bytes() == before
 

@@ -2,7 +2,6 @@
 
 import lzma
 import os
-import secrets
 import shutil
 import stat
 import struct
@@ -15,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import IO
 
 from tlearn.errors import DataError, DownloadError, OutputError
+from tlearn.files import temporary_beside
 
 CHUNK = 2**20
 # Three times the 5 GB of Food-101, and pictures hardly compress: an archive that grows beyond this is a bomb.
@@ -35,7 +35,7 @@ def extract(archive: Path, folder: Path, *, top: str | None = None, max_bytes: i
         raise OutputError(f"cannot unpack {archive} to {folder.absolute()}: this exists; remove it or choose another")
     part = temporary_beside(folder)
     try:
-        with writing_in(folder.parent):
+        with _writing_in(folder.parent):
             part.mkdir(parents=True)
         with _reading(archive):
             _unpack(archive, _Unpacking(archive, part, max_bytes))
@@ -43,7 +43,7 @@ def extract(archive: Path, folder: Path, *, top: str | None = None, max_bytes: i
         if not content or (top and not (content == [top] and (part / top).is_dir())):
             expected = f'one folder "{top}"' if top else "files"
             raise DataError(f"{archive} is refused: it should hold {expected}, and holds {content[:5]}")
-        with writing_in(folder.parent):
+        with _writing_in(folder.parent):
             (part / top if top else part).rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -73,7 +73,7 @@ class _Unpacking:
 
     def write(self, name: str, target: Path, source: IO[bytes] | None) -> None:
         """Write a file's content, or make a folder where there is no content."""
-        with writing_in(self.folder.parent):
+        with _writing_in(self.folder.parent):
             try:
                 (target.parent if source else target).mkdir(parents=True, exist_ok=True)
                 if source:
@@ -155,16 +155,10 @@ def _reading(archive: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing_in(folder: Path) -> Iterator[None]:
+def _writing_in(folder: Path) -> Iterator[None]:
     """Turn what the machine refuses while something is written in a folder into an OutputError that names it."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"cannot write in {folder.absolute()} ({reason}): make room or choose another") from error
-
-
-def temporary_beside(path: Path) -> Path:
-    """Return an unused name beside `path`, to be renamed to it when what is written there is whole."""
-    # In the same folder, as only a rename within a file system is atomic; unique, as other processes may do the same.
-    return path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")

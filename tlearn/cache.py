@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tlearn.console import answer, complain
 from tlearn.errors import OutputError
-from tlearn.features.prune import kept, prune
+from tlearn.features.prune import folder_size, kept, prune
 
 _GIGABYTE = 1e9
 _DAY = 24 * 3600
@@ -78,8 +78,8 @@ def _list(folder: Path, arguments: argparse.Namespace) -> int:
         )
     others = [folder / name for name in _OTHERS if (folder / name).is_dir()]
     for path in others:
-        answer(f"{path.name:<32}  {_size(path) / _GIGABYTE:8.3f} GB")
-    answer(f"{(sum(space.size for space in spaces) + sum(map(_size, others))) / _GIGABYTE:.3f} GB in {folder}")
+        answer(f"{path.name:<32}  {folder_size(path) / _GIGABYTE:8.3f} GB")
+    answer(f"{(sum(space.size for space in spaces) + sum(map(folder_size, others))) / _GIGABYTE:.3f} GB in {folder}")
     return 0
 
 
@@ -106,11 +106,7 @@ def _clear(folder: Path, arguments: argparse.Namespace) -> int:
 
 
 def _ours(folder: Path) -> int:
-    return sum(_size(folder / name) for name in (_FEATURES, *_OTHERS))
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return sum(folder_size(folder / name) for name in (_FEATURES, *_OTHERS))
 
 
 if __name__ == "__main__":

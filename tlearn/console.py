@@ -12,7 +12,7 @@ import time
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -191,6 +191,21 @@ def measured(name: str, value: float) -> str:
 def duration(seconds: float) -> str:
     """Write a time with the digits that matter."""
     return f"{seconds:.{int(seconds < 100)}f} s" if seconds < 1000 else f"{seconds / 60:.0f} min"
+
+
+@contextmanager
+def to_stderr() -> Iterator[None]:
+    """Send to standard error what goes to standard output, also from libraries and other processes."""
+    stdout, number = sys.stdout, os.dup(1)
+    stdout.flush()
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        stdout.flush()
+        os.dup2(number, 1)
+        os.close(number)
 
 
 @contextmanager

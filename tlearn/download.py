@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
-from tlearn.archive import CHUNK, extract, temporary_beside, writing_in
+from tlearn.archive import CHUNK, extract
 from tlearn.console import say, warn
 from tlearn.errors import DataError, DownloadError, TlearnError
+from tlearn.files import writing
 from tlearn.ranges import require
 
 TRIES = 3
@@ -105,42 +106,33 @@ def _download(url: str, path: Path, sha256: str | None) -> None:
     _check_address(url)
     if is_offline():
         raise _Failed("TLEARN_OFFLINE is set, so nothing is downloaded")
-    part = temporary_beside(path)
-    with writing_in(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        got, size = _save_patiently(url, part)
+    with writing(path, durable=True) as file:
+        got, size = _save_patiently(url, file)
         if sha256 is not None and not got.startswith(sha256.lower()):
             raise _Failed(f"the sha256 is {got} ({size} bytes received), expected {sha256}")
-        with writing_in(path.parent):
-            part.replace(path)
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
-def _save_patiently(url: str, part: Path) -> tuple[str, int]:
+def _save_patiently(url: str, file: BinaryIO) -> tuple[str, int]:
     for attempt in range(1, TRIES):
         try:
-            return _save(url, part)
+            return _save(url, file)
         except _Failed as failure:
             if not failure.again:
                 raise
             warn(f"trying {url} again: {failure}")
             time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
-    return _save(url, part)
+    return _save(url, file)
 
 
-def _save(url: str, part: Path) -> tuple[str, int]:
-    """Write what a URL gives to a file; return its sha256 and its size in bytes."""
+def _save(url: str, file: BinaryIO) -> tuple[str, int]:
+    """Write what a URL gives to a file, from its start; return its sha256 and its size in bytes."""
+    file.seek(0)
+    file.truncate()
     digest = hashlib.sha256()
-    with writing_in(part.parent), part.open("wb") as file:
-        for chunk in _chunks(url):
-            digest.update(chunk)
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-        return digest.hexdigest(), file.tell()
+    for chunk in _chunks(url):
+        digest.update(chunk)
+        file.write(chunk)
+    return digest.hexdigest(), file.tell()
 
 
 def _chunks(url: str) -> Iterator[bytes]:

@@ -4,6 +4,7 @@ import math
 import string
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Any
 
 from tlearn.errors import ConfigError
@@ -57,6 +58,13 @@ def path(value: Any) -> str | None:
         # 2024.10 would already have lost its zero.
         return f"a path (write ./{value} for a file of that name)"
     return None if isinstance(value, str) and value else "a path"
+
+
+def file_name(expected: str, *endings: str) -> Check:
+    """Accept file names with one of these endings in any case; an empty one stands for none."""
+    return lambda value: (
+        path(value) or (expected if value.endswith("/") or PurePath(value).suffix.lower() not in endings else None)
+    )
 
 
 def boolean(value: Any) -> str | None:

@@ -29,9 +29,10 @@ from tlearn.data.prepare import Pictures
 from tlearn.data.sources.base import Sample
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import ConfigError
+from tlearn.files import read_table
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
-from tlearn.predict import predict, read_predictions
+from tlearn.predict import predict
 from tlearn.train import train
 from tlearn.training.module import TransferModule
 
@@ -415,7 +416,7 @@ def test_a_backbone_names_ants_and_bees_without_training(tmp_path, shared):
         "num_workers=0",
     ]
     predict(compose(overrides, "predict", output_dir=tmp_path))
-    rows = read_predictions(tmp_path / "p.csv")
+    rows = read_table(tmp_path / "p.csv")
     right = [row["class"] == Path(row["path"]).name.split()[0].removesuffix("s") for row in rows]
     assert len(right) == 50
     # 0.804 of the whole set, as the weights' own description says

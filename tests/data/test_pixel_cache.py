@@ -217,7 +217,7 @@ def test_a_damaged_file_is_made_anew(files, folder, damage):
 def test_a_folder_that_cannot_be_written_to_is_warned_of_at_once_and_done_without(files, tmp_path):
     (tmp_path / "blocked").write_text("in the way", encoding="utf-8")
     cache = DiskPixels(shrink(), tmp_path / "blocked" / "pixels")
-    with pytest.warns(UserWarning, match=r"data\.cache=disk keeps no more pictures in .*blocked") as caught:
+    with pytest.warns(UserWarning, match=r"data\.cache=disk keeps no more images in .*blocked") as caught:
         cache.prepare(files, threads=1)
     assert len(caught) == 1
     with warnings.catch_warnings():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.faults import temporaries
 from tlearn.data.sources.base import Sample
 from tlearn.data.sources.folder import FolderSource
 from tlearn.data.split import (
@@ -258,7 +259,7 @@ class TestManifest:
         assert all(manifest.splits[name] == sorted(splits[name]) for name in splits)
         assert sorted(manifest.sizes.values()) == [0, 1, 2, 3]
         check_manifest(manifest, root)
-        assert not list(path.parent.glob("*.part"))
+        assert temporaries(path.parent) == []
 
     def test_it_is_readable_text(self, tmp_path):
         (tmp_path / "1.jpg").write_bytes(b"12345")
@@ -325,6 +326,7 @@ class TestManifest:
 
     def test_it_is_not_written_for_lost_files_or_to_a_place_that_is_none(self, written, tmp_path):
         root, splits, _ = written
+        (tmp_path / "none").write_bytes(b"a file")
         with pytest.raises(OutputError, match=r"cannot write .*/none/splits\.csv"):
             write_manifest(tmp_path / "none/splits.csv", root, splits)
         (root / "a/1.jpg").unlink()

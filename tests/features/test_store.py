@@ -13,11 +13,13 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from tests.faults import STEPS, fault
 from tlearn.errors import OutputError
 from tlearn.features import prune as room
 from tlearn.features import store
 from tlearn.features.prune import kept, prune
 from tlearn.features.store import Rows, Space, picture_key
+from tlearn.files import temporary_beside
 
 
 class Usage(NamedTuple):
@@ -151,11 +153,12 @@ def test_a_damaged_segment_is_removed_and_missing(tmp_path, capsys):
 def test_what_a_killed_writer_left_is_neither_read_nor_kept(tmp_path):
     space = filled(tmp_path)
     [segment] = space.folder.glob("*.safetensors")
-    left = space.folder / ".0123.tmp"
+    left = temporary_beside(segment) / segment.name
+    left.parent.mkdir()
     left.write_bytes(segment.read_bytes()[:50])
     assert Space(tmp_path, RECIPE).find(keys(0))[1] == []
     with space.only_writer():
-        assert not left.exists()
+        assert not left.parent.exists()
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_output_error(tmp_path):
@@ -167,17 +170,13 @@ def test_a_folder_that_cannot_be_written_to_is_an_output_error(tmp_path):
         space.add(keys(0), features(0))
 
 
-def test_a_full_disk_leaves_no_segment(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", STEPS)
+def test_a_full_disk_leaves_no_segment(tmp_path, step):
     space = filled(tmp_path)
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(store.os, "fsync", full)
-    with pytest.raises(OutputError, match="No space left"):
+    before = sorted(space.folder.iterdir())
+    with fault(step, OSError(28, "No space left on device")), pytest.raises(OutputError, match="No space left"):
         space.add(keys(9), features(9))
-    assert len(list(space.folder.glob("*.safetensors"))) == 1
-    assert not list(space.folder.glob("*.tmp"))
+    assert sorted(space.folder.iterdir()) == before
     assert Space(tmp_path, RECIPE).find(keys(9))[1] == [0]
 
 

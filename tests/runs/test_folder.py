@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import fault
 from tlearn.errors import OutputError
+from tlearn.files import temporary_beside
 from tlearn.runs.folder import RunFolder
 
 HOLD = """
@@ -79,6 +81,16 @@ def test_a_released_folder_is_free_and_leaves_no_lock(tmp_path):
     RunFolder(tmp_path / "run").claim()
 
 
+def test_what_a_killed_run_left_half_written_is_removed_from_its_own_folders_only(tmp_path):
+    names = ["metrics.json", "checkpoints/last.ckpt", "model/model.json", "report/curves.png", "other/metrics.json"]
+    left = [temporary_beside(tmp_path / name) for name in names]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    RunFolder(tmp_path).claim(again=True)
+    assert [path for path in left if path.exists()] == left[-1:]
+
+
 def test_a_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="cannot write to the run folder") as caught:
@@ -105,19 +117,12 @@ def test_a_json_file_is_readable_text_in_utf8(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.json"]
 
 
-def test_a_json_file_stays_as_it_was_when_writing_the_next_one_fails(tmp_path, monkeypatch):
+def test_a_json_file_stays_as_it_was_when_writing_the_next_one_fails(tmp_path):
     run = RunFolder(tmp_path)
     run.write_json("metrics.json", {"val/top1": 0.5})
     before = (tmp_path / "metrics.json").read_bytes()
     with pytest.raises(TypeError):
         run.write_json("metrics.json", {"val/top1": object()})
-
-    def full(self, *args, **kwargs):
-        with self.open("w", encoding="utf-8") as file:
-            file.write('{"val/')
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OutputError):
+    with fault("write", OSError(28, "No space left on device")), pytest.raises(OutputError, match="No space left"):
         run.write_json("metrics.json", {"val/top1": 0.6})
     assert (tmp_path / "metrics.json").read_bytes() == before

@@ -131,7 +131,7 @@ def test_a_model_folder_that_cannot_be_written_is_an_output_error_and_keeps_no_t
     model = load_model(saved)
     # a full folder, in whose place no file can be put
     (tmp_path / taken / "mine").mkdir(parents=True)
-    with pytest.raises(OutputError, match=f"cannot write the model folder {tmp_path}"):
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path / taken}: it is a folder"):
         save_model(tmp_path, model.network, model.description)
     assert {path.name for path in tmp_path.iterdir()} <= {WEIGHTS, DESCRIPTION}
 
@@ -139,7 +139,7 @@ def test_a_model_folder_that_cannot_be_written_is_an_output_error_and_keeps_no_t
 def test_a_model_folder_below_a_file_is_an_output_error(tmp_path, saved):
     model = load_model(saved)
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    with pytest.raises(OutputError, match="cannot write the model folder"):
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path}/file/"):
         save_model(tmp_path / "file", model.network, model.description)
     assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 
+from tests.faults import fault
 from tlearn.errors import CheckpointError, OutputError
 from tlearn.training.checkpoints import CheckpointIO, restore_frozen, strip_frozen
 
@@ -43,18 +44,20 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path):
         CheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
 
 
-def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old_one(tmp_path, at):
     path = tmp_path / "last.ckpt"
     whole = {"state_dict": {}, "pytorch-lightning_version": "2", "step": 1}
     CheckpointIO().save_checkpoint(whole, path)
 
-    def full(*args, **kwargs):
-        args[1].write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OutputError, match="No space left"):
-        CheckpointIO().save_checkpoint({"step": 2}, path)
+    large = {"state_dict": {"a": torch.zeros(10_000)}}
+    with (
+        fault("write", OSError(28, "No space left on device"), at),
+        pytest.raises(OutputError, match=r"last\.ckpt: No space left on device"),
+    ):
+        CheckpointIO().save_checkpoint(large, path)
+    with fault("write", KeyboardInterrupt(), at), pytest.raises(KeyboardInterrupt):
+        CheckpointIO().save_checkpoint(large, path)
     assert CheckpointIO().load_checkpoint(path) == whole
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     (tmp_path / "file").touch()

@@ -1,8 +1,6 @@
-"""The learning rate over a run, and the log that keeps it: warm-up and schedule together, for all parameter groups."""
+"""The learning rate over a run: warm-up and schedule together, for all parameter groups."""
 
-import csv
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, Lamb
 
 from tlearn.config.compose import compose
 from tlearn.errors import ConfigError
-from tlearn.training.csv_logger import CSVLogger
 from tlearn.training.schedule import Schedule
 
 HEAD, BODY = 0.1, 0.01
@@ -146,55 +143,3 @@ def test_a_run_without_end_is_fine_elsewhere(option):
 def test_an_argument_that_the_scheduler_refuses_is_a_configuration_error():
     with pytest.raises(ConfigError, match=r"scheduler: .*gama"):
         schedule("step", build={"gama": 0.5}).configure(optimizer(), WHOLE, EPOCHS, "val/loss")
-
-
-# what Lightning says of its own logger
-again = pytest.mark.filterwarnings("ignore:Experiment logs directory .* is not empty")
-
-
-def log(folder: Path, step: int, **figures: float) -> None:
-    """Log one row as a program that starts, or starts again, would."""
-    logger = CSVLogger(folder, name="", version="")
-    logger.log_metrics(figures, step)
-    logger.finalize("success")
-
-
-def table(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-@again
-def test_a_log_goes_on_with_the_rows_that_are_there(tmp_path):
-    for step in range(3):
-        log(tmp_path, step, loss=step / 2)
-    assert table(tmp_path) == [{"loss": str(step / 2), "step": str(step)} for step in range(3)]
-
-
-@again
-@pytest.mark.parametrize("later", [{"accuracy": 0.5}, {"accuracy": 0.5, "loss": 0.25}], ids=["other", "more"])
-def test_a_log_keeps_its_rows_when_columns_are_added(tmp_path, later):
-    log(tmp_path, 0, loss=0.5)
-    log(tmp_path, 1, **later)
-    log(tmp_path, 2, loss=0.125)
-    assert table(tmp_path) == [
-        {"loss": "0.5", "step": "0"},
-        {name: str(value) for name, value in later.items()} | {"step": "1"},
-        {"loss": "0.125", "step": "2"},
-    ]
-
-
-@again
-def test_a_log_whose_last_row_was_cut_off_keeps_the_others(tmp_path):
-    log(tmp_path, 0, loss=0.5)
-    with (tmp_path / "metrics.csv").open("a", encoding="utf-8", newline="") as file:
-        file.write("0.37")
-    log(tmp_path, 2, loss=0.125)
-    assert table(tmp_path) == [{"loss": "0.5", "step": "0"}, {"loss": "0.125", "step": "2"}]
-
-
-@again
-def test_a_logger_that_writes_nothing_leaves_the_rows(tmp_path):
-    log(tmp_path, 0, loss=0.5)
-    assert CSVLogger(tmp_path, name="", version="").experiment is not None
-    assert table(tmp_path) == [{"loss": "0.5", "step": "0"}]

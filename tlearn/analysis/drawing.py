@@ -11,6 +11,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 
+from tlearn.files import write_bytes
+
 # Chinese, Japanese and Korean as Linux, Windows and macOS have them; a name that is not installed makes matplotlib warn
 _FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Arial Unicode MS")
 
@@ -36,9 +38,8 @@ def lettering(size: int) -> dict[str, Any]:
 
 
 def write_figure(path: Path, figure: Figure, dpi: int = 120) -> None:
-    """Write a figure as the path's ending says."""
-    with _drawing():
-        figure.savefig(path, dpi=dpi)
+    """Write a figure as the path's ending says: png or svg."""
+    write_bytes(path, figure_bytes(figure, path.suffix[1:], dpi))
 
 
 def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:

@@ -3,9 +3,7 @@
 import errno
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +22,8 @@ from torchvision.transforms.v2 import functional
 from tlearn.data.decode import Decoder
 from tlearn.data.file_state import file_state
 from tlearn.data.transforms import Transform
-from tlearn.errors import ConfigError
+from tlearn.errors import ConfigError, OutputError
+from tlearn.files import writing
 from tlearn.machine import available_memory
 
 # The file at a path -> uint8 [3, H, W]
@@ -115,18 +114,19 @@ class DiskPixels:
         return self._folder / name[:2] / f"{name[2:]}.pixels"
 
     def _write(self, file: Path, image: Tensor) -> None:
-        """Write a file whole or not at all; after a failure, write no more."""
+        """Write a file; after a failure, write no more."""
         if not self._writing:
             return
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(file.parent).free < _RESERVE:
                 raise OSError(errno.ENOSPC, "less than 1 GiB is free")
-            _write_whole(file, image)
-        except OSError as error:
+            with writing(file) as stream:
+                stream.write(np.array([image.shape[-2:]], _HEADER.base).tobytes())
+                stream.write(image.permute(1, 2, 0).contiguous().numpy().data)
+        except (OSError, OutputError) as error:
             self._writing = False
-            reason = error.strerror or error
-            warnings.warn(f"data.cache=disk keeps no more pictures in {self._folder}: {reason}", stacklevel=2)
+            warnings.warn(f"data.cache=disk keeps no more images in {self._folder}: {error}", stacklevel=2)
 
 
 def pixel_cache(kind: str, decoder: Decoder, transform: Transform, folder: Path) -> MemoryPixels | DiskPixels | None:
@@ -152,18 +152,6 @@ def _read(file: Path) -> Tensor | None:
         return None
     pixels = torch.frombuffer(content, dtype=torch.uint8, offset=_HEADER.itemsize)
     return pixels.view(height, width, 3).permute(2, 0, 1)
-
-
-def _write_whole(file: Path, image: Tensor) -> None:
-    descriptor, temporary = tempfile.mkstemp(suffix=".tmp", dir=file.parent)
-    try:
-        with open(descriptor, "wb") as stream:
-            stream.write(np.array([image.shape[-2:]], _HEADER.base).tobytes())
-            stream.write(image.permute(1, 2, 0).contiguous().numpy().data)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _check_memory(sample: Sequence[Tensor], count: int) -> None:

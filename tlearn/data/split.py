@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from tlearn.data.file_state import file_state
 from tlearn.data.sources.base import SPLITS, Sample
-from tlearn.errors import ConfigError, DataError, OutputError, capped
+from tlearn.errors import ConfigError, DataError, capped
+from tlearn.files import writing_text
 from tlearn.ranges import require
 
 COLUMNS = ["path", "label", "split", "bytes"]
@@ -116,15 +116,9 @@ def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[
 def write_manifest(path: Path, root: Path, splits: Splits) -> None:
     """Write path, label, split and size of every sample as CSV; raise OutputError where that fails."""
     rows = _rows(root, splits)
-    part = path.with_name(f"{path.name}.part")
-    try:
-        # surrogateescape: file names need not be text
-        with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            # \r\n by default: with \n alone a name that holds \r would not be quoted
-            csv.writer(file).writerows([COLUMNS, *rows])
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    with writing_text(path, durable=True) as file:
+        # \r\n by default: with \n alone a name that holds \r would not be quoted
+        csv.writer(file).writerows([COLUMNS, *rows])
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +15,8 @@ import PIL
 
 from tlearn.data.decode import Decoder
 from tlearn.data.file_state import file_state
-from tlearn.errors import BadImageError
+from tlearn.errors import BadImageError, OutputError
+from tlearn.files import write_text
 
 # Part of what a cache is valid for: raise it when the decoder accepts other files or the cache is laid out anew.
 _FORMAT = 1
@@ -97,15 +97,6 @@ def _read_cache(cache: Path, key: str) -> dict[str, list]:
 
 def _write_cache(cache: Path, key: str, pictures: dict[str, list]) -> None:
     """Put a whole new file in the old one's place, so that of runs side by side the last one wins."""
-    text = json.dumps({"key": key, "pictures": pictures}, separators=(",", ":"))
     # A full or read-only disk costs the next run its time, which is no reason to end this one.
-    with suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(suffix=".tmp", prefix=cache.stem, dir=cache.parent)
-        try:
-            with open(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            os.replace(temporary, cache)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+    with suppress(OutputError):
+        write_text(cache, json.dumps({"key": key, "pictures": pictures}, separators=(",", ":")))

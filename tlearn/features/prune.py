@@ -29,9 +29,18 @@ def kept(root: Path) -> list[Kept]:
     found = []
     for recipe in root.glob(f"*/{RECIPE}"):
         with suppress(OSError, ValueError):
-            size = sum(file.stat().st_size for file in recipe.parent.iterdir())
+            size = folder_size(recipe.parent)
             found.append(Kept(recipe.parent, json.loads(recipe.read_text("utf-8")), size, recipe.stat().st_mtime))
     return sorted(found, key=lambda one: one.used)
+
+
+def folder_size(folder: Path) -> int:
+    """Add up the bytes of all files below a folder, as far as they stay there."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            total += path.lstat().st_size if path.is_file() else 0
+    return total
 
 
 def prune(root: Path, limit: float, unused_since: float | None = None) -> list[Kept]:

@@ -27,6 +27,7 @@ from tlearn.console import say, warn
 from tlearn.data.file_state import file_state
 from tlearn.errors import OutputError
 from tlearn.features.prune import LOCK, READERS, RECIPE
+from tlearn.files import remove_temporaries, write_text, written_by_library
 
 _KEYS, _FEATURES = "keys", "features"
 _KEY_BYTES = 16
@@ -122,24 +123,17 @@ class Space:
         Raises:
             OutputError: the disk is full or the folder cannot be written to.
         """
-        name = uuid.uuid4().hex
-        temporary = self.folder / f".{name}.tmp"
         packed = torch.from_numpy(_packed(keys).view(np.uint8).reshape(len(keys), _KEY_BYTES))
         try:
             self._prepare()
             if shutil.disk_usage(self.folder).free < features.nbytes + _RESERVE:
                 raise OSError(errno.ENOSPC, "less than 1 GiB would be left on the disk")
-            save_file({_KEYS: packed, _FEATURES: features.contiguous()}, temporary)
-            # safetensors makes files that only their owner can read, and a cache can be shared.
-            temporary.chmod((self.folder / RECIPE).stat().st_mode & 0o666)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / f"{name}.safetensors")
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise OutputError(f"cannot keep features in {self.folder}: {error}") from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
+        # Durable, as what a loss of power makes of a file can look like features.
+        segment = self.folder / f"{uuid.uuid4().hex}.safetensors"
+        with written_by_library(segment, SafetensorError, durable=True) as file:
+            save_file({_KEYS: packed, _FEATURES: features.contiguous()}, file)
 
     def hold(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Keep features in memory, for this process alone."""
@@ -153,10 +147,8 @@ class Space:
             OutputError: the folder cannot be written to.
         """
         with self._lock():
-            # What a killed process left: nobody else writes now.
-            for left in self.folder.glob(".*.tmp"):
-                with suppress(OSError):
-                    left.unlink()
+            # Of a killed process: nobody else writes now.
+            remove_temporaries(self.folder)
             yield
 
     def drop_others(self, keys: Sequence[bytes]) -> None:
@@ -197,9 +189,7 @@ class Space:
         self.folder.mkdir(parents=True, exist_ok=True)
         recipe = self.folder / RECIPE
         if not recipe.exists():
-            temporary = self.folder / f".{uuid.uuid4().hex}.tmp"
-            temporary.write_text(self._text + "\n", encoding="utf-8")
-            temporary.replace(recipe)
+            write_text(recipe, self._text + "\n")
 
     def _segments(self) -> list[tuple[np.ndarray, Tensor]]:
         """Map all segments, those first that were there first; a damaged one is removed and computed again."""

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from tlearn.analysis.drawing import shown
+from tlearn.files import write_text
 
 # Longer than any path can be
 _LONGEST = 5000
@@ -161,14 +162,8 @@ def page_text(title: str, sections: Sequence[Section], subtitle: str = "") -> st
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section], subtitle: str = "") -> None:
-    """Write a page, whole or not at all."""
-    text = page_text(title, sections, subtitle)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a page."""
+    write_text(path, page_text(title, sections, subtitle))
 
 
 def number(value: float) -> str:

@@ -10,7 +10,7 @@ from matplotlib.text import Text as Letters
 from PIL import Image
 
 from tlearn.analysis.drawing import figure_bytes
-from tlearn.files import write_table
+from tlearn.files import write_bytes, write_table
 from tlearn.report.page import Block, Picture, Table, Text
 
 # Above either, a figure is smaller and shown faster as pixels.
@@ -32,7 +32,6 @@ class Exhibits:
         self._folder, self._below = folder, below
         # file, relative to the page -> what it holds
         self.files: dict[str, str] = {}
-        (folder / below).mkdir(parents=True, exist_ok=True)
 
     def figure(
         self, stem: str, caption: str, make: Callable[[], Figure], rows: Sequence[Mapping[str, Any]] = ()
@@ -96,7 +95,7 @@ class Exhibits:
     def _picture(self, stem: str, caption: str, figure: Figure, rows: Sequence[Mapping[str, Any]]) -> Picture:
         files = [self._name(f"{stem}.png", caption)]
         png = figure_bytes(figure, "png", _DPI)
-        (self._folder / files[0]).write_bytes(png)
+        write_bytes(self._folder / files[0], png)
         if rows:
             files.append(self._write(stem, caption, rows))
         if len(figure.findobj(Letters)) <= _MOST_TEXTS:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from tlearn.analysis.learning_curves import learning_curves, learning_figure
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.sources.base import SPLITS
+from tlearn.files import write_bytes
 from tlearn.report.gallery import Thumbnails
 from tlearn.report.page import Block, Group, KeyFigures, Link, Section, Table, Text, number, write_page
 from tlearn.report.page_files import Exhibits
@@ -182,7 +183,7 @@ class _Report:
             stem = re.sub(r"\W+", "_", caption.lower()).strip("_")
             if isinstance(extra, bytes):
                 path = self.folder / "report" / f"{stem}.png"
-                path.write_bytes(extra)
+                write_bytes(path, extra)
                 blocks.append(self.exhibits.file(path, caption))
             elif isinstance(extra, Path):
                 blocks.append(self.exhibits.file(extra, caption))

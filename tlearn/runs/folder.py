@@ -1,7 +1,6 @@
 """The run folder: held by one run, and explaining itself."""
 
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -11,10 +10,13 @@ from typing import IO, Any
 
 from tlearn.console import is_main_process
 from tlearn.errors import OutputError
+from tlearn.files import remove_temporaries, write_json
 
 _LOCK = ".lock"
 # What a run leaves that another must not write over
 _USED = ("metrics.json", "checkpoints")
+# Where a run that was killed can have left temporary files
+_PLACES = ("", "checkpoints", "model", "report")
 
 
 class RunFolder:
@@ -52,6 +54,8 @@ class RunFolder:
             raise OutputError(
                 f"{self.path} already holds a run ({used[0]}): choose another folder, or resume={self.path}"
             )
+        for place in _PLACES:
+            remove_temporaries(self.path / place)
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock.flush()
@@ -88,14 +92,5 @@ class RunFolder:
             self._lock = None
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
-        """Write a file of the folder, whole or not at all."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        temporary = self.path / f".{name}.tmp"
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        # File names need not be UTF-8; JSON reads these escapes as the same names.
-        try:
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-            temporary.replace(self.path / name)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {self.path / name}: {error.strerror}") from error
+        """Write a file of the folder, to stay."""
+        write_json(self.path / name, content, durable=True)

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
-from tlearn.errors import CheckpointError, OutputError
+from tlearn.errors import CheckpointError
+from tlearn.files import json_text, writing_text, written_by_library
 from tlearn.models import heads
 from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.tiny import SmallBackbone
@@ -81,7 +80,7 @@ def head_of(config: dict[str, Any]) -> dict[str, Any]:
 def save_model(
     folder: Path, network: TransferNetwork, description: dict[str, Any], recipe: dict[str, Any] | None = None
 ) -> None:
-    """Write a model folder; each file is whole or absent.
+    """Write a model folder: the weights, then the description, by which the folder is known.
 
     Args:
         folder: where to.
@@ -97,29 +96,13 @@ def save_model(
         key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for key, tensor in network.state_dict().items()
     }
-    text = json.dumps({"format": FORMAT, **description}, indent=2, ensure_ascii=False)
-    weights, described = (folder / f".{name}.{os.getpid()}" for name in (WEIGHTS, DESCRIPTION))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, weights, metadata={"format": "pt", "tlearn": str(FORMAT), "recipe": json.dumps(recipe or {})})
-        # safetensors makes files that only their owner can read, and a model folder is there to be shared.
-        weights.chmod(0o666 & ~_umask())
-        # surrogateescape: names of folders, and so of classes, need not be text
-        described.write_text(text + "\n", encoding="utf-8", errors="surrogateescape")
-        weights.replace(folder / WEIGHTS)
-        described.replace(folder / DESCRIPTION)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"cannot write the model folder {folder}: {error}") from error
-    finally:
-        for temporary in (weights, described):
-            with suppress(OSError):
-                temporary.unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    metadata = {"format": "pt", "tlearn": str(FORMAT), "recipe": json.dumps(recipe or {})}
+    with writing_text(folder / DESCRIPTION, durable=True) as file:
+        file.write(json_text({"format": FORMAT, **description}))
+        file.flush()
+        # Both are on the disk before either takes the place of an older one.
+        with written_by_library(folder / WEIGHTS, SafetensorError, durable=True) as weights:
+            save_file(state, weights, metadata=metadata)
 
 
 def load_model(run: str | Path) -> Model:

@@ -1,6 +1,5 @@
 """What a run writes of itself in plain values: what it is made of at the start, its model and metrics at the end."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.prepare import Pictures
 from tlearn.data.split import check_manifest, fingerprint, read_manifest, write_manifest
 from tlearn.errors import DataError
+from tlearn.files import write_bytes
 from tlearn.machine import environment
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder
@@ -93,7 +93,7 @@ class RunRecord:
         model = self.folder.path / "model"
         save_model(model, network, description, self._training_settings(metrics))
         # The manifest of the start: the files may have changed since, and reading their sizes again would hide it.
-        shutil.copyfile(self.folder.path / MANIFEST, model / MANIFEST)
+        write_bytes(model / MANIFEST, (self.folder.path / MANIFEST).read_bytes(), durable=True)
         self.folder.write_json("metrics.json", metrics)
 
     def _training_settings(self, metrics: Mapping[str, float]) -> dict[str, Any]:

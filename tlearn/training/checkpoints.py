@@ -1,9 +1,7 @@
 """Checkpoints that hold only what was trained, load without running code, and are whole or absent."""
 
-import os
 import pickle
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO as LightningCheckpointIO
 from torch import Tensor
 
-from tlearn.errors import CheckpointError, OutputError
+from tlearn.errors import CheckpointError
+from tlearn.files import writing
 
 FORMAT = 1
 _KEY = "tlearn"
@@ -42,7 +41,7 @@ def restore_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mar
 
 
 class CheckpointIO(LightningCheckpointIO):
-    """Write to a temporary file in the same folder, then rename; read plain data only."""
+    """Write a checkpoint whole or not at all, and read plain data only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save, or leave the old file as it was.
@@ -50,21 +49,9 @@ class CheckpointIO(LightningCheckpointIO):
         Raises:
             OutputError: the file cannot be written.
         """
-        path = Path(path)
         # Lightning's own writer goes through a temporary file on another filesystem and swallows missing permission.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except (OSError, RuntimeError) as error:
-            # torch reports a full disk as RuntimeError
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise OutputError(f"cannot save the checkpoint {path}: {error}") from error
+        with writing(Path(path), durable=True) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = True

@@ -1,27 +1,76 @@
-"""A CSV log that a resumed run goes on with."""
+"""metrics.csv: the metrics of all epochs as a table that only grows, also when a run goes on."""
 
 import csv
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import loggers
-from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from tlearn.files import append_row, read_table, write_bytes, write_table
 
 
-class CSVLogger(loggers.CSVLogger):
-    """Lightning's CSVLogger, but for the file of a resumed run, which that one deletes."""
+class CSVLogger(Logger):
+    """Write each row at once: appended, or with the whole table in place of the old one where it has new columns.
+
+    Not Lightning's logger of this name, which deletes the table of a run that goes on and rewrites it in place.
+
+    Args:
+        save_dir: the folder of metrics.csv.
+    """
+
+    def __init__(self, save_dir: str | Path) -> None:
+        super().__init__()
+        self._file = Path(save_dir) / "metrics.csv"
+        self._columns: list[str] | None = None
 
     @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """Give the writer; the first time, with the rows that are there."""
-        if self._experiment is None:
-            path = Path(self.log_dir) / "metrics.csv"
-            before = path.read_bytes() if path.is_file() else b""
-            # A run that was killed can have left half a row, which the next one would be joined to.
-            before = before[: before.rfind(b"\n") + 1]
-            writer: Any = super().experiment
-            if before:
-                path.write_bytes(before)
-                writer.metrics_keys = next(csv.reader([before.decode("utf-8").splitlines()[0]]))
-        return self._experiment
+    def name(self) -> str:
+        """Return nothing: the table lies in the folder itself."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Return nothing, as for the name."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """Return the folder of the table."""
+        return str(self._file.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write a row.
+
+        Args:
+            metrics: numbers or tensors of one element, by column.
+            step: the optimizer step they belong to.
+        """
+        row = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+        row["step"] = step
+        if self._columns is None:
+            self._columns = _restored_columns(self._file)
+        if row.keys() <= set(self._columns):
+            append_row(self._file, row, self._columns)
+            return
+        rows = read_table(self._file) if self._columns else []
+        self._columns = sorted({*self._columns, *row})
+        write_table(self._file, [*rows, row], self._columns)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Write nothing: the run folder holds the configuration."""
+
+
+def _restored_columns(file: Path) -> list[str]:
+    """Return the columns of a table that is there, after cutting off the part of a row that a killed run left."""
+    if not file.is_file():
+        return []
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        write_bytes(file, whole)
+    with file.open(encoding="utf-8", newline="") as lines:
+        return next(csv.reader(lines), [])

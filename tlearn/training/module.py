@@ -1,6 +1,5 @@
 """The Lightning module around a network: one shared step, metrics cloned per split, optimizer and schedule."""
 
-import json
 import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from tlearn.data.sources.base import SPLITS
 from tlearn.errors import CheckpointError, ConfigError, NonFiniteError
+from tlearn.files import write_json
 from tlearn.models.network import TransferNetwork, fingerprint
 from tlearn.training.checkpoints import restore_frozen, strip_frozen
 from tlearn.training.ddp import share_buffers
@@ -158,7 +158,7 @@ class TransferModule(LightningModule):
             "files": files,
         }
         path = Path(self.trainer.default_root_dir) / "nan_batch.json"
-        path.write_text(json.dumps(note, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(path, note)
         last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         kept = f"; the last good checkpoint is {last}" if last.exists() else ""
         raise NonFiniteError(

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from tlearn.console import say
 from tlearn.data.sources.base import SPLITS, Listing
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import DataError, OutputError
+from tlearn.files import temporary_beside
 from tlearn.ranges import COUNT, one_of, require
 
 SIZE = 96
@@ -358,7 +358,7 @@ class ShapesSource:
         total = len(SETS[self.name]) * sum(self.counts.values())
         say(f"drawing {total} images in {self.root}")
         # A folder beside it, renamed when whole: an interrupted drawing is never taken for the set.
-        part = self.root.with_name(f".{self.root.name}.{secrets.token_hex(4)}.part")
+        part = temporary_beside(self.root)
         try:
             self._draw(part)
             part.rename(self.root)

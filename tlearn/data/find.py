@@ -1,0 +1,77 @@
+"""Find the images to classify: one file, all below a folder, or what a glob matches."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tlearn.data.sources.folder import ENDINGS
+from tlearn.errors import ConfigError, DataError
+
+
+def find_images(images: str) -> tuple[list[Path], list[str]]:
+    """List images in stable order, and note which other files a folder holds.
+
+    Args:
+        images: a file, a folder, of which all visible images at any depth count, or a glob.
+
+    Raises:
+        ConfigError: a glob that cannot be one.
+        DataError: nothing is there.
+    """
+    given = Path(images).expanduser()
+    others: Counter[str] = Counter()
+    if given.is_dir():
+        paths = sorted(_below(given, others))
+    elif given.exists():
+        paths = [given]
+    else:
+        paths = sorted(_matching(given))
+    if not paths:
+        raise DataError(f"images={images}: no images there (a folder, a file, or a quoted glob such as 'new/*.jpg')")
+    return paths, [_note(images, others)] if others else []
+
+
+def _note(images: str, others: Counter[str]) -> str:
+    kinds = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
+    return f"{others.total():,} other file{'s' * (others.total() > 1)} in {ascii(images)[1:-1]}: {kinds}"
+
+
+def _below(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    """Yield files with an image's ending and count the others; links are followed, but each folder is entered once."""
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    entered = set()
+    for here, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(here)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(here, name) for name in files if not name.startswith(".")):
+            if path.suffix.lower() in ENDINGS:
+                yield path
+            else:
+                others[path.suffix.lower() or "no ending"] += 1
+
+
+def _matching(given: Path) -> Iterator[Path]:
+    """Yield the files that a glob matches, hidden ones only if it asks for them; `**` follows no links."""
+    wild = next((index for index, part in enumerate(given.parts) if re.search(r"[*?[]", part)), None)
+    if wild is None:
+        return
+    folder, pattern = Path(*given.parts[:wild]), Path(*given.parts[wild:])
+    asked = any(part.startswith(".") for part in pattern.parts)
+    try:
+        # Not glob.glob: it follows a link that leads back up forty times, and two of them without end.
+        found = set(folder.glob(str(pattern)))
+    except ValueError as error:
+        raise ConfigError(f"images={given}: {error}") from error
+    for path in found:
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and (asked or not hidden):
+            yield path

@@ -1,0 +1,32 @@
+"""Predictions as a page: each image beside its most probable classes."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tlearn.report.gallery import Thumbnails
+from tlearn.report.page import Card, Gallery, Section, page_text
+from tlearn.runs.predictions import Prediction
+
+# Of a page with more, nobody would look at the rest; and each is some kilobytes.
+MOST_SHOWN = 200
+
+
+def predictions_page(predictions: Sequence[Prediction], count: int, model_name: str) -> str:
+    """Return the text of a page.
+
+    Args:
+        predictions: those to show, at most `MOST_SHOWN`.
+        count: images in all.
+        model_name: what made them.
+    """
+    thumbnails = Thumbnails(Path(), MOST_SHOWN)
+    # What all paths have in common says nothing.
+    common = os.path.commonpath([os.path.dirname(path) for path, _ in predictions]) if predictions else ""
+    cards = [
+        [Card(thumbnails(path), os.path.relpath(path, common or "."), bars=[(*one, False) for one in best])]
+        for path, best in predictions
+    ]
+    source = f"from {common}, " if common else ""
+    title = f"{len(predictions)} of {count} images"
+    return page_text(title, [Section("Images", [Gallery(cards)])], f"{source}classified by {model_name}")
