@@ -30,8 +30,8 @@ ERRORS = {
     "broken": OSError(errno.EIO, "Input/output error"),
     "killed": Killed(),
 }
-# What others write in their own way: TensorBoard's event files only grow, and locks are empty.
-OTHERS = ("tensorboard", ".lock", ".readers")
+# What is written in another way: event files and the log only grow, and nobody reads a lock.
+OTHERS = ("tensorboard", "train.log", ".lock", ".readers")
 RUN = {
     *("splits.csv", "environment.json", "metrics.csv", "checkpoints/last.ckpt", "metrics.json"),
     *("model/model.safetensors", "model/model.json", "model/splits.csv"),

@@ -72,7 +72,7 @@ def _check_targets(targets: Mapping[str, Path], images: Sequence[Path]) -> None:
 
 
 def _write_rows(
-    table: TextIO, topk: int, answers: "Iterable[Prediction | BadImageError]", most: int
+    table: TextIO, topk: int, predictions: "Iterable[Prediction | BadImageError]", most: int
 ) -> "tuple[list[Prediction], list[BadImageError]]":
     """Write the table, and return its first rows and the images that have none."""
     writer = csv.writer(table)
@@ -80,13 +80,13 @@ def _write_rows(
     writer.writerow(["path", "class", "probability", *columns])
     first: list[Prediction] = []
     bad: list[BadImageError] = []
-    for answer in answers:
-        if isinstance(answer, BadImageError):
-            bad.append(answer)
+    for found in predictions:
+        if isinstance(found, BadImageError):
+            bad.append(found)
             continue
-        writer.writerow([answer.path, *(value for name, share in answer.best for value in (name, f"{share:.6f}"))])
+        writer.writerow([found.path, *(value for name, share in found.best for value in (name, f"{share:.6f}"))])
         if len(first) < most:
-            first.append(answer)
+            first.append(found)
     return first, bad
 
 
