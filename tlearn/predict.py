@@ -35,21 +35,19 @@ def predict(config: DictConfig) -> dict[str, float]:
     _check_targets({"output": output, **({} if page is None else {"page": page})}, images)
     # With the table on standard output, everything else goes to standard error.
     telling = to_stderr if opened_number(output) == 1 else nullcontext
-    with session(quiet=config.quiet), nullcontext() if page is None else writing_text(page) as page_file:
-        with writing_text(output) as table, telling():
-            say(*notes)
-            own = config.get("backbone") is None
-            model = load_model(config.run) if own else pretrained_model(build(config.backbone), config.classes)
-            options = {key: config[key] for key in ("topk", "calibrated", "batch_size", "num_workers", "device")}
-            shown, bad = _write_rows(table, config.topk, predict_files(model, images, **options), MOST_SHOWN)
+    with session(quiet=config.quiet):
+        with nullcontext() if page is None else writing_text(page) as page_file:
+            with writing_text(output) as table, telling():
+                say(*notes)
+                own = config.get("backbone") is None
+                model = load_model(config.run) if own else pretrained_model(build(config.backbone), config.classes)
+                options = {key: config[key] for key in ("topk", "calibrated", "batch_size", "num_workers", "device")}
+                shown, bad = _write_rows(table, config.topk, predict_files(model, images, **options), MOST_SHOWN)
+            if page_file is not None:
+                page_file.write(predictions_page(shown, len(images), model.name))
         with telling():
             say(f"{len(images) - len(bad):,} of {len(images):,} images classified")
-            answer(output.absolute())
-        if page_file is not None:
-            page_file.write(predictions_page(shown, len(images), model.name))
-    if page is not None:
-        with telling():
-            answer(page.absolute())
+            answer(*(path.absolute() for path in (output, page) if path is not None))
     if bad:
         reasons = "\n".join(f"  {error}" for error in bad)
         subject = "1 image cannot be read and has" if len(bad) == 1 else f"{len(bad)} images cannot be read and have"
