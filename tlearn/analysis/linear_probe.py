@@ -23,24 +23,28 @@ class Standardisation:
 
     @classmethod
     def of(cls, features: Tensor) -> Self:
-        """Measure features [N, F]; one that does not vary keeps its size."""
-        deviation = features.std(0, correction=0)
-        return cls(features.mean(0), deviation.where(deviation > 0, 1.0))
+        """Measure features [N, F]."""
+        return cls(features.mean(0), features.std(0, correction=0))
+
+    @property
+    def scale(self) -> Tensor:
+        """What features are divided by; those that do not vary keep their size."""
+        return self.deviation.where(self.deviation > 0, 1.0)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Standardise features [N, F]."""
-        return (features - self.mean) / self.deviation
+        return (features - self.mean) / self.scale
 
     @torch.no_grad()
     def adapt(self, layer: nn.Linear) -> None:
         """Change a layer of features so that it computes the same logits from standardised ones."""
         layer.bias.add_(layer.weight @ self.mean)
-        layer.weight.mul_(self.deviation)
+        layer.weight.mul_(self.scale)
 
     @torch.no_grad()
     def revert(self, layer: nn.Linear) -> None:
         """Undo `adapt`."""
-        layer.weight.div_(self.deviation)
+        layer.weight.div_(self.scale)
         layer.bias.sub_(layer.weight @ self.mean)
 
 
@@ -90,7 +94,10 @@ def held_out(features: Tensor, targets: Tensor, num_classes: int, folds: int = 5
         targets, features = targets.clone(), features.float()
         fold = _folds(targets, min(folds, len(targets)), seed)
         probabilities = torch.full((len(targets), num_classes), 1 / num_classes)
-        rows = Standardisation.of(features)(features) / features.shape[1] ** 0.5
+        mean = features.mean(0)
+        # Not `Standardisation.of`, whose last digit differs: a fit that stops early makes the fourth of it.
+        standardise = Standardisation(mean, (features - mean).square().mean(0).sqrt())
+        rows = standardise(features) / features.shape[1] ** 0.5
         for number in fold.unique().tolist() if len(targets) > 1 else ():
             others = fold != number
             layer = _fitted(rows[others], targets[others], num_classes)
