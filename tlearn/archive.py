@@ -17,7 +17,7 @@ from tlearn.errors import DataError, DownloadError, OutputError
 from tlearn.files import temporary_beside
 
 CHUNK = 2**20
-# Three times the 5 GB of Food-101, and pictures hardly compress: an archive that grows beyond this is a bomb.
+# Three times the 5 GB of Food-101, and images hardly compress: an archive that grows beyond this is a bomb.
 MAX_BYTES = 16 * 2**30
 MAX_MEMBERS = 1_000_000
 # What zipfile and tarfile let through, beside their own errors, when bytes are damaged.
@@ -72,7 +72,7 @@ class _Unpacking:
         return None if "__MACOSX" in path.parts else self.folder.joinpath(*path.parts)
 
     def write(self, name: str, target: Path, source: IO[bytes] | None) -> None:
-        """Write a file's content, or make a folder where there is no content."""
+        """Write a file's content, or make a folder where there is none."""
         with _writing_in(self.folder.parent):
             try:
                 (target.parent if source else target).mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, what: str = "file"
 
 
 def is_offline() -> bool:
-    """Tell whether the user has forbidden the network."""
+    """Return whether the user has forbidden the network."""
     return os.environ.get("TLEARN_OFFLINE", "0") not in ("", "0")
 
 

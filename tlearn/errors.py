@@ -17,13 +17,13 @@ class ConfigError(TlearnError):
 
 
 class DataError(TlearnError):
-    """Pictures, labels or splits that cannot be used."""
+    """Images, labels or splits that cannot be used."""
 
     exit_status = 3
 
 
 class BadImageError(DataError):
-    """One picture that cannot be decoded faithfully; `path` names it and `reason` says why."""
+    """One image that cannot be decoded faithfully; `path` names it and `reason` says why."""
 
     def __init__(self, path: str | Path, reason: str = "") -> None:
         # One positional string must be enough: a DataLoader worker's error is rebuilt from its text alone.
@@ -67,3 +67,8 @@ def capped(items: Iterable[str], limit: int = 20, separator: str = ", ") -> str:
     items = list(items)
     more = [f"... and {len(items) - limit} more"] if len(items) > limit else []
     return separator.join([*items[:limit], *more])
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Say how many there are: 1 image, 2 images."""
+    return f"{count} {one if count == 1 else many or one + 's'}"

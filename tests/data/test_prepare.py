@@ -60,7 +60,7 @@ def test_a_class_of_test_that_train_lacks_is_refused_as_val_too(tmp_path, draw_s
 
 def test_every_bad_picture_is_named_with_its_reason(folder_data):
     bad = spoil(folder_data / "train" / "red", 2) + spoil(folder_data / "test" / "blue", 1)
-    with pytest.raises(BadImagesError, match=r"^3 pictures cannot be read") as caught:
+    with pytest.raises(BadImagesError, match=r"^3 images cannot be read") as caught:
         prepared(folder_data)
     error = caught.value
     assert error.exit_status == 3
@@ -76,7 +76,7 @@ def test_of_many_bad_pictures_twenty_are_shown_and_the_others_counted(tmp_path, 
     root = draw_split(tmp_path / "many", 13)
     spoil(root / "blue", 13)
     spoil(root / "red", 12)
-    with pytest.raises(BadImagesError, match=r"^25 pictures cannot be read") as caught:
+    with pytest.raises(BadImagesError, match=r"^25 images cannot be read") as caught:
         prepared(root)
     assert str(caught.value).count(".jpg: ") == 20
     assert "... and 5 more" in str(caught.value)
@@ -86,7 +86,7 @@ def test_of_many_bad_pictures_twenty_are_shown_and_the_others_counted(tmp_path, 
 def test_skipped_pictures_are_left_out_and_counted_per_class(unsplit):
     bad = spoil(unsplit / "blue", 1) + spoil(unsplit / "red", 3)
     found = prepared(unsplit, "skip")
-    assert found.notes == ["left out 4 unreadable pictures: blue 1, red 3"]
+    assert found.notes == ["left out 4 unreadable images: blue 1, red 3"]
     assert set(found.skipped) == {path.relative_to(unsplit).as_posix() for path in bad}
     assert all(found.skipped.values())
 

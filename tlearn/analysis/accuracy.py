@@ -1,4 +1,4 @@
-"""How well each class is told from the others, and how sure that is."""
+"""Accuracy per class with its interval, and against the number of training images."""
 
 import math
 import warnings
@@ -19,14 +19,14 @@ from tlearn.analysis.outputs import Outputs
 
 # With more classes, only the worst are drawn.
 _MOST_CLASSES, _DRAWN = 60, 40
-# Classes that a rank correlation needs to say anything
+# With fewer classes, a rank correlation says nothing.
 _FEWEST = 5
-# In the scatter of all classes: so many are named, of so many for which there is tried
+# Names in the scatter, and classes for which a place is looked for
 _MOST_NAMED, _MOST_TRIED = 12, 60
 
 
 def wilson(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Give the interval that holds a share, of which `right` of `count` were seen, with the probability `level`.
+    """Compute the Wilson interval of a share of which `right` of `count` were seen, at the level of confidence `level`.
 
     Unlike the usual one it stays within 0 and 1 and has a width where none or all were right. (0, 1) where `count` is
     0. Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
@@ -42,10 +42,10 @@ def wilson(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def per_class(outputs: Outputs, train_counts: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
-    """Give each class's accuracies with their intervals, and what its wrong pictures were most often taken for.
+    """List each class's accuracies with their intervals, and what it is most often confused with.
 
-    `train_counts` are pictures of the training split by class. None stands for what is unknown or has no picture; top5
-    is left out up to five classes.
+    `train_counts` are images of the training split by class. None where nothing is known; no top5
+    up to five classes.
     """
     count = len(outputs.classes)
     pictures = torch.bincount(outputs.targets, minlength=count).tolist()
@@ -72,7 +72,7 @@ def _right(outputs: Outputs, top: int) -> list[int]:
 
 
 def _most_taken_for(outputs: Outputs) -> dict[int, tuple[int, int]]:
-    """Give, for each class with wrong pictures, the most frequent wrong prediction and its count."""
+    """Return the most frequent wrong prediction, and its count, of each class with mistakes."""
     wrong = outputs.predictions != outputs.targets
     pairs = torch.stack([outputs.targets[wrong], outputs.predictions[wrong]], 1)
     found: dict[int, tuple[int, int]] = {}
@@ -100,24 +100,24 @@ def accuracy_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
     axes.errorbar(shares, places, xerr=(below, above), fmt="o", markersize=4, linewidth=1.2, color="C0")
     names = [f"{shown(row['class'])} ({row['pictures']:,})" for row in rows]
     axes.set_yticks(places, names, **lettering(8))
-    axes.set(xlim=(0, 1.01), ylim=(len(rows) - 0.5, -0.5), xlabel="accuracy (pictures of the class in brackets)")
+    axes.set(xlim=(0, 1.01), ylim=(len(rows) - 0.5, -0.5), xlabel="accuracy (images of the class in brackets)")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="x", alpha=0.3)
     return figure
 
 
 def counts_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the accuracy of each class against its training pictures, with the names of outliers."""
+    """Draw the accuracy of each class against its training images, with the names of outliers."""
     rows = [row for row in table if row["pictures"] and row["train_pictures"] is not None]
     x, y = [row["train_pictures"] for row in rows], [row["top1"] for row in rows]
-    title = "Accuracy and training pictures per class"
+    title = "Accuracy and training images per class"
     if (correlation := _spearman(x, y)) is not None:
         title += f" (rank correlation {correlation:.2f})"
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots()
     axes.scatter(x, y, s=14, alpha=0.6)
-    axes.set(xlabel="training pictures", ylabel="accuracy", ylim=(-0.05, 1.05))
+    axes.set(xlabel="training images", ylabel="accuracy", ylim=(-0.05, 1.05))
     if x and max(x) > 20 * max(1, min(x)):
         axes.set_xscale("symlog")
         axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -131,12 +131,12 @@ def counts_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _name_outliers(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Name classes that are worse than others with as many pictures, each where there is room for the name."""
+    """Annotate classes that are worse than others with as many images, where there is room for the name."""
     x, y = [row["train_pictures"] for row in rows], [row["top1"] for row in rows]
     order = (_ranks(y) - _ranks(x)).argsort(stable=True).tolist()
     assert isinstance(axes.figure, Figure)
     with warnings.catch_warnings():
-        # Figures are written without a warning for letters that no font has, too.
+        # As in `drawing`: characters that no font has are not warned of.
         warnings.filterwarnings("ignore", "Glyph .* missing")
         axes.figure.draw_without_rendering()
         points = axes.transData.transform(list(zip(x, y, strict=True)))
@@ -168,7 +168,7 @@ def _name(axes: Axes, row: Mapping[str, Any], points: Any, taken: Sequence[Bbox]
 
 
 def _spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Give the rank correlation, or None where one side does not vary or there are too few to speak of one."""
+    """Compute the rank correlation; None where one side does not vary or there are too few classes."""
     if len(x) < _FEWEST or len(set(x)) < 2 or len(set(y)) < 2:
         return None
     return float(spearman_corrcoef(torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)))

@@ -1,4 +1,4 @@
-"""How far confidences can be believed: bins of confidence, the calibration error, and the temperature that mends it."""
+"""Calibration: reliability bins, expected calibration error and temperature scaling."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from tlearn.analysis.outputs import Outputs, figures
 
 # Numbers that one step in double precision holds at once
 _CHUNK = 2_000_000
-# Half of the 95 % quantile of the chi-squared distribution with one degree of freedom, in nats
+# Half of the 95 % quantile of the chi-squared distribution with one degree of freedom
 _SIGNIFICANT = 1.92
 
 
 def reliability(outputs: Outputs, bins: int = 15) -> list[dict[str, Any]]:
-    """Count pictures in bins of equal width of the prediction's probability.
+    """Count images in bins of equal width of the prediction's probability.
 
     Each row has low, high (the bin's ends), pictures, confidence (the mean) and accuracy, None where the bin is empty.
     """
@@ -41,17 +41,17 @@ def reliability(outputs: Outputs, bins: int = 15) -> list[dict[str, Any]]:
 
 
 def calibration_error(table: Sequence[Mapping[str, Any]]) -> float:
-    """Give the expected calibration error of bins: the mean distance of accuracy and confidence over all pictures."""
+    """Compute the expected calibration error: the mean distance of accuracy and confidence over all images."""
     filled = [row for row in table if row["pictures"]]
     total = sum(row["pictures"] for row in filled)
     return sum(row["pictures"] * abs(row["accuracy"] - row["confidence"]) for row in filled) / max(total, 1)
 
 
 def choose_temperature(logits: Tensor, targets: Tensor) -> float:
-    """Give the temperature of `fit_temperature`, or 1 where the pictures cannot tell the two apart.
+    """Return the temperature of `fit_temperature`, or 1 where the images cannot tell the two apart.
 
-    Kept is what makes the pictures significantly more probable (likelihood-ratio test at 5 %, Wilks 1938): of a few
-    hundred pictures with a handful of mistakes, the fit follows chance as often as it helps.
+    Kept is what makes the images significantly more probable (likelihood-ratio test at 5 %, Wilks 1938): of a few
+    hundred images with a handful of mistakes, the fit follows chance as often as it helps.
     """
     temperature = fit_temperature(logits, targets)
     if temperature == 1.0:
@@ -64,7 +64,7 @@ def choose_temperature(logits: Tensor, targets: Tensor) -> float:
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """Find the temperature T > 0 with the smallest sum of the cross-entropies of logits / T, plus (log T)^2 / 2.
 
-    The second part is worth less than one picture; it keeps T finite where no picture is wrong. Gives 1 where a logit
+    The second part is worth less than one image; it keeps T finite where no image is wrong. Returns 1 where a logit
     is not finite. Source: Guo et al. 2017, arXiv:1706.04599.
 
     Args:
@@ -141,7 +141,7 @@ def calibration_metrics(outputs: Outputs, temperature: float) -> dict[str, float
 
 
 def reliability_figure(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]] | None = None) -> Figure:
-    """Draw accuracy against confidence, and below it the share of pictures in each bin.
+    """Draw accuracy against confidence, and below it the share of images in each bin.
 
     Args:
         before: bins of the probabilities as the network gives them.
@@ -164,14 +164,14 @@ def reliability_figure(before: Sequence[Mapping[str, Any]], after: Sequence[Mapp
 
 
 def _draw(top: Axes, below: Axes, table: Sequence[Mapping[str, Any]], name: str, at: int, count: int) -> None:
-    """Draw one table in the colour number `at`: points of filled bins, larger ones of more pictures, and bars."""
+    """Draw one table in the colour number `at`: points of filled bins, larger ones of more images, and bars."""
     filled = [row for row in table if row["pictures"]]
     total = max(1, sum(row["pictures"] for row in filled))
     shares = [row["pictures"] / total for row in filled]
     x, y = [row["confidence"] for row in filled], [row["accuracy"] for row in filled]
     label = f"{name}: ECE {calibration_error(table):.3f}" if name else f"ECE {calibration_error(table):.3f}"
     top.plot(x, y, color=f"C{at}", linewidth=1.2, label=label)
-    # A bin of two pictures says little; the largest lies at the edge as often as not.
+    # A bin of two images says little; the largest lies at the edge as often as not.
     top.scatter(x, y, [8 + 120 * share for share in shares], color=f"C{at}", zorder=3, clip_on=False)
     width = (table[0]["high"] - table[0]["low"]) * 0.9 / count
     left = [row["low"] + (row["high"] - row["low"]) * 0.05 + at * width for row in filled]

@@ -1,4 +1,4 @@
-"""Where in a picture a network finds a class: Grad-CAM."""
+"""Where in an image a network finds a class: Grad-CAM."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from tlearn.models.network import TransferNetwork
 
 
 def class_activation_maps(network: TransferNetwork, images: Tensor, classes: Tensor | None = None) -> Tensor:
-    """Show how much each place of an image speaks for a class: [N, S, S] from 0 to 1, the highest place of each 1.
+    """Compute how much each place of an image speaks for a class: [N, S, S] from 0 to 1, the highest place of each 1.
 
     Where no place speaks for the class, the whole map is 0. Maps are made of the body's last feature map with more than
     one place, in evaluation mode; the network is afterwards as it was. Source: Selvaraju et al. 2017, Grad-CAM,
@@ -50,7 +50,7 @@ def class_activation_maps(network: TransferNetwork, images: Tensor, classes: Ten
 
 
 def _last_map(body: nn.Module, image: Tensor) -> str:
-    """Name the part of the body that gives the last feature map [1, channels, height, width] with several places.
+    """Return the name of the part of the body that computes the last feature map [1, C, H, W] with several places.
 
     Not only parts without further parts: some join what several branches give.
     """
@@ -110,24 +110,24 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def cam_figure(pictures: Sequence[Tensor], maps: Tensor, titles: Sequence[str], columns: int = 3) -> Figure:
-    """Draw each picture beside itself with its map laid over it.
+def cam_figure(images: Sequence[Tensor], maps: Tensor, titles: Sequence[str], columns: int = 3) -> Figure:
+    """Draw each image, and beside it the same with its map laid over it.
 
     Args:
-        pictures: uint8 [3, S, S] each.
+        images: uint8 [3, S, S] each.
         maps: [N, S, S] from 0 to 1.
         titles: one line for each.
         columns: pairs in a row.
     """
-    columns = max(1, min(columns, len(pictures)))
-    rows = max(1, -(-len(pictures) // columns))
+    columns = max(1, min(columns, len(images)))
+    rows = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(3.4 * columns, 1.95 * rows), layout="constrained")
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
     pairs = grid.reshape(rows * columns, 2)
-    for (plain, overlaid), picture, values, title in zip(pairs, pictures, maps, titles, strict=False):
-        pixels = picture.permute(1, 2, 0).cpu().numpy()
+    for (plain, overlaid), image, values, title in zip(pairs, images, maps, titles, strict=False):
+        pixels = image.permute(1, 2, 0).cpu().numpy()
         plain.imshow(pixels)
         overlaid.imshow(pixels)
         overlaid.imshow(values.cpu().numpy(), cmap="turbo", vmin=0, vmax=1, alpha=0.5)

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Which classes are confused with which."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -24,7 +24,7 @@ _MOST_NAMES, _DRAWN = 120, 60
 
 
 def confusion_matrix(outputs: Outputs) -> Tensor:
-    """Count pictures by class (rows) and prediction (columns), int64 [C, C]."""
+    """Count images by class (rows) and prediction (columns), int64 [C, C]."""
     found: Tensor = multiclass_confusion_matrix(
         outputs.predictions, outputs.targets, num_classes=len(outputs.classes), validate_args=False
     )
@@ -32,9 +32,9 @@ def confusion_matrix(outputs: Outputs) -> Tensor:
 
 
 def confused_pairs(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """List the pairs of classes of which one was taken for the other, most pictures first.
+    """List the pairs of classes of which one was confused with the other, most images first.
 
-    `of` are all pictures of the class, `fraction` the part of them that was taken for the other.
+    `of` are all images of the class, `fraction` the part of them that was predicted as the other.
     """
     pictures = matrix.sum(1).tolist()
     rows = []
@@ -47,7 +47,7 @@ def confused_pairs(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any
 
 
 def matrix_table(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Make one row for each class, with the pictures that were predicted as each class."""
+    """Build a row for each class with the number of its images that were predicted as each class."""
     # A class can be called "class".
     columns = [f"predicted {name}" for name in classes]
     return [
@@ -69,7 +69,7 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side + 1.2, side), layout="compressed")
     figure.suptitle(title)
     axes = figure.subplots()
-    # Without a picture there is no share: grey.
+    # Without an image there is no share: grey.
     axes.set_facecolor("0.93")
     right, wrong = _draw_shares(axes, shares)
     _draw_names(axes, [shown(classes[index], 30) for index in kept.tolist()])

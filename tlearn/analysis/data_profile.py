@@ -1,4 +1,4 @@
-"""What a data set looks like before training: tables and figures from lists of pictures."""
+"""What a data set looks like before training: tables and figures from lists of images."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -21,13 +21,13 @@ _MOST_NAMES = 300
 
 
 def class_table(splits: Splits, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Count the pictures of each class in each split."""
+    """Count the images of each class in each split."""
     counts = {name: Counter(sample.label for sample in samples) for name, samples in splits.items()}
     return [{"class": label, **{name: counts[name][label] for name in splits}} for label in classes]
 
 
 def image_sizes(root: Path, splits: Splits) -> dict[str, tuple[int, int]]:
-    """Read width and height in pixels of every picture from its header; an unreadable one is left out."""
+    """Read width and height in pixels of every image from its header; an unreadable one is left out."""
     sizes = {}
     for sample in (sample for samples in splits.values() for sample in samples):
         try:
@@ -39,7 +39,7 @@ def image_sizes(root: Path, splits: Splits) -> dict[str, tuple[int, int]]:
 
 
 def size_summary(sizes: Mapping[str, tuple[int, int]]) -> dict[str, float]:
-    """Give smallest, median and largest width and height, and how many have a side under 10 pixels."""
+    """Compute smallest, median and largest width and height, and how many have a side under 10 pixels."""
     widths, heights = sorted(w for w, _ in sizes.values()), sorted(h for _, h in sizes.values())
     if not sizes:
         return {}
@@ -66,19 +66,19 @@ def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
 
 
 def size_table(sizes: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
-    """Make a row with width and height of each picture."""
+    """Build a row with width and height for each image."""
     return [{"path": path, "width": width, "height": height} for path, (width, height) in sizes.items()]
 
 
 def duplicate_table(groups: Sequence[Sequence[tuple[str, str]]]) -> list[dict[str, Any]]:
-    """Make a row of each file that has copies, with the number of its group."""
+    """Build a row for each file that has copies, with the number of its group."""
     return [
         {"group": number, "split": split, "path": path} for number, group in enumerate(groups) for split, path in group
     ]
 
 
 def few_of_each(samples: Sequence[Sample], count: int) -> dict[str, list[str]]:
-    """Choose at most `count` pictures of each class, evenly from first to last."""
+    """Choose at most `count` images of each class, evenly from first to last."""
     paths: dict[str, list[str]] = defaultdict(list)
     for sample in samples:
         paths[sample.label].append(sample.path)
@@ -90,11 +90,11 @@ def few_of_each(samples: Sequence[Sample], count: int) -> dict[str, list[str]]:
 
 
 def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> Figure:
-    """Draw the pictures per class as stacked bars, largest class first; beyond some hundred, without their names."""
+    """Draw the images per class as stacked bars, largest class first; beyond some hundred, without their names."""
     rows = sorted(table, key=lambda row: -sum(row[name] for name in splits))
     counts = {name: [row[name] for row in rows] for name in splits}
     figure = Figure(figsize=(8, 0.22 * len(rows) + 1.8 if len(rows) <= _MOST_NAMES else 5), layout="constrained")
-    figure.suptitle("Pictures per class")
+    figure.suptitle("Images per class")
     axes = figure.subplots()
     if len(rows) <= _MOST_NAMES:
         _draw_bars(axes, counts, [shown(row["class"]) for row in rows])
@@ -118,7 +118,7 @@ def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[
 
 
 def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
-    """Draw the distribution of the pictures' shorter sides and their shapes."""
+    """Draw the distribution of the images' shorter sides and their shapes."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     shorter, sides = [min(size) for size in sizes.values()], [side for size in sizes.values() for side in size]

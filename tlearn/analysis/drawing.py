@@ -1,4 +1,4 @@
-"""What all figures share: names that can be drawn, fonts that have their letters, and where figures go."""
+"""What all figures share: names that can be drawn, fonts that have their characters, and where figures go."""
 
 import io
 import warnings
@@ -18,8 +18,8 @@ _FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "
 
 
 def shown(name: str, most: int = 40) -> str:
-    """Give a name that can be drawn: what is no character as a mark, and the middle of a long name left out."""
-    visible = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    """Return a name that can be drawn: unprintable characters replaced, the middle of a long name left out."""
+    visible = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in name)
     if len(visible) <= most:
         return visible
     end = most * 3 // 8
@@ -27,13 +27,13 @@ def shown(name: str, most: int = 40) -> str:
 
 
 def fonts() -> list[str]:
-    """Name matplotlib's own font, and installed ones that have further scripts."""
+    """List matplotlib's own font, and installed ones that have further scripts."""
     installed = set(get_font_names())
     return ["DejaVu Sans", *(name for name in _FURTHER_FONTS if name in installed)]
 
 
 def lettering(size: int) -> dict[str, Any]:
-    """Give how a name is written: in a font that has its letters, and never as a formula."""
+    """Return the style of names: a font that has their characters, and never a formula."""
     return {"fontsize": size, "fontfamily": fonts(), "parse_math": False}
 
 
@@ -43,7 +43,7 @@ def write_figure(path: Path, figure: Figure, dpi: int = 120) -> None:
 
 
 def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
-    """Give a figure as the bytes of a png or svg file."""
+    """Return a figure as the bytes of a png or svg file."""
     buffer = io.BytesIO()
     with _drawing():
         # Without a date the same figure gives the same bytes.
@@ -53,7 +53,7 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    """Draw without a warning for letters that no font has: the tables have every name."""
+    """Draw without a warning for characters that no font has: the tables have every name."""
     with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "tlearn"}):
         warnings.filterwarnings("ignore", "Glyph .* missing")
         yield

@@ -1,4 +1,4 @@
-"""Pictures whose labels are doubtful, by classifiers that did not see them."""
+"""Images whose labels are doubtful, by classifiers that did not see them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from tlearn.analysis.outputs import Outputs, joined
 
 
 def suspects(outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
-    """Rank all pictures of the splits by how doubtful their labels are, most doubtful first.
+    """Rank all images of the splits by how doubtful their labels are, most doubtful first.
 
-    Compared are the probability of the class and that of another one, each relative to what pictures of that class
-    usually have, by classifiers that did not see the picture. The only picture of its class comes last, without
+    Compared are the probability of the class and that of another one, each relative to what images of that class
+    usually have, by classifiers that did not see the image. The only image of its class comes last, without
     probabilities. Source: Northcutt et al. 2021, Confident learning, arXiv:1911.00068.
 
     Each row has rank, split, path, class, suggested, probability_of_class and probability_of_suggested. Raises
@@ -41,7 +41,7 @@ def suspects(outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
 
 
 def _doubts(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Give how much more another class suits each picture than its own, -inf where nothing is known, and that class."""
+    """Compute how much better another class suits each image, -inf where nothing is known, and that class."""
     num_classes, own = probabilities.shape[1], targets[:, None]
     counts = torch.bincount(targets, minlength=num_classes)
     sums = torch.bincount(targets, probabilities.gather(1, own)[:, 0], num_classes)

@@ -52,8 +52,8 @@ def learning_figure(table: Sequence[Mapping[str, Any]], best_epoch: int | None =
     """Draw losses and accuracies of train beside val; a line marks the epoch that was kept.
 
     Args:
-        table: as `learning_curves` gives it.
-        best_epoch: the epoch whose weights the figures are of.
+        table: from `learning_curves`.
+        best_epoch: the epoch whose weights were kept.
     """
     kinds = list(dict.fromkeys(name.partition("/")[2] for row in table[:1] for name in row if "/" in name))
     figure = Figure(figsize=(4 * max(1, len(kinds)), 3.3), layout="constrained")
@@ -88,13 +88,13 @@ def _mark(axes: Axes, table: Sequence[Mapping[str, Any]], axis: str, best_epoch:
 
 
 def epochs_of(run: Path, metric: str) -> tuple[list[int], list[float]]:
-    """Read the epochs and values of a figure from a run's metrics.csv; of several in an epoch, the last."""
+    """Read the epochs and values of a metric from a run's metrics.csv; of several in an epoch, the last."""
     values = {int(row["epoch"]): float(row[metric]) for row in _logged(run) if row.get(metric) and row.get("epoch")}
     return list(values), list(values.values())
 
 
 def curves_table(runs: Mapping[str, Path], metric: str = "val/top1") -> Table:
-    """Give what `curves_figure` draws: a row for each run and epoch."""
+    """List what `curves_figure` draws: a row for each run and epoch."""
     curves = {name: zip(*epochs_of(run, metric), strict=True) for name, run in runs.items()}
     return [{"run": name, "epoch": epoch, metric: value} for name, curve in curves.items() for epoch, value in curve]
 
@@ -123,7 +123,7 @@ def curves_figure(runs: Mapping[str, Path], metric: str = "val/top1") -> Figure:
 
 
 def _legend(axes: Axes, count: int) -> None:
-    """Name the curves; many of them beside the drawing, which they would cover."""
+    """Add the legend; beside the axes where many runs would cover them."""
     beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False} if count > 4 else {}
     legend = axes.legend(prop={"family": fonts(), "size": 8}, **beside)
     for text in legend.get_texts():

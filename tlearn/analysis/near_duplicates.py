@@ -1,4 +1,4 @@
-"""Pictures that are alike: nearest neighbours by features, and the same photo in two splits."""
+"""Images that are alike: nearest neighbours by features, and the same photo in two splits."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +20,13 @@ from tlearn.machine import available_cpus
 
 # Similarities that are in memory at once
 _CHUNK = 16_000_000
-# So many neighbours of a picture may be copies of it, and the distance of the last of so many is its scale.
+# So many neighbours of an image may be copies of it, and the distance of the last of so many is its scale.
 _COPIES, _SCALE = 3, 20
 # After so many pairs in a row that are not the same photo, there are hardly any more: nearer pairs come first.
 _PATIENCE, _BATCH = 100, 50
-# Pixels of the small versions of pictures, and of those that are compared
+# Pixels of the small versions of images, and of those that are compared
 _SMALL, _SIDE = 64, 24
-# Of a picture's width and height, what a cropped copy may have left of it
+# Of an image's width and height, what a cropped copy may have left of it
 _LEFT = ((0, 1), (0.025, 0.975), (0, 0.95), (0.05, 1), (0.05, 0.95), (0.1, 1), (0, 0.9), (0.1, 0.9))
 # Recompressed, resized and cropped copies of photos had at least 0.82, different photos at most 0.49.
 _SAME = 0.8
@@ -49,11 +49,11 @@ def nearest(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def near_duplicates(outputs: Sequence[Outputs], limit: int = 2000) -> list[dict[str, Any]]:
-    """List pairs of pictures in different splits that show the same photo, most similar first.
+    """List pairs of images in different splits that show the same photo, most similar first.
 
     Found are copies in other formats, qualities and sizes, with up to 10 % cut from a side or 20 % from both, mirrored,
-    grey or brighter, and frames of one scene that are as close. Not found are stronger crops, turned pictures, wide
-    borders, what has no structure in its middle, and more than a few copies of one picture in a split. Small drawn
+    grey or brighter, and frames of one scene that are as close. Not found are stronger crops, turned images, wide
+    borders, what has no structure in its middle, and more than a few copies of one image in a split. Small drawn
     symbols can be so much alike that different ones are listed.
 
     Features only say which pairs to look at, nearest first by their distance relative to that of other neighbours, so
@@ -79,7 +79,7 @@ def near_duplicates(outputs: Sequence[Outputs], limit: int = 2000) -> list[dict[
     return sorted(rows, key=lambda row: -row["similarity"])
 
 
-# A split's number and a picture's
+# A split's number and an image's
 _Place = tuple[int, int]
 
 
@@ -91,7 +91,7 @@ def _row(parts: Sequence[Outputs], place: _Place, other_place: _Place) -> dict[s
 
 
 def _candidates(parts: Sequence[Outputs], limit: int) -> list[tuple[_Place, _Place]]:
-    """List the pairs of pictures in different splits that are the nearest by features, nearest first."""
+    """List the pairs of images in different splits that are the nearest by features, nearest first."""
     features = _standardised(parts)
     found: list[tuple[float, _Place, _Place]] = []
     for first, second in combinations(range(len(parts)), 2):
@@ -103,7 +103,7 @@ def _candidates(parts: Sequence[Outputs], limit: int) -> list[tuple[_Place, _Pla
 
 
 def _neighbours(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Pair each picture of two splits with the nearest of the other: relative distances [pairs], indices [2, pairs]."""
+    """Pair each image of two splits with the nearest of the other: relative distances [pairs], indices [2, pairs]."""
     (forth, to), (back, fro) = nearest(one, other, _SCALE), nearest(other, one, _SCALE)
     forth, back = ((2 - 2 * similarities).clamp_min(1e-12).sqrt() for similarities in (forth, back))
     to, fro = to[:, :_COPIES], fro[:, :_COPIES]
@@ -127,7 +127,7 @@ def _standardised(parts: Sequence[Outputs]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Look:
-    """What is compared of a picture: differences of neighbouring pixels, everywhere and in the middle.
+    """What is compared of an image: differences of neighbouring pixels, everywhere and in the middle.
 
     Those of the parts that a copy may be of it, the whole first, and those of its mirror image, [parts, ...] each.
     Brightness and contrast have no part in them, and different photos that are bright in the same places do not agree.
@@ -138,7 +138,7 @@ class _Look:
 
 
 def _look(path: Path) -> _Look | None:
-    """Decode a picture and make it small and grey, or give None where it cannot be read."""
+    """Decode an image and make it small and grey; None where it cannot be read."""
     try:
         pixels = _DECODE(path).float()
     except BadImageError:
@@ -149,9 +149,9 @@ def _look(path: Path) -> _Look | None:
 
 
 def _similarity(one: _Look | None, other: _Look | None) -> float:
-    """Give the highest correlation of one picture's whole, as it is or mirrored, with a part of the other.
+    """Compute the highest correlation of one whole image, as it is or mirrored, with a part of the other.
 
-    The middle alone must correlate as well: equal frames, bars and captions make much of different pictures.
+    The middle alone must correlate as well: equal frames, bars and captions make much of different images.
     """
     if one is None or other is None:
         return 0.0
@@ -164,7 +164,7 @@ def _similarity(one: _Look | None, other: _Look | None) -> float:
 
 
 def _edges(small: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut parts out of a picture [1, 1, S, S] and give their normalised differences, everywhere and in the middle."""
+    """Cut parts out of an image [1, 1, S, S] and return their normalised differences, everywhere and in the middle."""
     parts = F.grid_sample(small.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False)
     parts = F.avg_pool2d(parts, 2)[:, 0]
     across, down = parts[:, :-1, 1:] - parts[:, :-1, :-1], parts[:, 1:, :-1] - parts[:, :-1, :-1]
@@ -180,7 +180,7 @@ def _unit(values: Tensor) -> Tensor:
 
 @cache
 def _windows() -> Tensor:
-    """Give where to sample the parts of a picture that a copy may be, the whole first, [parts, 2 side, 2 side, 2]."""
+    """Return where to sample the parts of an image that a copy may be, the whole first, [parts, 2 side, 2 side, 2]."""
     theta = torch.tensor(
         [
             [[right - left, 0, right + left - 1], [0, low - top, low + top - 1]]

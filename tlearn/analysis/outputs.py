@@ -1,4 +1,4 @@
-"""What a network gives for the pictures of a split: all that the figures and tables are made of."""
+"""The outputs of a network for the images of a split, from which all tables and figures are computed."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network gives for the N pictures of a split, in the order of the split.
+    """The outputs of a network for the N images of a split, in the order of the split.
 
     Args:
         split: train, val or test.
         classes: the C class names in the order of the logits.
         root: what the paths are relative to.
-        paths: the pictures' files, N.
+        paths: the images' files, N.
         targets: true class indices [N].
         logits: [N, C] in single precision, on the CPU.
         features: what the head turned into logits [N, F], or None where it was not kept.
@@ -56,11 +56,11 @@ class Outputs:
 
     @cached_property
     def losses(self) -> Tensor:
-        """The cross-entropy of each picture [N], in nats."""
+        """The cross-entropy of each image [N]."""
         return F.cross_entropy(self.logits / self.temperature, self.targets, reduction="none")
 
     def correct(self, top: int = 1) -> Tensor:
-        """Tell for each picture whether its class is among the `top` most probable ones, bool [N]."""
+        """Return whether the class of each image is among the `top` most probable ones, bool [N]."""
         if top == 1:
             # Of equal logits, topk can choose others than argmax.
             return self.predictions == self.targets
@@ -68,19 +68,19 @@ class Outputs:
         return (among == self.targets[:, None]).any(1)
 
     def best(self, index: int, count: int = 5) -> list[tuple[str, float]]:
-        """Give the most probable classes of a picture with their probabilities, at most `count`."""
+        """Return the most probable classes of an image with their probabilities, at most `count`."""
         top = self.logits[index].topk(min(count, len(self.classes))).indices.tolist()
         # Of equal logits, topk can choose others than argmax.
         order = list(dict.fromkeys([int(self.predictions[index]), *top]))[:count]
         return [(self.classes[at], float(self.probabilities[index, at])) for at in order]
 
     def scaled(self, temperature: float) -> Self:
-        """Give the same outputs with other probabilities."""
+        """Return the same outputs with other probabilities."""
         # The same ones keep what they have computed.
         return self if temperature == self.temperature else replace(self, temperature=temperature)
 
     def rows(self, count: int = 5) -> list[dict[str, Any]]:
-        """Make a table: path, class, prediction, probability, probability of the class, loss and the next classes."""
+        """Build a table: path, class, prediction, probability, probability of the class, loss and the next classes."""
         of_class = self.probabilities.gather(1, self.targets[:, None])[:, 0]
         table = []
         for index, path in enumerate(self.paths):
@@ -95,7 +95,7 @@ class Outputs:
 
 
 def figures(outputs: Outputs) -> dict[str, float]:
-    """Give loss (in nats), top1 and, beyond five classes, top5 over all pictures."""
+    """Compute loss (cross-entropy), top1 and, beyond five classes, top5 over all images."""
     found = {"loss": float(outputs.losses.double().mean()), "top1": float(outputs.correct().double().mean())}
     if len(outputs.classes) > 5:
         found["top5"] = float(outputs.correct(5).double().mean())
@@ -115,7 +115,7 @@ def view_metrics(outputs: Outputs, views: Tensor) -> dict[str, float]:
 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:
-    """Put several splits of the same root and classes behind each other; features only where all have them."""
+    """Join splits of the same root and classes; features only where all have them."""
     features = [part.features for part in parts if part.features is not None]
     return replace(
         parts[0],

@@ -15,7 +15,7 @@ from torch import Tensor
 from tlearn.errors import BadImageError
 from tlearn.ranges import require
 
-# Raster formats that a picture folder may hold. Pillow reads more, but some of those start other programs (EPS) and
+# Raster formats that an image folder may hold. Pillow reads more, but some of those start other programs (EPS) and
 # some have no signature, so that any bytes pass for them (TGA). AVIF depends on how Pillow was built.
 Image.init()
 _OPENERS = [
@@ -29,7 +29,7 @@ _RGB = 3
 
 _HIGH_BIT_DEPTH = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
-# What makes a picture with this EXIF orientation upright.
+# What makes an image with this EXIF orientation upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,7 +49,7 @@ class _RefusedError(Exception):
 class Decoder:
     """Decode one image file into the pixels a viewer shows, or raise an error that names the file.
 
-    Transparent pictures are laid on `alpha_background`; animations give their first frame. `high_bit_depth` says what
+    Transparent images are laid on `alpha_background`; animations give their first frame. `high_bit_depth` says what
     to do with greys of 16 bits, 32 bits or floats: "error", or "scale" by the range of their type. `max_pixels` is
     compared with the header, before any memory is taken for pixels. Raises ConfigError for values it cannot use.
     """
@@ -137,7 +137,7 @@ def _open_regular(path: str | Path) -> BinaryIO:
 def _open_header(stream: BinaryIO) -> ImageFile.ImageFile:
     """Read the header with the reader that the first bytes ask for, whatever the file is called.
 
-    Not `Image.open`: it warns about large pictures, and only `catch_warnings`, which is not thread-safe, could hide it.
+    Not `Image.open`: it warns about large images, and only `catch_warnings`, which is not thread-safe, could hide it.
     """
     prefix = stream.read(16)
     if not prefix:
@@ -156,7 +156,7 @@ def _open_header(stream: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _decode_plain_jpeg(stream: BinaryIO, image: ImageFile.ImageFile) -> Tensor | None:
-    """Decode a grey or RGB JPEG that is stored upright by torchvision, which copies no pixels; give None for others.
+    """Decode a grey or RGB JPEG that is stored upright by torchvision, which copies no pixels; None for others.
 
     Both libraries share libjpeg-turbo and give the same pixels; Pillow has read the header and judges what fails here.
     """
@@ -193,17 +193,17 @@ def _match_transparent_colour(image: ImageFile.ImageFile) -> None:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Give what makes a picture upright."""
+    """Return what makes an image upright."""
     # Not ImageOps.exif_transpose: it writes the EXIF block anew, and odd tags that no pixel depends on make that fail.
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # An EXIF block that cannot be read states no orientation, and viewers show such a picture as it is stored.
+    # An EXIF block that cannot be read states no orientation, and viewers show such an image as it is stored.
     except Exception:
         return None
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale a grey picture of 16 bits ([0, 65535]) or floats ([0, 1]) to L, or LA if it has a transparent level."""
+    """Scale a grey image of 16 bits ([0, 65535]) or floats ([0, 1]) to L, or LA if it has a transparent level."""
     values = np.asarray(image)
     low, high = values.min(), values.max()
     limit = 1 if image.mode == "F" else 65535

@@ -1,4 +1,4 @@
-"""From a source of pictures to checked splits: list, check every picture, split, and only then anything else."""
+"""From a source of images to checked splits: list, check every image, split, and only then anything else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,19 +8,19 @@ from tlearn.data.decode import Decoder
 from tlearn.data.sources.base import Sample, Source
 from tlearn.data.split import class_list, make_splits
 from tlearn.data.verify import find_bad_images
-from tlearn.errors import DataError, capped
+from tlearn.errors import DataError, capped, counted
 from tlearn.machine import available_cpus
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a run, split and checked."""
+    """The images of a run, split and checked."""
 
     root: Path
     splits: dict[str, list[Sample]]
     classes: list[str]
     notes: list[str] = field(default_factory=list)
-    # path -> reason, of the pictures that were left out
+    # path -> reason, of the images that were left out
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -34,12 +34,12 @@ def prepare(
     cache: Path | None = None,
     test_as_val: bool = False,
 ) -> Pictures:
-    """List, check and split the pictures of a source.
+    """List, check and split the images of a source.
 
     Args:
-        source: where the pictures come from.
+        source: where the images come from.
         decoder: what must be able to read each of them.
-        fractions: train, val and test, for pictures whose folders do not say.
+        fractions: train, val and test, for images whose folders do not say.
         val_fraction: the part of train that becomes val where there is a test split and none for val.
         seed: decides the split.
         on_bad_image: "error" stops; "skip" leaves them out before splitting.
@@ -47,9 +47,9 @@ def prepare(
         test_as_val: the test split becomes val, and nothing is test.
 
     Raises:
-        BadImagesError: pictures that cannot be read; with "skip", only if a class has no others.
+        BadImagesError: images that cannot be read; with "skip", only if a class has no others.
         DataError: a split or a class list that cannot be used.
-        ConfigError: options of the split that do not suit the pictures.
+        ConfigError: options of the split that do not suit the images.
     """
     source.prepare()
     listing = source.listing()
@@ -58,14 +58,14 @@ def prepare(
         raise BadImagesError(listing.root, bad, sorted(lost))
     splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
-    skipped = [f"left out {len(bad)} unreadable pictures{_per_class(listing.samples, bad)}"] if bad else []
+    skipped = [f"left out {counted(len(bad), 'unreadable image')}{_per_class(listing.samples, bad)}"] if bad else []
     return Pictures(listing.root, splits, classes, [*listing.notes, *skipped, *notes, *more], bad)
 
 
 def readable(
     root: Path, samples: Sequence[Sample], decoder: Decoder, on_bad_image: str, cache: Path | None
 ) -> tuple[dict[str, str], list[Sample]]:
-    """Give what cannot be read, path -> reason, and the other samples.
+    """Return what cannot be read, path -> reason, and the other samples.
 
     Raises:
         BadImagesError: some cannot be read and `on_bad_image` is "error".
@@ -82,11 +82,13 @@ def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:
 
 
 class BadImagesError(DataError):
-    """Pictures that cannot be read; `files` maps each path to its reason, and classes in `lost` have no others."""
+    """Images that cannot be read; `files` maps each path to its reason, and classes in `lost` have no others."""
 
     def __init__(self, root: Path, files: dict[str, str], lost: Sequence[str] = ()) -> None:
         among = f", among them all of {capped(lost)}" if lost else ""
         shown = capped((f"  {root / path}: {reason}" for path, reason in files.items()), separator="\n")
         advice = "or remove the classes" if lost else "or leave them out with data.on_bad_image=skip"
-        super().__init__(f"{len(files)} pictures cannot be read{among}:\n{shown}\nmend or remove them, {advice}")
+        super().__init__(
+            f"{counted(len(files), 'image')} cannot be read{among}:\n{shown}\nrepair or remove them, {advice}"
+        )
         self.files = files

@@ -50,19 +50,19 @@ class LogisticModule(TransferModule):
             raise ConfigError("optimizer=lbfgs fits one linear layer: choose head=linear and finetune=frozen")
 
     def configure_optimizers(self) -> Optimizer:
-        """Make the optimizer over the head's weight and bias."""
+        """Build the optimizer over the head's weight and bias."""
         how = self.fit
         return lbfgs(self.network.head.parameters(), how.max_iter, how.tolerance, how.history_size)
 
     def setup(self, stage: str) -> None:
-        """Make as many epochs as there are weight decays, or as many as were asked for."""
+        """Set as many epochs as there are weight decays, or as many as were asked for."""
         asked, loop = self.trainer.max_epochs, self.trainer.fit_loop
         loop.max_epochs = (
             len(self.fit.weight_decays) if asked in (None, -1) else min(asked, len(self.fit.weight_decays))
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Fit the epoch's weight decay, and measure the fitted head on the same batch, which holds all pictures."""
+        """Fit the epoch's weight decay, and measure the fitted head on the same batch, which holds all images."""
         inputs, targets, _ = batch
         with torch.no_grad():
             features = self.network.features(inputs)
@@ -88,5 +88,5 @@ class LogisticModule(TransferModule):
         self.log("weight_decay", weight_decay, on_step=False, on_epoch=True)
 
     def describe_epoch(self, epoch: int) -> dict[str, float]:
-        """Give the weight decay that an epoch tried."""
+        """Return the weight decay that an epoch tried."""
         return {"weight_decay": self.fit.weight_decays[epoch]}

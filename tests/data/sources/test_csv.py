@@ -87,7 +87,7 @@ class TestCsv:
             ("path,class\n1.jpg,x\n", "no column label"),
             ("path;label\n1.jpg;x\n", "found path;label"),
             ("path,label,label\n1.jpg,x,y\n", "two columns of one name"),
-            ("path,label\n", "lists no pictures"),
+            ("path,label\n", "lists no images"),
         ],
     )
     def test_a_wrong_header_or_no_row_is_refused(self, tmp_path, text, reason):

@@ -78,7 +78,7 @@ class TestLayouts:
         assert len(listing.samples) == 3
         assert listing.notes == [
             "ignored folders beside the splits: extra",
-            "ignored 1 picture directly in train/, in no class folder",
+            "ignored 1 image directly in train/, in no class folder",
         ]
 
     def test_listing_changes_nothing_on_disk(self, tmp_path):
@@ -121,7 +121,7 @@ class TestEmptyClasses:
         fill(tmp_path, f"{prefix}a/1.jpg", f"{prefix}b/1.jpg", *(["val/a/1.jpg"] if prefix else []))
         (tmp_path / prefix / "c").mkdir()
         message = refused(tmp_path)
-        assert f"class 'c' has no pictures: {tmp_path / prefix / 'c'}" in message
+        assert f"class 'c' has no images: {tmp_path / prefix / 'c'}" in message
         assert "data.allow_empty=true" in message
 
     def test_an_empty_class_is_kept_where_allowed(self, tmp_path):
@@ -136,7 +136,7 @@ class TestEmptyClasses:
         (tmp_path / "val/b").mkdir()
         listing = listed(tmp_path)
         assert listing.empty_classes == []
-        assert listing.notes == ["val/b: no pictures"]
+        assert listing.notes == ["val/b: no images"]
 
     def test_the_error_says_what_was_skipped_in_the_class(self, tmp_path):
         fill(tmp_path, "a/1.jpg", "b/1.jpg")
@@ -148,7 +148,7 @@ class TestEmptyClasses:
 class TestWrongTrees:
     def test_a_flat_folder_shows_the_tree_and_the_expected_layouts(self, tmp_path):
         message = refused(fill(tmp_path, "1.jpg", "2.jpg", "3.txt"))
-        assert "no class folders, and 2 pictures directly in it" in message
+        assert "no class folders, and 2 images directly in it" in message
         assert "(3 files: .jpg, .txt)" in message
         assert "<data.root>/train/<class>/*.jpg" in message
 
@@ -175,15 +175,15 @@ class TestWrongTrees:
 
     def test_a_split_without_class_folders_is_refused(self, tmp_path):
         message = refused(fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/1.jpg"))
-        assert "test/ has no class folders, and 1 picture directly in it" in message
+        assert "test/ has no class folders, and 1 image directly in it" in message
 
     def test_nothing_at_all_is_refused(self, tmp_path):
-        assert "no class folders, and 0 pictures" in refused(tmp_path)
+        assert "no class folders, and 0 images" in refused(tmp_path)
 
     def test_folders_without_any_picture_are_refused(self, tmp_path):
         (tmp_path / "a").mkdir()
         (tmp_path / "b").mkdir()
-        assert "no pictures found" in refused(tmp_path)
+        assert "no images found" in refused(tmp_path)
 
     def test_the_tree_shown_is_capped(self, tmp_path):
         fill(tmp_path, *(f"{number:02d}/deep/x/1.txt" for number in range(30)))
@@ -249,7 +249,7 @@ class TestLinks:
         listing = listed(tmp_path)
         assert [sample.path for sample in listing.samples] == ["a/1.jpg", "a/folder.jpg/2.jpg", "b/1.jpg"]
         assert (
-            "a: skipped, no regular files: a/broken.jpg (broken link), a/pipe.jpg (not a file), a/self.jpg"
+            "a: skipped, not regular files: a/broken.jpg (broken link), a/pipe.jpg (not a file), a/self.jpg"
             in (listing.notes[0])
         )
 

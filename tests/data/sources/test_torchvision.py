@@ -57,7 +57,7 @@ def matlab_files(monkeypatch):
 
 class TestTorchvision:
     def test_caltech_leaves_out_the_background_class(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(torchvision, "CALTECH_PICTURES", 2)
+        monkeypatch.setattr(torchvision, "CALTECH_IMAGES", 2)
         listing = TorchvisionSource("Caltech101", caltech(tmp_path)).listing()
         assert listing.root == tmp_path / "caltech101/101_ObjectCategories"
         assert listing.samples == [
@@ -68,8 +68,8 @@ class TestTorchvision:
 
     def test_a_part_of_caltech_is_noted_where_given_and_refused_where_downloaded(self, tmp_path):
         caltech(tmp_path)
-        assert "holds 2 of 8677 pictures" in TorchvisionSource("Caltech101", tmp_path).listing().notes[0]
-        with pytest.raises(DownloadError, match=f"2 of 8677 pictures; remove {tmp_path}/caltech101"):
+        assert "holds 2 of 8677 images" in TorchvisionSource("Caltech101", tmp_path).listing().notes[0]
+        with pytest.raises(DownloadError, match=f"2 of 8677 images; remove {tmp_path}/caltech101"):
             TorchvisionSource("Caltech101", None, tmp_path).listing()
 
     def test_pets_have_their_official_splits_and_breed_names(self, tmp_path):
@@ -83,7 +83,7 @@ class TestTorchvision:
 
     def test_a_lost_picture_is_named(self, tmp_path):
         (pets(tmp_path) / "oxford-iiit-pet/images/Abyssinian_3.jpg").unlink()
-        with pytest.raises(DataError, match=r"1 of 3 pictures are missing .*images/Abyssinian_3.jpg"):
+        with pytest.raises(DataError, match=r"1 of 3 images are missing .*images/Abyssinian_3.jpg"):
             TorchvisionSource("OxfordIIITPet", tmp_path).listing()
 
     def test_an_annotation_that_cannot_be_read_is_an_error_in_plain_words(self, tmp_path):

@@ -18,10 +18,10 @@ class CsvSource:
         self.root = Path(root).expanduser() if root is not None else self.csv.parent
 
     def prepare(self) -> None:
-        """Do nothing: the pictures that a CSV file names are there already."""
+        """Do nothing: the images that a CSV file names are there already."""
 
     def listing(self) -> Listing:
-        """List the pictures; raise DataError naming the file and the lines that are wrong."""
+        """List the images; raise DataError naming the file and the lines that are wrong."""
         try:
             with self.csv.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file)
@@ -39,7 +39,7 @@ class CsvSource:
             shown = capped(problems, separator="\n")
             raise DataError(f"{self.csv}: {len(problems)} of {len(rows)} rows cannot be used\n{shown}")
         if not samples:
-            raise DataError(f"{self.csv} lists no pictures")
+            raise DataError(f"{self.csv} lists no images")
         return Listing(self.root, sorted(samples), notes=notes)
 
     def _check_header(self, columns: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlearn.data.sources.base import SPLIT_NAMES, Listing, Sample
 from tlearn.download import fetch_archive
-from tlearn.errors import ConfigError, DataError, capped
+from tlearn.errors import ConfigError, DataError, capped, counted
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -35,7 +35,7 @@ class FolderSource:
         self.name, self.url, self.sha256, self.top, self.allow_empty = name, url, sha256, top, allow_empty
 
     def prepare(self) -> None:
-        """Download the pictures unless a root was given or they are there."""
+        """Download the images unless a root was given or they are there."""
         if self.given or os.path.exists(self.root):
             return
         if self.url is None:
@@ -43,7 +43,7 @@ class FolderSource:
         fetch_archive(self.url, self.root, sha256=self.sha256, top=self.top, what=self.name)
 
     def listing(self) -> Listing:
-        """List the pictures; raise DataError, with the tree found, for a layout that is neither."""
+        """List the images; raise DataError, with the tree found, for any other layout."""
         found = scan_folder(self.root, self.allow_empty)
         empty = sorted(Path(path).name for path, split in found.empty if split in (None, "train"))
         return Listing(self.root, sorted(found.samples), empty, found.notes)
@@ -60,7 +60,7 @@ class Found:
 
 
 def scan_folder(root: Path, allow_empty: bool = False) -> Found:
-    """Find the pictures of a folder in either layout; raise DataError for any other tree."""
+    """Find the images of a folder in either layout; raise DataError for any other tree."""
     if not os.path.isdir(root):
         raise DataError(
             f"data.root={root} is not a folder" if os.path.exists(root) else f"data.root={root} does not exist"
@@ -69,13 +69,13 @@ def scan_folder(root: Path, allow_empty: bool = False) -> Found:
     for split, folder in _layout(root, found):
         scan_classes(root, folder, split, found)
     if not found.samples:
-        raise _layout_error(root, "no pictures found", found.notes)
+        raise _layout_error(root, "no images found", found.notes)
     required = [path for path, split in found.empty if split in (None, "train")]
     if required and not allow_empty:
         raise _empty_error(root, required, found.notes)
-    found.notes += [f"{path}: no pictures" for path, split in found.empty if split in ("val", "test")]
+    found.notes += [f"{path}: no images" for path, split in found.empty if split in ("val", "test")]
     if found.hidden:
-        found.notes.append(f"ignored {_number(found.hidden, 'hidden entry', 'hidden entries')}")
+        found.notes.append(f"ignored {counted(found.hidden, 'hidden entry', 'hidden entries')}")
     return found
 
 
@@ -85,7 +85,7 @@ def scan_classes(root: Path, folder: Path, split: str | None, found: Found, skip
     stray = classes = 0
     for entry in _entries(folder, found):
         if _kind(entry) != "folder":
-            stray += _is_picture(entry)
+            stray += _is_image(entry)
         elif _inode(entry.path) in outer:
             found.notes.append(f"loop skipped: {Path(entry.path).relative_to(root).as_posix()}")
         elif entry.name not in skip:
@@ -93,13 +93,13 @@ def scan_classes(root: Path, folder: Path, split: str | None, found: Found, skip
             _scan_class(root, Path(entry.path), split, found, outer)
     where = f"{folder.name}/" if split else "data.root"
     if not classes:
-        raise _layout_error(root, f"{where} has no class folders, and {_number(stray, 'picture')} directly in it")
+        raise _layout_error(root, f"{where} has no class folders, and {counted(stray, 'image')} directly in it")
     if stray:
-        found.notes.append(f"ignored {_number(stray, 'picture')} directly in {where}, in no class folder")
+        found.notes.append(f"ignored {counted(stray, 'image')} directly in {where}, in no class folder")
 
 
 def _layout(root: Path, found: Found) -> list[tuple[str | None, Path]]:
-    """Name the folders that hold class folders, each with its split; None is a data set that is not split yet."""
+    """Return the folders that hold class folders, each with its split; None for a data set that is not split yet."""
     at_top = Found()
     folders = _folders(root, at_top)
     splits: dict[str | None, Path] = {}
@@ -130,8 +130,8 @@ def _layout(root: Path, found: Found) -> list[tuple[str | None, Path]]:
 
 
 def _scan_class(root: Path, folder: Path, split: str | None, found: Found, outer: set[tuple[int, int]]) -> None:
-    """Add one class to `found`: its pictures, searched recursively, and notes on everything else in it."""
-    pictures: list[str] = []
+    """Add one class to `found`: its images, searched recursively, and notes on everything else in it."""
+    images: list[str] = []
     ignored: Counter[str] = Counter()
     odd: list[str] = []
     name = folder.relative_to(root).as_posix()
@@ -142,23 +142,23 @@ def _scan_class(root: Path, folder: Path, split: str | None, found: Found, outer
             found.notes.append(f"loop skipped: {path}")
         elif kind != "file":
             odd.append(f"{path} ({kind})")
-        elif _is_picture(entry):
-            pictures.append(path)
+        elif _is_image(entry):
+            images.append(path)
         else:
             ignored[_ending(entry)] += 1
     endings, lost = capped(sorted(ignored)), ignored.total()
-    if lost > len(pictures):
+    if lost > len(images):
         raise DataError(
-            f"{lost} of the {_number(lost + len(pictures), 'file')} of class {folder.name!r} in {folder} would be "
-            f"ignored: {endings}. Convert or remove them; pictures end in {' '.join(ENDINGS)}"
+            f"{lost} of the {counted(lost + len(images), 'file')} of class {folder.name!r} in {folder} would be "
+            f"ignored: {endings}. Convert or remove them; images end in {' '.join(ENDINGS)}"
         )
     if lost:
-        found.notes.append(f"{name}: {_number(lost, 'file')} ignored: {endings}")
+        found.notes.append(f"{name}: {counted(lost, 'file')} ignored: {endings}")
     if odd:
-        found.notes.append(f"{name}: skipped, no regular files: {capped(odd, 5)}")
-    if not pictures:
+        found.notes.append(f"{name}: skipped, not regular files: {capped(odd, 5)}")
+    if not images:
         found.empty.append((name, split))
-    found.samples.extend(Sample(path, folder.name, split) for path in pictures)
+    found.samples.extend(Sample(path, folder.name, split) for path in images)
 
 
 def _walk(folder: Path, found: Found, outer: set[tuple[int, int]]) -> Iterator[tuple[os.DirEntry[str], str]]:
@@ -203,7 +203,7 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
 
 
-def _is_picture(entry: os.DirEntry[str]) -> bool:
+def _is_image(entry: os.DirEntry[str]) -> bool:
     return entry.name.lower().endswith(ENDINGS)
 
 
@@ -212,7 +212,7 @@ def _ending(entry: os.DirEntry[str]) -> str:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    """Say what an entry is after following links: folder, file, or why it is neither."""
+    """Return what an entry is after following links: folder, file, or why it is neither."""
     try:
         if entry.is_dir():
             return "folder"
@@ -234,7 +234,7 @@ def _folders(folder: Path, found: Found | None = None) -> list[Path]:
 
 
 def _holds_classes(folder: Path) -> bool:
-    return len(_folders(folder)) > 1 and not any(_is_picture(entry) for entry in _entries(folder))
+    return len(_folders(folder)) > 1 and not any(_is_image(entry) for entry in _entries(folder))
 
 
 def _nested(root: Path) -> Path | None:
@@ -252,9 +252,9 @@ def _nested(root: Path) -> Path | None:
 
 
 def _empty_error(root: Path, names: list[str], notes: list[str]) -> DataError:
-    listed = capped((f"class {Path(name).name!r} has no pictures: {root / name}" for name in names), separator="\n")
+    listed = capped((f"class {Path(name).name!r} has no images: {root / name}" for name in names), separator="\n")
     about = [note for note in notes if note.split(": ")[0] in names]
-    hint = "Add pictures, remove the folder, or keep the class without any: data.allow_empty=true"
+    hint = "Add images, remove the folder, or keep the class without any: data.allow_empty=true"
     return DataError("\n".join([listed, *about, hint]))
 
 
@@ -268,16 +268,12 @@ def _tree(folder: Path, depth: int = 0) -> list[str]:
     entries = _entries(folder)
     folders = [entry for entry in entries if _kind(entry) == "folder"]
     endings = Counter(_ending(entry) for entry in entries if entry not in folders)
-    files = f"  ({_number(endings.total(), 'file')}: {capped(sorted(endings), 5)})" if endings else ""
+    files = f"  ({counted(endings.total(), 'file')}: {capped(sorted(endings), 5)})" if endings else ""
     lines = [f"{'  ' * depth}{folder.name if depth else folder}/{files}"]
     if depth < 2:
         for entry in folders[:8]:
             lines += _tree(Path(entry.path), depth + 1)
     hidden = len(folders) - (8 if depth < 2 else 0)
     if hidden > 0:
-        lines.append(f"{'  ' * (depth + 1)}... {_number(hidden, 'more folder' if depth < 2 else 'folder')}")
+        lines.append(f"{'  ' * (depth + 1)}... {counted(hidden, 'more folder' if depth < 2 else 'folder')}")
     return lines
-
-
-def _number(count: int, one: str, many: str = "") -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"

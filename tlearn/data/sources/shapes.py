@@ -1,4 +1,4 @@
-"""The built-in data sets: pictures of silhouettes, drawn by formula from a seed, in ordinary class folders."""
+"""The built-in data sets: images of silhouettes, drawn by formula from a seed, in ordinary class folders."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from tlearn.files import temporary_beside
 from tlearn.ranges import COUNT, one_of, require
 
 SIZE = 96
-# Part of what a drawn folder is named after: raise it when the same options give other pictures.
+# Part of what a drawn folder is named after: raise it when the same options give other images.
 _FORMAT = 1
 # Silhouettes are drawn at twice the size, which smooths their edges.
 _FINE = 2 * SIZE
@@ -42,7 +42,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> Piece:
 
 
 def _arc(start: float, end: float, count: int = 48) -> np.ndarray:
-    """Give points of the unit circle between two parts of a turn."""
+    """Return points of the unit circle between two parts of a turn."""
     return np.exp(2j * np.pi * np.linspace(start, end, count))
 
 
@@ -55,7 +55,7 @@ def _cut(piece: Piece) -> Piece:
 
 
 def _polar(radius: Callable[[np.ndarray], np.ndarray]) -> Piece:
-    """Give the outline whose radius is a function of the part of a turn."""
+    """Return the outline whose radius is a function of the part of a turn."""
     turn = np.linspace(0, 1, 240, endpoint=False)
     return radius(turn) * np.exp(2j * np.pi * turn), True
 
@@ -69,7 +69,7 @@ def _star(tips: int, inner: float) -> Piece:
 
 
 def _stroke(points: np.ndarray, width: float) -> Piece:
-    """Give the outline of a smooth line of a width."""
+    """Return the outline of a smooth line of a width."""
     along = np.gradient(points)
     across = 0.5j * width * along / abs(along)
     return np.concatenate([points + across, (points - across)[::-1]]), True
@@ -82,7 +82,7 @@ def _lens(width: float) -> Piece:
 
 
 def _blocks(rows: str, wider: float) -> list[Piece]:
-    """Give a figure of cells, written row by row, with every second row and column wider than the others."""
+    """Build a figure of cells, written row by row, with every second row and column wider than the others."""
     lines = rows.split()
     edges = np.cumsum([0.0] + [1 + wider * (index % 2) for index in range(max(len(lines), len(lines[0])))])
     return [
@@ -213,7 +213,7 @@ SETS = {"shapes": TARGET, "shapes_source": SOURCE}
 
 
 def draw(label: str, seed: int, split: str, number: int) -> Image.Image:
-    """Draw one picture, RGB [SIZE, SIZE], that depends on nothing but the arguments."""
+    """Draw one image, RGB [SIZE, SIZE], that depends on nothing but the arguments."""
     rng = _generator(f"{_FORMAT}/{seed}/{label}/{split}/{number}")
     silhouette = (SOURCE | TARGET)[label]
     ground, figure = _colours(rng)
@@ -235,7 +235,7 @@ def _generator(text: str) -> np.random.Generator:
 
 
 def _colours(rng: np.random.Generator) -> tuple[list[Colour], list[Colour]]:
-    """Give two similar colours for the background and two for the figure, well apart from those."""
+    """Draw two similar colours for the background and two for the figure, well apart from those."""
     tries = rng.uniform(0, 255, (160, 4, 3))
     grey = tries.mean(2, keepdims=True)
     tries = grey + rng.uniform(0.2, 1, (160, 1, 1)) * (tries - grey)
@@ -268,14 +268,14 @@ def _outlined(rng: np.random.Generator, pieces: list[Piece]) -> Image.Image:
 
 
 def _dense(outline: np.ndarray) -> np.ndarray:
-    """Give an outline as [N, 2], with more points on the long edges, which can then bend."""
+    """Return an outline as [N, 2], with more points on the long edges, which can then bend."""
     between = np.linspace(0, 1, 1 + 48 // len(outline), endpoint=False)
     points = (outline[:, None] + between * (np.roll(outline, -1) - outline)[:, None]).ravel()
     return np.stack([points.real, points.imag], axis=1)
 
 
 def _pose(rng: np.random.Generator) -> np.ndarray:
-    """Give a random turn, shear, stretch and mirroring, [2, 2]."""
+    """Draw a random turn, shear, stretch and mirroring, [2, 2]."""
     turn = np.deg2rad(rng.uniform(-60, 60))
     stretch = np.exp(rng.uniform(-0.2, 0.2))
     rotation = np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
@@ -307,13 +307,13 @@ def _textured(rng: np.random.Generator, colours: list[Colour]) -> Image.Image:
 
 
 def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
-    """Give smooth noise around 0, [SIZE, SIZE] float32, with about `cells` bumps a side."""
+    """Draw smooth noise around 0, [SIZE, SIZE] float32, with about `cells` bumps a side."""
     coarse = Image.fromarray(rng.normal(0, 0.6, (cells, cells)).astype(np.float32))
     return np.asarray(coarse.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
 def _scatter(rng: np.random.Generator, picture: Image.Image, figure: list[Colour], count: int, largest: float) -> None:
-    """Lay small pieces on a picture, in colours of their own or of the figure."""
+    """Lay small pieces on an image, in colours of their own or of the figure."""
     layer = Image.new("RGBA", (_FINE, _FINE))
     brush = ImageDraw.Draw(layer)
     for _ in range(count):
@@ -327,7 +327,7 @@ def _scatter(rng: np.random.Generator, picture: Image.Image, figure: list[Colour
 
 
 def _photographed(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
-    """Blur a picture, light it from one side and add grain."""
+    """Blur an image, light it from one side and add grain."""
     across, down = rng.uniform(-0.3, 0.3, 2)
     light = (rng.uniform(0.7, 1.15) * (1 + across * _X + down * _Y)).astype(np.float32)
     blurred = np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1))), np.float32)
@@ -352,7 +352,7 @@ class ShapesSource:
         self.root = drawn if root is None else Path(root).expanduser()
 
     def prepare(self) -> None:
-        """Draw the pictures unless a root was given or they are there; raise OutputError."""
+        """Draw the images unless a root was given or they are there; raise OutputError."""
         if self.given or os.path.isdir(self.root):
             return
         total = len(SETS[self.name]) * sum(self.counts.values())
@@ -371,7 +371,7 @@ class ShapesSource:
             shutil.rmtree(part, ignore_errors=True)
 
     def listing(self) -> Listing:
-        """List the pictures; raise DataError where they are not drawn yet."""
+        """List the images; raise DataError where they are not drawn yet."""
         if not self.given and not os.path.isdir(self.root):
             raise DataError(f"{self.root} is not drawn yet: prepare() draws it")
         return FolderSource(self.root).listing()

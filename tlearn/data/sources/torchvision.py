@@ -13,11 +13,11 @@ from tlearn.download import is_offline
 from tlearn.errors import ConfigError, DataError, DownloadError, TlearnError, capped
 from tlearn.ranges import one_of, require
 
-CALTECH_PICTURES = 8677
+CALTECH_IMAGES = 8677
 
 
 class _Layout(NamedTuple):
-    """Where torchvision keeps a data set below its root, and what it calls splits and picture files."""
+    """Where torchvision keeps a data set below its root, and what it calls splits and image files."""
 
     folder: str
     needs: tuple[str, ...]
@@ -69,7 +69,7 @@ class TorchvisionSource:
         self._open(download=True)
 
     def listing(self) -> Listing:
-        """List the pictures in their official splits, or without a split where there are none."""
+        """List the images in their official splits, or without a split where there are none."""
         self._check_scipy()
         if self._missing():
             raise self._error(f"not found: {capped(map(str, self._missing()))}")
@@ -79,9 +79,9 @@ class TorchvisionSource:
         root, found = self.folder / "101_ObjectCategories", Found()
         # clutter for detectors to reject, no class
         scan_classes(root, root, None, found, skip=("BACKGROUND_Google",))
-        if len(found.samples) < CALTECH_PICTURES:
+        if len(found.samples) < CALTECH_IMAGES:
             # torchvision takes a half extracted archive for the whole data set
-            reason = f"{root} holds {len(found.samples)} of {CALTECH_PICTURES} pictures"
+            reason = f"{root} holds {len(found.samples)} of {CALTECH_IMAGES} images"
             if not self.given:
                 raise self._error(f"{reason}; remove {self.folder} and start again")
             found.notes.append(reason)
@@ -97,7 +97,7 @@ class TorchvisionSource:
         missing = sorted(sample.path for sample in samples if not os.path.isfile(self.folder / sample.path))
         if missing:
             raise DataError(
-                f"{len(missing)} of {len(samples)} pictures are missing in {self.folder}: {capped(missing)}; "
+                f"{len(missing)} of {len(samples)} images are missing in {self.folder}: {capped(missing)}; "
                 "extract its archive again"
             )
         return Listing(self.folder, sorted(samples))
