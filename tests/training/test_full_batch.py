@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tlearn.errors import ConfigError
 from tlearn.models.graph.divide import FrozenPart
 from tlearn.models.network import TransferNetwork
-from tlearn.training.full_batch import FullBatch, LogisticModule
+from tlearn.training.full_batch import FullBatch, FullBatchModule
 
 DECAYS = [1.0, 0.1, 0.001]
 
@@ -25,14 +25,14 @@ def problem(count: int = 120, classes: int = 3, width: int = 6) -> TensorDataset
     return TensorDataset(features, targets, torch.arange(count))
 
 
-def fitted(fit: FullBatch, loss: nn.Module | None = None, epochs: int = 10) -> tuple[LogisticModule, list[dict]]:
+def fitted(fit: FullBatch, loss: nn.Module | None = None, epochs: int = 10) -> tuple[FullBatchModule, list[dict]]:
     data = problem()
     # L-BFGS ends elsewhere within its tolerance from another start.
     torch.manual_seed(0)
     body = nn.Sequential(nn.Flatten(), nn.Linear(12, 7))
     network = TransferNetwork(body, nn.Linear(7, 3))
     network.start_after(FrozenPart(body, None, "body", (7,)))
-    module = LogisticModule(network, 3, loss, fit=fit)
+    module = FullBatchModule(network, 3, loss, fit=fit)
     history: list[dict] = []
     kept = module.on_validation_epoch_end
 
@@ -111,6 +111,6 @@ def test_every_epoch_counts_as_a_step():
 def test_only_a_linear_head_on_a_frozen_body_is_fitted():
     body, fit = nn.Sequential(nn.Linear(4, 4)), FullBatch([1.0])
     with pytest.raises(ConfigError, match="head=linear"):
-        LogisticModule(TransferNetwork(body, nn.Sequential(nn.Linear(4, 2))), 2, fit=fit)
+        FullBatchModule(TransferNetwork(body, nn.Sequential(nn.Linear(4, 2))), 2, fit=fit)
     with pytest.raises(ConfigError, match="finetune=frozen"):
-        LogisticModule(TransferNetwork(body, nn.Linear(4, 2), "all"), 2, fit=fit)
+        FullBatchModule(TransferNetwork(body, nn.Linear(4, 2), "all"), 2, fit=fit)

@@ -26,7 +26,7 @@ from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.ddp import DDPStrategy
 from tlearn.training.expected_warnings import ignore_expected_warnings
-from tlearn.training.full_batch import FullBatch, LogisticModule
+from tlearn.training.full_batch import FullBatch, FullBatchModule
 from tlearn.training.module import TransferModule
 
 
@@ -153,7 +153,7 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, op
             raise ConfigError("optimizer=lbfgs fits to convergence and has no learning rate: choose scheduler=none")
         if config.data.balance == "sampler":
             raise ConfigError("optimizer=lbfgs fits every picture once: choose data.balance=weights")
-        return LogisticModule(built, len(classes), loss, fit=optimizer, monitor=config.monitor.metric)
+        return FullBatchModule(built, len(classes), loss, fit=optimizer, monitor=config.monitor.metric)
     return TransferModule(
         built,
         len(classes),

@@ -34,7 +34,7 @@ class FullBatch:
         require("optimizer.weight_decays", self.weight_decays)
 
 
-class LogisticModule(TransferModule):
+class FullBatchModule(TransferModule):
     """Fit a linear head on cached features, and measure it after each fit as any other epoch.
 
     The best epoch, and so the weight decay, is the checkpoint callback's choice.

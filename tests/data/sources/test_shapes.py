@@ -15,7 +15,8 @@ from tlearn.config import rules as schema
 from tlearn.config.command import known_keys
 from tlearn.config.compose import compose, plain
 from tlearn.data.sources import shapes
-from tlearn.data.sources.shapes import SIZE, SOURCE, TARGET, ShapesSource, draw
+from tlearn.data.sources.shapes import SIZE, ShapesSource, draw
+from tlearn.data.sources.silhouettes import SETS, SOURCE, TARGET
 from tlearn.errors import ConfigError, DataError, OutputError
 
 FEW = {"train": 2, "val": 1, "test": 1}
@@ -269,7 +270,7 @@ def test_the_options_compose_pass_the_check_and_build_the_source(tmp_path, monke
     made = instantiate(config.data.source)
     assert made.counts["train"] == 3
     assert made.root.parent == tmp_path / "shapes"
-    assert shapes.SETS[made.name] == classes
+    assert SETS[made.name] == classes
 
 
 def test_the_seed_of_the_run_does_not_redraw_the_pictures(tmp_path):
