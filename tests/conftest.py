@@ -1,7 +1,9 @@
 """Fixtures shared by all tests: no network, small drawn pictures, the optional folder of real pictures."""
 
+import ctypes
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,24 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Workers of a parallel run share the CPUs: torch reads this when it is first imported, here and in the programs started.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run named tests, and those whose output is shown as it comes, in one process; leave all others to the plugin."""
+    named = all("::" in argument for argument in config.args)
+    return 0 if named or config.option.capture == "no" else None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def first_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the caches of fixtures that outlive a test out of the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TLEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +52,26 @@ def own_caches(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
+def obedient() -> Iterator[None]:
+    """Take from this thread, where it is root's, the capabilities that override the modes of files and folders."""
+    if os.geteuid() != 0:
+        yield
+        return
+    # Version 3 of the header, and 0 for this thread
+    libc, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    effective = sets[0]
+    # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH; what stays permitted can be made effective again
+    sets[0] &= ~(1 << 1 | 1 << 2)
+    assert libc.capset(header, sets) == 0
+    yield
+    sets[0] = effective
+    assert libc.capset(header, sets) == 0
+
+
+@pytest.fixture
 def shared() -> Path:
-    """Give the folder with real pictures and weights, or skip."""
+    """Return the folder with real pictures and weights, or skip."""
     folder = Path(os.environ.get("TLEARN_SHARED", REPOSITORY.parent / "shared"))
     if not (folder / "weights" / "mobilenet_v2.pth").is_file():
         pytest.skip(f"no real pictures and weights in {folder} (set TLEARN_SHARED)")
