@@ -12,7 +12,7 @@ from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-# Workers of a parallel run share the CPUs: torch reads this when it is first imported, here and in the programs started.
+# Workers of a parallel run share the CPUs: torch reads this when first imported, here and in the programs started.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
