@@ -18,13 +18,13 @@ PARTS = ("extract", "decode", "body", "gpu")
 
 def main(options: argparse.Namespace) -> None:
     record = Record(options)
-    pictures = [] if options.pictures is None else ["--pictures", str(options.pictures)]
+    pictures = [] if options.image_set is None else ["--pictures", str(options.image_set)]
     rounds = ["--rounds", str(options.rounds)]
     jobs: dict[str, Job] = {}
     if "extract" in options.parts:
         read_once(options.data / options.set)
         common = ["--data", options.data / options.set, "--weights", options.weights]
-        few = [] if options.pictures is None else ["--max-batches", str(max(1, options.pictures // 64))]
+        few = [] if options.image_set is None else ["--max-batches", str(max(1, options.image_set // 64))]
         jobs["evaluation loop"] = lambda seed: baseline("evaluation", [*common, *few, "--seed", str(seed)])
         for kind in options.precision:
             jobs[f"tlearn {kind}"] = partial(limit, ["extract", *common, "--precision", kind, *pictures])

@@ -85,7 +85,7 @@ def extract(options: argparse.Namespace) -> dict[str, float]:
     """Files to features as tlearn does it: pictures a second."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     made = extractor(options.backbones[0], options.weights, DTYPES[options.precision], device)
-    files = files_below(options.data, options.pictures)
+    files = files_below(options.data, options.image_set)
     return {"rate": rate_of(made, files), "pictures": len(files)}
 
 
@@ -96,7 +96,7 @@ def decode(options: argparse.Namespace) -> dict[str, float]:
     from torchvision.io import ImageReadMode, decode_jpeg
 
     torch.set_num_threads(1)
-    files = files_below(options.data, options.pictures or 60)
+    files = files_below(options.data, options.image_set or 60)
     contents = [torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8) for path in files]
     transform = Transform(
         {"resize": 256, "size": 224, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.2] * 3}
@@ -209,7 +209,7 @@ def gpu(options: argparse.Namespace) -> dict[str, float]:
     """Files to features on a GPU, as a share of what decoding on all cores or the body alone would allow."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    files = list(islice(cycle(files_below(options.data)), options.pictures or 8192))
+    files = list(islice(cycle(files_below(options.data)), options.image_set or 8192))
     figures: dict[str, float] = {}
     rates = []
     for _ in range(options.rounds):

@@ -17,7 +17,7 @@ def explore(config: DictConfig) -> dict[str, float]:
 
     run = RunFolder(config.paths.output_dir)
     with run.claimed(), session(run.path / "explore.log", quiet=config.quiet):
-        found = build.pictures(config, run)
+        found = build.image_set(config, run)
         survey = Survey(
             title=f"{config.data.name} before training",
             root=found.root,

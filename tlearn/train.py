@@ -35,13 +35,13 @@ def train(config: DictConfig) -> dict[str, float]:
         checkpoint = None if config.resume is None else last_checkpoint(Path(config.resume))
         trainer = build.trainer(config, run.path)
         backbone = build.backbone(config)
-        pictures = build.pictures(config, run)
+        image_set = build.image_set(config, run)
         record = RunRecord(run, plain(config), task_overrides())
         if is_main_process():
-            record.start(pictures, resumed=config.resume is not None)
+            record.start(image_set, resumed=config.resume is not None)
         optimizer = build.build(config.optimizer)
-        network = build.network(config, backbone, len(pictures.classes))
-        images = build.datamodule(config, pictures)
+        network = build.network(config, backbone, len(image_set.classes))
+        images = build.datamodule(config, image_set)
         module = build.module(config, network, images, optimizer)
         options = FeatureOptions(**config.features)
         body = {**backbone.architecture(), "replace": config.head.replace}
@@ -64,7 +64,7 @@ def train(config: DictConfig) -> dict[str, float]:
             record.finish(network, backbone.architecture(), images, metrics)
             show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
             if plan.write:
-                report_training(record, plan, network, pictures, outputs, metrics, trainer.loggers)
+                report_training(record, plan, network, image_set, outputs, metrics, trainer.loggers)
             show_paths(run.path)
     return metrics
 

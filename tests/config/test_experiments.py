@@ -25,7 +25,7 @@ from tlearn.config import build
 from tlearn.config import rules as schema
 from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.data.datamodule import ImageDataModule
-from tlearn.data.prepare import Pictures
+from tlearn.data.prepare import ImageSet
 from tlearn.data.sources.base import Sample
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import ConfigError
@@ -77,7 +77,7 @@ def recipe(tmp_path, monkeypatch):
             body_lr_scale=config.finetune.body_lr_scale,
         )
         samples = [Sample("a.jpg", "a"), Sample("b.jpg", "b")]
-        images = build.datamodule(config, Pictures(tmp_path, {"train": samples, "val": samples}, ["a", "b"]))
+        images = build.datamodule(config, ImageSet(tmp_path, {"train": samples, "val": samples}, ["a", "b"]))
         return Recipe(
             plain(config),
             network,

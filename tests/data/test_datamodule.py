@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import DiskPixels, MemoryPixels, Shrink
-from tlearn.data.prepare import Pictures, prepare
+from tlearn.data.prepare import ImageSet, prepare
 from tlearn.data.sources.base import Sample
 from tlearn.data.sources.folder import FolderSource
 from tlearn.data.transforms import Transform, random_resized_crop
@@ -20,7 +20,7 @@ from tlearn.errors import BadImageError, DataError
 SMALL = {"resize": 18, "size": 16, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.2] * 3}
 
 
-def datamodule(pictures: Pictures, batch_size: int = 5, **more) -> ImageDataModule:
+def datamodule(pictures: ImageSet, batch_size: int = 5, **more) -> ImageDataModule:
     steps = [random_resized_crop(16, (0.3, 1.0)), v2.RandomHorizontalFlip(), v2.ColorJitter(0.4, 0.4)]
     more.setdefault("num_workers", 0)
     return ImageDataModule(pictures, Decoder(), Transform(SMALL, steps), Transform(SMALL), batch_size, **more)
@@ -37,18 +37,18 @@ def as_process(data: ImageDataModule, rank: int, world_size: int) -> ImageDataMo
 
 
 @pytest.fixture
-def pictures(folder_data: Path) -> Pictures:
+def pictures(folder_data: Path) -> ImageSet:
     return prepare(FolderSource(folder_data), Decoder(), (0.5, 0.25, 0.25), 0.2, 0)
 
 
 @pytest.fixture
-def uneven(tmp_path: Path, draw_split) -> Pictures:
+def uneven(tmp_path: Path, draw_split) -> ImageSet:
     """Give 12 blue and 3 red pictures in train, none of green, and one of each in val."""
     train = []
     for name, count in (("blue", 12), ("red", 3)):
         draw_split(tmp_path / "all", count, (name,))
         train += [Sample(f"{name}/{name}_{number}.jpg", name, "train") for number in range(count)]
-    return Pictures(tmp_path / "all", {"train": train, "val": [train[0], train[-1]]}, ["blue", "green", "red"])
+    return ImageSet(tmp_path / "all", {"train": train, "val": [train[0], train[-1]]}, ["blue", "green", "red"])
 
 
 def test_the_batches_do_not_depend_on_the_workers(pictures):
@@ -148,7 +148,7 @@ def test_a_picture_that_went_bad_after_the_check_is_named(pictures, num_workers)
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_fewer_pictures_than_processes_are_refused(pictures, split):
-    few = Pictures(pictures.root, {name: chosen[:2] for name, chosen in pictures.splits.items()}, pictures.classes)
+    few = ImageSet(pictures.root, {name: chosen[:2] for name, chosen in pictures.splits.items()}, pictures.classes)
     loader = f"{split}_dataloader"
     with pytest.raises(DataError, match=f"2 images in {split} are too few for 3 processes") as caught:
         getattr(as_process(datamodule(few), 0, 3), loader)()

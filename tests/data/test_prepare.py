@@ -6,14 +6,14 @@ import pytest
 
 from tests.conftest import draw
 from tlearn.data.decode import Decoder
-from tlearn.data.prepare import BadImagesError, Pictures, prepare
+from tlearn.data.prepare import BadImagesError, ImageSet, prepare
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import DataError
 
 HALVES = (0.5, 0.25, 0.25)
 
 
-def prepared(root: Path, on_bad_image: str = "error", **more) -> Pictures:
+def prepared(root: Path, on_bad_image: str = "error", **more) -> ImageSet:
     return prepare(FolderSource(root, **more), Decoder(), HALVES, 0.2, 0, on_bad_image)
 
 
@@ -25,7 +25,7 @@ def spoil(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def labels(pictures: Pictures) -> set[str]:
+def labels(pictures: ImageSet) -> set[str]:
     return {sample.label for samples in pictures.splits.values() for sample in samples}
 
 

@@ -15,8 +15,8 @@ from tlearn.data.split import (
     TEST_AS_VAL,
     check_manifest,
     class_list,
-    fingerprint,
     make_splits,
+    manifest_digest,
     read_manifest,
     write_manifest,
 )
@@ -338,12 +338,14 @@ class TestManifest:
 class TestFingerprint:
     def test_it_does_not_depend_on_order_or_on_the_place_of_the_root(self, written):
         root, splits, path = written
-        before = fingerprint(root, splits)
+        before = manifest_digest(root, splits)
         assert len(before) == 64
-        assert fingerprint(root, dict(reversed([(name, chosen[::-1]) for name, chosen in splits.items()]))) == before
-        assert fingerprint(root, read_manifest(path).splits) == before
+        assert (
+            manifest_digest(root, dict(reversed([(name, chosen[::-1]) for name, chosen in splits.items()]))) == before
+        )
+        assert manifest_digest(root, read_manifest(path).splits) == before
         moved = root.rename(root.with_name("moved"))
-        assert fingerprint(moved, splits) == before
+        assert manifest_digest(moved, splits) == before
 
     def test_it_changes_with_path_label_split_and_size(self, written):
         root, splits, _ = written
@@ -356,9 +358,9 @@ class TestFingerprint:
             {"train": rest, "val": [*splits["val"], first]},
             {**splits, "train": rest},
         ]
-        found = [fingerprint(root, variant) for variant in variants]
+        found = [manifest_digest(root, variant) for variant in variants]
         (root / first.path).write_bytes(b"longer")
-        found.append(fingerprint(root, splits))
+        found.append(manifest_digest(root, splits))
         assert len(set(found)) == len(found)
 
 

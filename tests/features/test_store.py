@@ -18,7 +18,7 @@ from tlearn.errors import OutputError
 from tlearn.features import prune as room
 from tlearn.features import store
 from tlearn.features.prune import kept, prune
-from tlearn.features.store import Rows, Space, picture_key
+from tlearn.features.store import FeatureRows, Space, image_key
 from tlearn.files import temporary_beside
 
 
@@ -110,22 +110,22 @@ def test_a_picture_is_known_by_path_size_time_and_draw(tmp_path, monkeypatch):
     picture = tmp_path / "a.jpg"
     picture.write_bytes(b"1")
     os.utime(picture, ns=(5, 5))
-    known = {picture_key(picture), picture_key(picture, "draw")}
+    known = {image_key(picture), image_key(picture, "draw")}
     monkeypatch.chdir(tmp_path)
-    assert picture_key("a.jpg") in known
+    assert image_key("a.jpg") in known
     other = tmp_path / "b.jpg"
     other.write_bytes(b"1")
     os.utime(other, ns=(5, 5))
-    known.add(picture_key(other))
+    known.add(image_key(other))
     os.utime(picture, ns=(6, 6))
-    known.add(picture_key(picture))
+    known.add(image_key(picture))
     picture.write_bytes(b"12")
     os.utime(picture, ns=(5, 5))
-    known.add(picture_key(picture))
+    known.add(image_key(picture))
     assert len(known) == 5
     picture.write_bytes(b"1")
     os.utime(picture, ns=(5, 5))
-    assert picture_key(picture) in known
+    assert image_key(picture) in known
 
 
 def test_the_key_of_a_picture_stays_the_same_for_ever(tmp_path):
@@ -134,9 +134,9 @@ def test_the_key_of_a_picture_stays_the_same_for_ever(tmp_path):
     os.utime(picture, ns=(5, 7))
     # Features that were computed by an earlier version are found by it.
     text = os.fsencode(picture) + b"\x003\x007\x00draw"
-    assert picture_key(picture, "draw") == hashlib.blake2b(text, digest_size=16).digest()
+    assert image_key(picture, "draw") == hashlib.blake2b(text, digest_size=16).digest()
     with pytest.raises(FileNotFoundError, match=r"lost\.jpg"):
-        picture_key(tmp_path / "lost.jpg")
+        image_key(tmp_path / "lost.jpg")
 
 
 def test_a_damaged_segment_is_removed_and_missing(tmp_path, capsys):
@@ -297,8 +297,8 @@ def test_segments_can_be_shared_as_the_folder_is(tmp_path):
 def test_one_part_and_several_give_the_same(tmp_path):
     values = torch.randn(20, 3)
     part, row = torch.arange(20) % 2, torch.arange(20) // 2
-    several = Rows([values[0::2], values[1::2]], part, row)
-    one = Rows([values], torch.zeros(20, dtype=torch.long), torch.arange(20))
+    several = FeatureRows([values[0::2], values[1::2]], part, row)
+    one = FeatureRows([values], torch.zeros(20, dtype=torch.long), torch.arange(20))
     chosen = torch.tensor([5, 5, 0, 19, 4])
     assert torch.equal(several[chosen], values[chosen])
     assert torch.equal(one[chosen], values[chosen])

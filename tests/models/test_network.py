@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tlearn.errors import ConfigError
 from tlearn.models import heads
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
-from tlearn.models.network import TransferNetwork, fingerprint
+from tlearn.models.network import TransferNetwork, tensor_digest
 
 OPTIMIZERS = {
     "adamw": lambda groups: torch.optim.AdamW(groups, weight_decay=0.1),
@@ -181,9 +181,9 @@ def test_a_skeleton_becomes_the_saved_network_again(name):
 
 def test_fingerprint_depends_on_every_name_type_shape_and_bit_and_on_no_order():
     tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
-    mark = fingerprint(tensors)
-    assert mark == fingerprint(dict(reversed(tensors.items())))
-    assert mark == fingerprint({**tensors, "a": tensors["a"].T.contiguous().T.requires_grad_()})
+    mark = tensor_digest(tensors)
+    assert mark == tensor_digest(dict(reversed(tensors.items())))
+    assert mark == tensor_digest({**tensors, "a": tensors["a"].T.contiguous().T.requires_grad_()})
     changes = [
         {"a": tensors["a"].reshape(3, 2)},
         {"a": tensors["a"].view(torch.int32)},
@@ -192,4 +192,4 @@ def test_fingerprint_depends_on_every_name_type_shape_and_bit_and_on_no_order():
         {"c": torch.ones(2, dtype=torch.float16)},
         {"d": torch.empty(0)},
     ]
-    assert len({mark, *(fingerprint(tensors | change) for change in changes)}) == len(changes) + 1
+    assert len({mark, *(tensor_digest(tensors | change) for change in changes)}) == len(changes) + 1

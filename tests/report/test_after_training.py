@@ -116,7 +116,7 @@ def test_doubtful_labels_are_not_looked_for_among_augmented_features(tmp_path, f
 def test_under_dp_the_training_pictures_are_not_looked_at():
     network = SimpleNamespace(head=torch.nn.Linear(4, 2))
     data = FeatureDataModule.__new__(FeatureDataModule)
-    data.datasets, data.pictures = {"train": range(8), "val": range(4)}, SimpleNamespace(classes=["a", "b"])
+    data.datasets, data.image_set = {"train": range(8), "val": range(4)}, SimpleNamespace(classes=["a", "b"])
     trainer = SimpleNamespace(strategy=None, fast_dev_run=False, overfit_batches=0.0)
     under_dp = SimpleNamespace(**vars(trainer) | {"strategy": DataParallelStrategy.__new__(DataParallelStrategy)})
     for one, looked in ((under_dp, False), (trainer, True)):
@@ -124,7 +124,7 @@ def test_under_dp_the_training_pictures_are_not_looked_at():
         assert plan.write
         assert plan.features == plan.train_pictures == looked
         assert ("trainer=dp" in plan.reason) == (not looked)
-    data.pictures.classes = range(10**8)
+    data.image_set.classes = range(10**8)
     large = reporting.plan_report(True, "auto", None, trainer, data, network)
     assert large.features
     assert not large.train_pictures

@@ -15,7 +15,7 @@ from tlearn.report.page import (
     Card,
     Gallery,
     Group,
-    KeyFigures,
+    KeyMetrics,
     Link,
     Picture,
     Section,
@@ -75,7 +75,7 @@ def _blocks(name: str) -> list[Block]:
     card = Card(name, name, [(name, name)], [(name, 0.75, True), (name, 0.25, False)])
     rows = [{name: name, "n": 1, "link": Link(name, name)}, {name: None, "n": 2.5, "link": None}]
     return [
-        KeyFigures([(name, name, name)]),
+        KeyMetrics([(name, name, name)]),
         Text([name, name], warning=True),
         Table(rows, name, {name: name}, name),
         Picture(SVG, "image/svg+xml", 900, name, [name]),

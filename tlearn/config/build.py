@@ -14,7 +14,7 @@ from tlearn.console import is_main_process, say
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import pixel_cache
-from tlearn.data.prepare import BadImagesError, Pictures, prepare
+from tlearn.data.prepare import BadImagesError, ImageSet, prepare
 from tlearn.data.transforms import KEYS, Transform, complete, mixing
 from tlearn.errors import ConfigError
 from tlearn.models.backbones.base import Backbone
@@ -49,7 +49,7 @@ def backbone(config: DictConfig) -> Backbone:
     return chosen
 
 
-def pictures(config: DictConfig, run: RunFolder) -> Pictures:
+def image_set(config: DictConfig, run: RunFolder) -> ImageSet:
     """List, check and split the pictures; what is wrong with them is written to data_report.json."""
     data, split = config.data, config.data.split
     try:
@@ -77,7 +77,7 @@ def _decoder(data: Any) -> Decoder:
     return Decoder(data.max_pixels, tuple(data.alpha_background), data.high_bit_depth)
 
 
-def datamodule(config: DictConfig, found: Pictures) -> ImageDataModule:
+def datamodule(config: DictConfig, found: ImageSet) -> ImageDataModule:
     """Build the loaders: augmentation for train, the deterministic transform for all others."""
     data, count = config.data, len(found.splits["train"])
     if count % data.batch_size == 1 and count > data.batch_size:
@@ -138,7 +138,7 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, op
 
     The optimizer is still without parameters, or the plan of a full-batch fit.
     """
-    classes = data.pictures.classes
+    classes = data.image_set.classes
     if config.monitor.metric.endswith("top5") and len(classes) <= 5:
         raise ConfigError(f"monitor.metric={config.monitor.metric} does not exist for {len(classes)} classes")
     weight = config.loss.get("weight")

@@ -60,7 +60,7 @@ def task_overrides() -> list[str]:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Give a configuration as plain data with every reference resolved; a missing value is an error."""
+    """Return a configuration as plain data with every reference resolved; a missing value is an error."""
     container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

@@ -9,7 +9,7 @@ from tlearn.analysis.outputs import Outputs, view_metrics
 from tlearn.config import build
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule
-from tlearn.data.prepare import Pictures, readable
+from tlearn.data.prepare import ImageSet, readable
 from tlearn.data.transforms import Transform
 from tlearn.runs.evaluated import evaluated_samples
 from tlearn.runs.model import Model
@@ -33,8 +33,8 @@ def measure(
     if unreadable:
         say(f"left out {len(unreadable)} unreadable pictures: {', '.join(list(unreadable)[:20])}")
     loading = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
-    pictures = Pictures(root, {"test": samples}, model.classes)
-    data = ImageDataModule(pictures, model.decoder, transform, transform, **loading)
+    image_set = ImageSet(root, {"test": samples}, model.classes)
+    data = ImageDataModule(image_set, model.decoder, transform, transform, **loading)
     metrics, outputs, views = measure_split(trainer, model.network, data, config.split, config.tta, features)
     metrics |= calibration_metrics(outputs, model.temperature)
     if views is not None:

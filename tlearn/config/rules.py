@@ -182,7 +182,7 @@ SYNONYMS = {
 
 
 def suggestion(key: str, known: list[str]) -> str:
-    """Give "; did you mean ...?" for a mistyped key, or nothing."""
+    """Return "; did you mean ...?" for a mistyped key, or nothing."""
     group, _, last = key.rpartition(".")
     if group in known and (key in known or key in RULES):
         return f"; another option of {group} has it"

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 from tlearn.data.dataset import ImageDataset, class_counts
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import DiskPixels, MemoryPixels
-from tlearn.data.prepare import Pictures
+from tlearn.data.prepare import ImageSet
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
 from tlearn.data.transforms import Transform, stack
 from tlearn.errors import DataError
@@ -37,7 +37,7 @@ class SplitDataModule(LightningDataModule):
 
     def __init__(
         self,
-        pictures: Pictures,
+        image_set: ImageSet,
         datasets: Mapping[str, Any],
         batch_size: int,
         num_workers: int | None = None,
@@ -45,16 +45,16 @@ class SplitDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.pictures, self.datasets = pictures, dict(datasets)
+        self.image_set, self.datasets = image_set, dict(datasets)
         self.batch_size, self.num_workers, self.balance, self.seed = batch_size, num_workers, balance, seed
 
     def files(self, split: str, indices: Sequence[int]) -> list[str]:
         """Return the files of a batch."""
-        return [str(self.pictures.root / self.datasets[split].paths[index]) for index in indices]
+        return [str(self.image_set.root / self.datasets[split].paths[index]) for index in indices]
 
     def class_weights(self) -> list[float]:
         """Compute the weight of each class with which all count the same: images / (classes x its images)."""
-        counts = class_counts(self.pictures.splits["train"], self.pictures.classes)
+        counts = class_counts(self.image_set.splits["train"], self.image_set.classes)
         present = sum(count > 0 for count in counts.values())
         return [sum(counts.values()) / (present * count) if count else 0.0 for count in counts.values()]
 
@@ -116,7 +116,7 @@ class ImageDataModule(SplitDataModule):
 
     def __init__(
         self,
-        pictures: Pictures,
+        image_set: ImageSet,
         decoder: Decoder,
         train_transform: Transform,
         transform: Transform,
@@ -126,20 +126,20 @@ class ImageDataModule(SplitDataModule):
         seed: int = 0,
         cache: MemoryPixels | DiskPixels | None = None,
     ) -> None:
-        self.transforms = {split: train_transform if split == "train" else transform for split in pictures.splits}
+        self.transforms = {split: train_transform if split == "train" else transform for split in image_set.splits}
         cached = ("train", "val") if cache is not None else ()
-        self._cached = [split for split in cached if split in pictures.splits and self.transforms[split].takes_shrunk]
+        self._cached = [split for split in cached if split in image_set.splits and self.transforms[split].takes_shrunk]
         datasets = {
             split: ImageDataset(
-                pictures.root,
+                image_set.root,
                 samples,
-                pictures.classes,
+                image_set.classes,
                 cache if cache is not None and split in self._cached else decoder,
                 self.transforms[split].pixels,
             )
-            for split, samples in pictures.splits.items()
+            for split, samples in image_set.splits.items()
         }
-        super().__init__(pictures, datasets, batch_size, num_workers, balance, seed)
+        super().__init__(image_set, datasets, batch_size, num_workers, balance, seed)
         self.cache = cache
         self.decoder, self._plain = decoder, transform
 
@@ -174,8 +174,10 @@ class ImageDataModule(SplitDataModule):
     def _plain_dataset(self, split: str) -> ImageDataset:
         if not self.transforms[split].is_random:
             return self.datasets[split]
-        pictures = self.pictures
-        return ImageDataset(pictures.root, pictures.splits[split], pictures.classes, self.decoder, self._plain.pixels)
+        image_set = self.image_set
+        return ImageDataset(
+            image_set.root, image_set.splits[split], image_set.classes, self.decoder, self._plain.pixels
+        )
 
     def _loader(self, dataset: ImageDataset, **how: Any) -> DataLoader:
         workers = self._workers()

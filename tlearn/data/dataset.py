@@ -45,7 +45,7 @@ class ImageDataset(Dataset):
         return self.transform(image, draw), self.targets[index], index
 
 
-class PictureDataset(Dataset):
+class ImageFileDataset(Dataset):
     """Return (transformed image, "") for an index, or (None, reason) for an image that cannot be read."""
 
     def __init__(self, paths: Sequence[Path], decode: Decode, transform: Callable[[Tensor], Tensor]) -> None:

@@ -48,7 +48,7 @@ class Shrink:
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
 
     def __call__(self, path: str | Path) -> Tensor:
-        """Give uint8 [3, H, W] in the memory order H, W, 3; raise BadImageError as the decoder does."""
+        """Return uint8 [3, H, W] in the memory order H, W, 3; raise BadImageError as the decoder does."""
         image = self.decoder(path)
         if min(image.shape[-2:]) <= self.short_side:
             return image
@@ -72,7 +72,7 @@ class MemoryPixels:
             self._kept.update(zip(missing, chain(first, rest), strict=True))
 
     def __call__(self, path: str | Path) -> Tensor:
-        """Give the kept picture, or decode one that is not."""
+        """Return the kept image, or decode one that is not."""
         kept = self._kept.get(str(path))
         return self._shrink(path) if kept is None else kept
 
@@ -94,7 +94,7 @@ class DiskPixels:
             self(path)
 
     def __call__(self, path: str | Path) -> Tensor:
-        """Give the kept picture, or decode and keep it."""
+        """Return the kept image, or decode and keep it."""
         # Taken before decoding: a file that changes meanwhile is then decoded again.
         file = self._file(path)
         if file is None:

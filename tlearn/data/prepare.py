@@ -13,7 +13,7 @@ from tlearn.machine import available_cpus
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSet:
     """The images of a run, split and checked."""
 
     root: Path
@@ -33,7 +33,7 @@ def prepare(
     on_bad_image: str = "error",
     cache: Path | None = None,
     test_as_val: bool = False,
-) -> Pictures:
+) -> ImageSet:
     """List, check and split the images of a source.
 
     Args:
@@ -59,7 +59,7 @@ def prepare(
     splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {counted(len(bad), 'unreadable image')}{_per_class(listing.samples, bad)}"] if bad else []
-    return Pictures(listing.root, splits, classes, [*listing.notes, *skipped, *notes, *more], bad)
+    return ImageSet(listing.root, splits, classes, [*listing.notes, *skipped, *notes, *more], bad)
 
 
 def readable(

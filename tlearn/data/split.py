@@ -71,7 +71,7 @@ def _placed(
     test_as_val: bool,
     notes: list[str],
 ) -> list[Sample]:
-    """Give each sample that has none its split, as the source's own splits leave room for."""
+    """Assign a split to each sample without one, within what the source's own splits leave."""
     given = {sample.split for sample in samples}
     if test_as_val:
         return _with_test_as_val(samples, given, notes)
@@ -145,7 +145,7 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest({name: splits[name] for name in SPLITS if name in splits}, sizes)
 
 
-def fingerprint(root: Path, splits: Splits) -> str:
+def manifest_digest(root: Path, splits: Splits) -> str:
     """Compute a SHA-256 of every sample's path, label, split and size, in hexadecimal."""
     digest = hashlib.sha256()
     for row in _rows(root, splits):
@@ -187,7 +187,7 @@ def _with_test_as_val(samples: Sequence[Sample], given: set[str | None], notes: 
 
 
 def _divide(samples: Sequence[Sample], fractions: Sequence[float], seed: int, notes: list[str]) -> list[Sample]:
-    """Give each sample its split, class by class."""
+    """Assign each sample its split, class by class."""
     by_label: dict[str, list[Sample]] = {}
     for sample in samples:
         by_label.setdefault(sample.label, []).append(sample)

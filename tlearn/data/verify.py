@@ -84,7 +84,7 @@ def _cache_name(root: Path) -> str:
 
 
 def _read_cache(cache: Path, key: str) -> dict[str, list]:
-    """Give [size, time, reason] by path, or nothing if the file is missing, damaged or made under another key."""
+    """Read [size, time, reason] by path; nothing if the file is missing, damaged or made under another key."""
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
         if content["key"] != key:

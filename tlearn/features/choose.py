@@ -20,10 +20,10 @@ from tlearn.features.compute import compute
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.features.extract import Extractor, Item, Reader
 from tlearn.features.prune import prune
-from tlearn.features.store import Rows, Space, picture_key
+from tlearn.features.store import FeatureRows, Space, image_key
 from tlearn.machine import has_bf16
 from tlearn.models.graph.divide import FrozenPart, NotDivisibleError
-from tlearn.models.network import fingerprint
+from tlearn.models.network import tensor_digest
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.module import TransferModule
 
@@ -153,7 +153,7 @@ class _Features:
         average = part.rest is None
         self._make = partial(Extractor, part.module, reader, device=device, average=average, workers=images.num_workers)
 
-    def rows(self) -> dict[str, list[Rows]]:
+    def rows(self) -> dict[str, list[FeatureRows]]:
         """Read or compute the features of each split, those of train once for each view."""
         views, datasets = self._options.views, self._images.datasets
         fixed = [split for split in datasets if split != "train" or views is None]
@@ -171,9 +171,9 @@ class _Features:
         return rows
 
     def _path(self, path: str) -> Path:
-        return self._images.pictures.root / path
+        return self._images.image_set.root / path
 
-    def _obtain(self, items: list[Item], key: dict[str, Any]) -> Rows:
+    def _obtain(self, items: list[Item], key: dict[str, Any]) -> FeatureRows:
         keys = [_image_key(path, "" if draw is None else str(draw)) for path, draw in items]
         kind, limit = self._precision(items, keys, key), self._options.limit_gb * 1e9
         space = Space(self._root, {**key, "precision": kind})
@@ -203,14 +203,14 @@ class _Features:
         return "bf16" if precision.is_similar(similarity) else "fp32"
 
 
-def _parts(rows: Rows, counts: list[int]) -> list[Rows]:
+def _parts(rows: FeatureRows, counts: list[int]) -> list[FeatureRows]:
     """Cut rows into consecutive parts."""
     return [rows.chosen(indices) for indices in torch.arange(len(rows)).split(counts)]
 
 
 def _image_key(path: Path, version: str) -> bytes:
     try:
-        return picture_key(path, version)
+        return image_key(path, version)
     except OSError as error:
         raise BadImageError(path, f"cannot be read ({error.strerror})") from error
 
@@ -224,7 +224,7 @@ def _feature_key(
     return {
         "format": _FORMAT,
         "backbone": {**body, "part": part.name},
-        "weights": fingerprint(part.module.state_dict()),
+        "weights": tensor_digest(part.module.state_dict()),
         "preprocessing": images.transforms["val"].preprocessing,
         "decoder": asdict(images.decoder),
         "device": device.type,

@@ -10,7 +10,7 @@ from torch import Tensor
 from tlearn.console import progress, warn
 from tlearn.errors import NonFiniteError, OutputError
 from tlearn.features.extract import Extractor, Item
-from tlearn.features.store import Rows, Space
+from tlearn.features.store import FeatureRows, Space
 
 # A process that is killed loses no more than this; every segment is a file.
 _SEGMENT_SECONDS, _SEGMENT_BYTES = 20.0, 64 * 2**20
@@ -22,7 +22,7 @@ def compute(
     keys: Sequence[bytes],
     extractor: Callable[[], Extractor],
     stop_on_write_error: bool = False,
-) -> Rows:
+) -> FeatureRows:
     """Return the features of images, in their order.
 
     Args:
@@ -51,7 +51,7 @@ def compute(
 
 def _complete(
     space: Space, items: Sequence[Item], keys: Sequence[bytes], extractor: Callable[[], Extractor], writer: "_Writer"
-) -> Rows:
+) -> FeatureRows:
     # Another process may have done some of it meanwhile.
     rows, missing = space.find(keys)
     if rows is not None:

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.sampling import EvaluationSampler, TrainBatches
-from tlearn.features.store import Rows
+from tlearn.features.store import FeatureRows
 
 # Evaluation reads as much at once as a processor's cache likes to have.
 _EVALUATION_BYTES = 16 * 2**20
@@ -27,7 +27,7 @@ class FeatureDataset(Dataset):
         paths: its file, for messages.
     """
 
-    def __init__(self, views: Sequence[Rows], targets: Sequence[int], paths: Sequence[str]) -> None:
+    def __init__(self, views: Sequence[FeatureRows], targets: Sequence[int], paths: Sequence[str]) -> None:
         self.views, self.targets, self.paths = views, list(targets), list(paths)
         self._targets = torch.tensor(self.targets)
 
@@ -48,13 +48,15 @@ class FeatureDataModule(SplitDataModule):
         full_batch: load all training images as one batch.
     """
 
-    def __init__(self, images: SplitDataModule, rows: Mapping[str, Sequence[Rows]], full_batch: bool = False) -> None:
+    def __init__(
+        self, images: SplitDataModule, rows: Mapping[str, Sequence[FeatureRows]], full_batch: bool = False
+    ) -> None:
         datasets = {
             split: FeatureDataset(rows[split], dataset.targets, dataset.paths)
             for split, dataset in images.datasets.items()
         }
         size = len(datasets["train"]) if full_batch else images.batch_size
-        super().__init__(images.pictures, datasets, size, 0, images.balance, images.seed)
+        super().__init__(images.image_set, datasets, size, 0, images.balance, images.seed)
         self._images_batch_size = images.batch_size
 
     def train_dataloader(self) -> DataLoader:

@@ -13,7 +13,7 @@ _LEAST_SIMILARITY = 0.998
 
 
 def similarity(exact: Tensor, approximate: Tensor) -> float:
-    """Give the mean cosine similarity of features [N, ...] in two precisions."""
+    """Compute the mean cosine similarity of features [N, ...] in two precisions."""
     return F.cosine_similarity(exact.float().flatten(1), approximate.float().flatten(1)).mean().item()
 
 

@@ -35,7 +35,7 @@ _KEY_BYTES = 16
 _RESERVE = 2**30
 
 
-def picture_key(path: str | Path, version: str = "") -> bytes:
+def image_key(path: str | Path, version: str = "") -> bytes:
     """Hash what a picture's features depend on beside the recipe.
 
     Args:
@@ -49,7 +49,7 @@ def picture_key(path: str | Path, version: str = "") -> bytes:
     return hashlib.blake2b(text, digest_size=_KEY_BYTES).digest()
 
 
-class Rows:
+class FeatureRows:
     """Rows of several mapped tensors as if they were one tensor [N, ...].
 
     Args:
@@ -67,12 +67,12 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Give the shape as a tensor's."""
+        """The shape, as of a tensor."""
         return (len(self), *self._parts[0].shape[1:])
 
     @property
     def row_bytes(self) -> int:
-        """Give the size of one row in bytes."""
+        """The size of one row in bytes."""
         return self._parts[0][:1].nbytes
 
     def __getitem__(self, indices: Tensor) -> Tensor:
@@ -86,9 +86,9 @@ class Rows:
             chosen[here] = self._parts[number][row[here]].float()
         return chosen
 
-    def chosen(self, indices: Tensor) -> "Rows":
-        """Give these rows only, without copying features."""
-        return Rows(self._parts, self._part[indices], self._row[indices], self._lock)
+    def chosen(self, indices: Tensor) -> "FeatureRows":
+        """Select rows without copying features."""
+        return FeatureRows(self._parts, self._part[indices], self._row[indices], self._lock)
 
 
 class Space:
@@ -100,8 +100,8 @@ class Space:
         self._text = text
         self._opened: dict[str, tuple[np.ndarray, Tensor]] = {}
 
-    def find(self, keys: Sequence[bytes]) -> tuple[Rows | None, list[int]]:
-        """Give the rows of the keys, or the places of those that are missing; rows in use are not pruned."""
+    def find(self, keys: Sequence[bytes]) -> tuple[FeatureRows | None, list[int]]:
+        """Return the rows of the keys, or the places of those that are missing; rows in use are not pruned."""
         lock = self._read_lock()
         parts: list[Tensor] = []
         places: dict[bytes, tuple[int, int]] = {}
@@ -115,7 +115,7 @@ class Space:
         # Marks the recent use that pruning goes by
         with suppress(OSError):
             os.utime(self.folder / RECIPE)
-        return Rows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), lock), []
+        return FeatureRows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), lock), []
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Write one segment, whole or not at all.
@@ -160,7 +160,7 @@ class Space:
                     (self.folder / name).unlink()
 
     def size(self) -> int:
-        """Give the bytes of all segments on disk."""
+        """Sum the bytes of all segments on disk."""
         return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
 
     def _read_lock(self) -> IO[str] | None:

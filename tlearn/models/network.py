@@ -147,7 +147,7 @@ def count_parameters(part: nn.Module) -> tuple[int, int]:
     return sum(size for size, _ in sizes), sum(size for size, trains in sizes if trains)
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     """Hash named tensors by name, dtype, shape and bytes, whatever their order and device."""
     digest = hashlib.sha256()
     for name in sorted(tensors):

@@ -15,7 +15,7 @@ from tlearn.analysis.outputs import Outputs
 from tlearn.console import is_main_process, report_only
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.dataset import class_counts
-from tlearn.data.prepare import Pictures
+from tlearn.data.prepare import ImageSet
 from tlearn.data.sources.base import SPLITS
 from tlearn.data.split import read_manifest
 from tlearn.features.datamodule import FeatureDataModule
@@ -23,7 +23,7 @@ from tlearn.files import write_table
 from tlearn.machine import environment
 from tlearn.models.network import TransferNetwork
 from tlearn.report.gallery import gallery_figure
-from tlearn.report.run_report import Rows, RunSummary, write_report
+from tlearn.report.run_report import RunSummary, TableRows, write_report
 from tlearn.report.tensorboard import boards, write_embedding, write_figures, write_results
 from tlearn.runs.dotted_keys import flat
 from tlearn.runs.folder import RunFolder
@@ -56,7 +56,7 @@ def plan_report(
     """
     if not write or trainer.fast_dev_run or trainer.overfit_batches:  # type: ignore[attr-defined]
         return Plan(write=False)
-    on_features, classes = isinstance(data, FeatureDataModule), len(data.pictures.classes)
+    on_features, classes = isinstance(data, FeatureDataModule), len(data.image_set.classes)
     count = sum(len(dataset) for dataset in data.datasets.values())
     num_features = next(layer.in_features for layer in network.head.modules() if isinstance(layer, nn.Linear))
     size = f"{count:,} images x {num_features:,} features"
@@ -84,7 +84,7 @@ def show_first_batch(run: RunFolder, images: ImageDataModule, fixed_views: bool,
     if not is_main_process():
         return
     batch, file = images.first_batch(_SHOWN, fixed_views), run.path / _FIRST_BATCH
-    labels = [images.pictures.classes[target] for _, target, _ in batch]
+    labels = [images.image_set.classes[target] for _, target, _ in batch]
     with report_only("the first batch"):
         file.parent.mkdir(parents=True, exist_ok=True)
         # One pixel of the file for one of the drawing: more would only make the file larger.
@@ -99,7 +99,7 @@ def report_training(
     record: RunRecord,
     plan: Plan,
     network: TransferNetwork,
-    pictures: Pictures,
+    image_set: ImageSet,
     outputs: Mapping[str, Outputs],
     metrics: Mapping[str, float],
     loggers: Sequence[Logger],
@@ -110,13 +110,13 @@ def report_training(
     with report_only("the report"):
         _write(
             record,
-            pictures.skipped,
+            image_set.skipped,
             title=f"{record.settings['backbone']['name']} on {record.settings['data']['name']}",
             subtitle=str(record.folder.path),
             outputs=outputs,
             figures=metrics,
-            notes=pictures.notes,
-            train_counts=class_counts(pictures.splits["train"], pictures.classes),
+            notes=image_set.notes,
+            train_counts=class_counts(image_set.splits["train"], image_set.classes),
             temperature=metrics["temperature"],
             suspects=_found(suspects, splits, plan.reason),
             near_duplicates=_found(near_duplicates, splits, plan.reason),
@@ -164,7 +164,7 @@ def _write(record: RunRecord, skipped: Mapping[str, str], notes: Sequence[str] =
     write_report(record.folder.path, summary)
 
 
-def _found(look: Callable[[Sequence[Outputs]], Rows], outputs: Sequence[Outputs], reason: str) -> Rows | str:
+def _found(look: Callable[[Sequence[Outputs]], TableRows], outputs: Sequence[Outputs], reason: str) -> TableRows | str:
     """Return what is found in all splits, or the reason why it is not looked for."""
     if "train" not in [part.split for part in outputs]:
         return reason or "the training images could not be evaluated"

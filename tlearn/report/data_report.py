@@ -15,7 +15,7 @@ from tlearn.analysis.data_profile import (
     size_table,
 )
 from tlearn.report.gallery import Thumbnails
-from tlearn.report.page import Block, Card, Gallery, KeyFigures, Section, Text, number, write_page
+from tlearn.report.page import Block, Card, Gallery, KeyMetrics, Section, Text, number, write_page
 from tlearn.report.page_files import Exhibits
 
 # How much is on the page; the tables beside it have everything.
@@ -77,7 +77,7 @@ def _summary(survey: Survey) -> list[Block]:
         ("duplicates", number(len(survey.duplicates)), f"{len(across)} across splits"),
     ]
     notes: list[Block] = [Text(survey.notes, warning=True)] if survey.notes else []
-    return [KeyFigures(items), *notes]
+    return [KeyMetrics(items), *notes]
 
 
 def _classes(survey: Survey, exhibits: Exhibits) -> list[Block]:
@@ -101,7 +101,7 @@ def _sizes(survey: Survey, exhibits: Exhibits) -> list[Block]:
         if found
     ]
     return [
-        KeyFigures(items),
+        KeyMetrics(items),
         exhibits.figure("image_sizes", "Image sizes", lambda: size_figure(survey.sizes)),
         exhibits.note("sizes", "Width and height of each image", size_table(survey.sizes), ("path", *sides)),
     ]

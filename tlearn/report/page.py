@@ -28,11 +28,11 @@ _WIDEST = 40
 
 
 @dataclass(frozen=True)
-class KeyFigures:
+class KeyMetrics:
     """The few numbers that matter most: name, value and a note to each."""
 
     items: Sequence[tuple[str, str, str]]
-    kind = "key_figures"
+    kind = "key_metrics"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Link:
 
     @property
     def address(self) -> str:
-        """Give the path as an address, which can have no other scheme: a colon in it is encoded too."""
+        """The path as an address, which can have no other scheme: a colon in it is encoded, too."""
         try:
             return quote(os.fsencode(self.path))
         # No file can be called so.
@@ -145,7 +145,7 @@ class Group:
     kind = "group"
 
 
-Block = KeyFigures | Text | Table | Picture | Gallery | Group
+Block = KeyMetrics | Text | Table | Picture | Gallery | Group
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Section:
 
 
 def page_text(title: str, sections: Sequence[Section], subtitle: str = "") -> str:
-    """Give a page as text that is always valid Unicode."""
+    """Render a page as text that is always valid Unicode."""
     return _template().render(title=title, subtitle=subtitle, sections=sections)
 
 
@@ -193,7 +193,7 @@ def _visible(value: Any) -> Any:
 
 
 def _cell(value: Any) -> tuple[str, str, str]:
-    """Give the kind of a cell, its text, and the number by which it is sorted."""
+    """Return the kind of a cell, its text, and the number by which it is sorted."""
     if value is None or value == "":
         return "none", "", ""
     if isinstance(value, bool):

@@ -85,7 +85,7 @@ class Exhibits:
         return self.attempt(caption, lambda: Text([f"{caption}: {self._write(stem, caption, rows, columns)}"]))
 
     def attempt(self, what: str, make: Callable[[], Block]) -> Block:
-        """Give what `make` gives, or a note of why it could not."""
+        """Return the block that `make` builds, or a note of why it failed."""
         try:
             return make()
         # A page is made at the end of a run, which must not fail of one figure.

@@ -13,11 +13,11 @@ from tlearn.analysis.outputs import Outputs
 from tlearn.data.sources.base import SPLITS
 from tlearn.files import write_bytes
 from tlearn.report.gallery import Thumbnails
-from tlearn.report.page import Block, Group, KeyFigures, Link, Section, Table, Text, number, write_page
+from tlearn.report.page import Block, Group, KeyMetrics, Link, Section, Table, Text, number, write_page
 from tlearn.report.page_files import Exhibits
 from tlearn.report.sections import (
     LABELS,
-    Rows,
+    TableRows,
     calibration_blocks,
     class_blocks,
     confusion_blocks,
@@ -84,10 +84,10 @@ class RunSummary:
     notes: Sequence[str] = ()
     train_counts: Mapping[str, int] = field(default_factory=dict)
     temperature: float | None = None
-    suspects: Rows | str | None = None
-    near_duplicates: Rows | str | None = None
+    suspects: TableRows | str | None = None
+    near_duplicates: TableRows | str | None = None
     run_folder: Path | None = None
-    extras: Mapping[str, Figure | Path | bytes | Rows] = field(default_factory=dict)
+    extras: Mapping[str, Figure | Path | bytes | TableRows] = field(default_factory=dict)
 
 
 def write_report(folder: Path, run: RunSummary) -> Path:
@@ -136,7 +136,7 @@ class _Report:
         chosen = {name: str(settings.get(key) or "") for name, key in _WHAT.items()}
         # Of the class or function that builds it, the name alone
         chosen |= {name: chosen[name].rpartition(".")[2] for name, key in _WHAT.items() if key.endswith("_target_")}
-        blocks: list[Block] = [KeyFigures([*outcome, *_views(run.figures), *_costs(run.figures)])]
+        blocks: list[Block] = [KeyMetrics([*outcome, *_views(run.figures), *_costs(run.figures)])]
         if chosen["backbone"]:
             blocks.append(Text([", ".join(f"{name} {value}" for name, value in chosen.items() if value)]))
         if rows:

@@ -11,7 +11,7 @@ from tlearn.report.gallery import Thumbnails, card, confident_mistakes, least_ce
 from tlearn.report.page import Block, Card, Gallery, Group, Text, number
 from tlearn.report.page_files import Exhibits
 
-Rows = Sequence[Mapping[str, Any]]
+TableRows = Sequence[Mapping[str, Any]]
 
 # How much is on the page; the tables beside it have everything.
 _CARDS, _PAIRS, _SUSPECTS, _COPIES = 12, 30, 24, 12
@@ -37,7 +37,7 @@ LABELS = {
 
 
 def outcome_figures(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Choose the most important metrics of a split, of those of `split_row`, for `KeyFigures`."""
+    """Choose the most important metrics of a split, of those of `split_row`, for `KeyMetrics`."""
     count = f"{row['pictures']:,} images"
     items = [
         (
@@ -173,7 +173,7 @@ def calibration_blocks(outputs: Outputs, temperature: float | None, exhibits: Ex
 
 
 def doubt_blocks(
-    suspects: Rows | str | None, copies: Rows | str | None, exhibits: Exhibits, thumbnails: Thumbnails
+    suspects: TableRows | str | None, copies: TableRows | str | None, exhibits: Exhibits, thumbnails: Thumbnails
 ) -> list[Block]:
     """Show images with doubtful labels, and near-duplicates in several splits.
 

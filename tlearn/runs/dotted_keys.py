@@ -5,7 +5,7 @@ from typing import Any
 
 
 def flat(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Give nested settings by dotted keys."""
+    """Return nested settings by dotted keys."""
     return dict(leaves(node))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tlearn.data.datamodule import default_workers
-from tlearn.data.dataset import PictureDataset
+from tlearn.data.dataset import ImageFileDataset
 from tlearn.data.transforms import Transform, stack
 from tlearn.errors import BadImageError, ConfigError
 from tlearn.runs.model import Model
@@ -52,7 +52,7 @@ def predict_files(
         raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
     chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     transform = Transform(model.description["preprocessing"])
-    dataset = PictureDataset(paths, model.decoder, transform.pixels)
+    dataset = ImageFileDataset(paths, model.decoder, transform.pixels)
     workers = default_workers() if num_workers is None else num_workers
     # A single image is done before a worker has started.
     workers = min(workers, len(paths) // batch_size)

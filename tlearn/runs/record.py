@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tlearn.data.datamodule import ImageDataModule
-from tlearn.data.prepare import Pictures
-from tlearn.data.split import check_manifest, fingerprint, read_manifest, write_manifest
+from tlearn.data.prepare import ImageSet
+from tlearn.data.split import check_manifest, manifest_digest, read_manifest, write_manifest
 from tlearn.errors import DataError
 from tlearn.files import write_bytes
 from tlearn.machine import environment
@@ -45,7 +45,7 @@ class RunRecord:
         """The folder of all that may be made again at any time."""
         return Path(self.settings["paths"]["cache"]).expanduser()
 
-    def start(self, pictures: Pictures, resumed: bool) -> None:
+    def start(self, image_set: ImageSet, resumed: bool) -> None:
         """Write splits.csv and environment.json before anything is trained.
 
         Raises:
@@ -54,12 +54,12 @@ class RunRecord:
         path = self.folder.path / MANIFEST
         if resumed:
             manifest = read_manifest(path)
-            if manifest.splits != pictures.splits:
+            if manifest.splits != image_set.splits:
                 raise DataError(f"the pictures are not those of {path}: files were added, removed or renamed since")
-            check_manifest(manifest, pictures.root)
-        write_manifest(path, pictures.root, pictures.splits)
-        digest = fingerprint(pictures.root, pictures.splits)
-        data = {"root": str(pictures.root), "classes": pictures.classes, "fingerprint": digest}
+            check_manifest(manifest, image_set.root)
+        write_manifest(path, image_set.root, image_set.splits)
+        digest = manifest_digest(image_set.root, image_set.splits)
+        data = {"root": str(image_set.root), "classes": image_set.classes, "fingerprint": digest}
         self.folder.write_json("environment.json", {**environment(), "data": data})
 
     def finish(
@@ -79,13 +79,13 @@ class RunRecord:
         """
         settings = dict(self.settings)
         description = {
-            "classes": data.pictures.classes,
+            "classes": data.image_set.classes,
             "preprocessing": data.transforms["val"].preprocessing,
             "decoding": asdict(data.decoder),
             "architecture": architecture,
             "replace": settings["head"]["replace"],
             "head": head_of(settings["head"]["build"]),
-            "data_root": str(data.pictures.root.absolute()),
+            "data_root": str(data.image_set.root.absolute()),
             "temperature": metrics["temperature"],
             "figures": metrics,
             "config": settings,

@@ -101,8 +101,8 @@ class Collector(Callback):
         paths = data.datasets[split].paths
         outputs = Outputs(
             split,
-            data.pictures.classes,
-            data.pictures.root,
+            data.image_set.classes,
+            data.image_set.root,
             [paths[index] for index in indices[order].tolist()],
             whole.pop("targets"),
             whole.pop("logits"),

@@ -29,7 +29,7 @@ def measure_split(
     Returns:
         The metrics, the outputs, and the logits [N, V, C] of the views of each image, None without augmentation.
     """
-    module, collector = module_for(tta, network, len(data.pictures.classes)), Collector(features)
+    module, collector = module_for(tta, network, len(data.image_set.classes)), Collector(features)
     with further_processes(trainer), collector.attached(trainer, network.head):
         [measured] = trainer.test(module, datamodule=data, verbose=False)
         outputs, more = collector.take("test", data)

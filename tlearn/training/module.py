@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from tlearn.data.sources.base import SPLITS
 from tlearn.errors import CheckpointError, ConfigError, NonFiniteError
 from tlearn.files import write_json
-from tlearn.models.network import TransferNetwork, fingerprint
+from tlearn.models.network import TransferNetwork, tensor_digest
 from tlearn.training.checkpoints import restore_frozen, strip_frozen
 from tlearn.training.ddp import share_buffers
 from tlearn.training.schedule import Schedule
@@ -208,5 +208,5 @@ class TransferModule(LightningModule):
             # Once a run: hashing a large body takes a second, and looking for names longer than a short epoch.
             state = self.network.state_dict()
             frozen = {f"network.{key}": state[key] for key in self.network.frozen_keys(self.later_stages)}
-            self._frozen_once = set(frozen), fingerprint(frozen)
+            self._frozen_once = set(frozen), tensor_digest(frozen)
         return self._frozen_once

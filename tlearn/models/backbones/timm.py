@@ -12,7 +12,7 @@ from tlearn.errors import ConfigError, DownloadError
 from tlearn.models.backbones.base import Body
 from tlearn.models.backbones.weights import load_body, read_state_dict, sha256_of, weights_path
 from tlearn.models.graph.cut import REPLACE, count_features
-from tlearn.models.network import fingerprint
+from tlearn.models.network import tensor_digest
 from tlearn.ranges import require
 
 _POOLINGS = {"max": "max", "avgmax": "catavgmax"}
@@ -59,7 +59,7 @@ class TimmBackbone:
         return {"library": "timm", "name": name, "weights": weights, "pooling": self.pooling}
 
     def preprocessing(self) -> dict[str, Any]:
-        """Give the weights' own resize, size (both in pixels), interpolation, mean and std."""
+        """Return the weights' own resize, size (both in pixels), interpolation, mean and std."""
         size = self._config.input_size[-1]
         return {
             "resize": math.floor(size / self._config.crop_pct),
@@ -70,7 +70,7 @@ class TimmBackbone:
         }
 
     def categories(self) -> list[str] | None:
-        """Give the class names of timm's own weights where they are one of ImageNet's sets, or None."""
+        """Return the class names of timm's own weights where they are one of ImageNet's sets, or None."""
         from timm.data import ImageNetInfo, infer_imagenet_subset
 
         subset = infer_imagenet_subset(self._config.to_dict()) if self.weights == "DEFAULT" else None
@@ -90,7 +90,7 @@ class TimmBackbone:
             return self.skeleton(replace)
         if self._path is None:
             module = self._create(replace, pretrained=True)
-            digest = fingerprint(module.state_dict())
+            digest = tensor_digest(module.state_dict())
             return Body(module, count_features(module, self.preprocessing()["size"]), digest)
         body = self.skeleton(replace)
         state = read_state_dict(self._path)
@@ -111,7 +111,7 @@ class TimmBackbone:
             raise DownloadError(f"timm cannot get the weights of {self.name} ({error}): {instead}") from error
 
     def _pool(self, cut: dict[str, Any]) -> dict[str, str]:
-        """Give timm's name of the pooling, if the same weights fit a model that has it."""
+        """Return timm's argument for the pooling, if the same weights fit a model that has it."""
         if self.pooling == "avg":
             return {}
         pool = {"global_pool": _POOLINGS[self.pooling]}

@@ -57,11 +57,11 @@ class SmallBackbone:
         return {"library": "small", "name": self.name, **described}
 
     def preprocessing(self) -> dict[str, Any]:
-        """Give resize and size in pixels, interpolation, mean and std."""
+        """Return resize and size in pixels, interpolation, mean and std."""
         return dict(self._preprocessing)
 
     def categories(self) -> list[str] | None:
-        """Give None: the classes it was trained on are nobody's own."""
+        """Return None: the classes that it was trained on are no use elsewhere."""
         return None
 
     def skeleton(self, replace: str = "classifier") -> Body:

@@ -72,7 +72,7 @@ class TorchvisionBackbone:
         return {"library": "torchvision", "name": self.name, **described}
 
     def preprocessing(self) -> dict[str, Any]:
-        """Give the weights' own resize, size (both in pixels), interpolation, mean and std."""
+        """Return the weights' own resize, size (both in pixels), interpolation, mean and std."""
         preset = self._entry.transforms()
         return {
             "resize": preset.resize_size[0],
@@ -83,7 +83,7 @@ class TorchvisionBackbone:
         }
 
     def categories(self) -> list[str] | None:
-        """Give the class names of the weights, or None where they are unknown."""
+        """Return the class names of the weights, or None where they are unknown."""
         names = None if self._own_entry is None else self._own_entry.meta.get("categories")
         return None if names is None else list(names)
 

@@ -55,7 +55,7 @@ def on_meta() -> Iterator[None]:
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """Give uninitialised tensors no memory; a whole meta device would break builders that compute (RegNet)."""
+    """Create uninitialised tensors without memory; a whole meta device would break builders that compute (RegNet)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
