@@ -373,7 +373,7 @@ def test_cat_dog_validates_on_all_of_test_after_every_five_steps(tmp_path, draw_
     assert all((12 * value) == pytest.approx(round(12 * value), abs=1e-4) for value in validated.values())
     assert _splits(tmp_path / "run") == {("train", "train"): 52, ("test", "val"): 12}
     assert "test/top1" not in found
-    assert "the test pictures are val" in capsys.readouterr().out
+    assert "the test images are val" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_the_test_pictures_are_val_where_that_is_asked_for(tmp_path, draw_split)
     found = prepare(FolderSource(tmp_path), Decoder(), HALVES, 0.2, 0, test_as_val=True)
     assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 12, "val": 6}
     assert {sample.path.partition("/")[0] for sample in found.splits["val"]} == {"test"}
-    assert [note.startswith("the test pictures are val") for note in found.notes] == [True]
+    assert [note.startswith("the test images are val") for note in found.notes] == [True]
 
 
 def test_a_class_of_test_that_train_lacks_is_refused_as_val_too(tmp_path, draw_split):
@@ -122,7 +122,7 @@ def test_a_class_that_only_val_has_lost_is_noted(folder_data):
     spoil(folder_data / "val" / "green", 4)
     found = prepared(folder_data, "skip")
     assert found.classes == ["blue", "green", "red"]
-    assert any("no pictures in val" in note and "green" in note for note in found.notes)
+    assert any("no images in val" in note and "green" in note for note in found.notes)
 
 
 def test_an_allowed_empty_class_stays_a_class(unsplit):

@@ -136,7 +136,7 @@ class TestMakeSplits:
     def test_classes_of_one_picture_train_and_are_named(self):
         splits, notes = make_splits(pictures("a", 8) + pictures("b", 1) + pictures("c", 1), [0.1, 0.8, 0.1], 0.2, 0)
         assert [sample.label for sample in splits["train"]] == ["a", "b", "c"]
-        assert notes == ["the only picture goes to train for 2 classes b, c"]
+        assert notes == ["the only image goes to train for 2 classes b, c"]
 
     def test_train_and_val_of_the_layout_stay_and_the_missing_test_is_noted(self):
         samples = pictures("a", 3, "train") + pictures("a", 5, "val")
@@ -181,13 +181,13 @@ class TestMakeSplits:
         ],
     )
     def test_no_picture_for_val_is_an_error_that_says_what_to_do(self, samples, fractions):
-        with pytest.raises(DataError, match=r"no picture is left for val: .*raise data\.split\.fractions\[1\] or"):
+        with pytest.raises(DataError, match=r"no image is left for val: .*raise data\.split\.fractions\[1\] or"):
             make_splits(samples, fractions, 0.1, 0)
 
     @pytest.mark.parametrize("given", [["val", "test"], ["train", "val", None], ["train", "dev"]])
     def test_splits_without_train_or_only_for_some_are_refused(self, given):
         samples = [sample for number, split in enumerate(given) for sample in pictures(f"c{number}", 2, split)]
-        with pytest.raises(DataError, match="pictures are in the splits"):
+        with pytest.raises(DataError, match="images are in the splits"):
             make_splits(samples, HALVES, 0.2, 0)
 
     def test_file_names_that_are_no_text_can_be_split(self):
@@ -203,7 +203,7 @@ class TestClassList:
 
     def test_allowed_empty_classes_are_among_them(self):
         splits = {"train": pictures("c", 1) + pictures("a", 2), "val": pictures("a", 1) + pictures("c", 1)}
-        assert class_list(splits, ["b"]) == (["a", "b", "c"], ["no pictures in train for class b"])
+        assert class_list(splits, ["b"]) == (["a", "b", "c"], ["no images in train for class b"])
 
     @pytest.mark.parametrize("name", ["val", "test"])
     def test_a_class_unknown_to_train_is_refused_with_both_lists(self, name):
@@ -226,8 +226,8 @@ class TestClassList:
     def test_classes_absent_from_val_or_test_are_noted(self):
         splits = {"train": pictures("a", 1) + pictures("b", 1) + pictures("c", 1), "val": pictures("b", 1)}
         assert class_list({**splits, "test": pictures("a", 1) + pictures("b", 1)})[1] == [
-            "no pictures in val, hence no val figures, for 2 classes a, c",
-            "no pictures in test, hence no test figures, for class c",
+            "no images in val, hence no val metrics, for 2 classes a, c",
+            "no images in test, hence no test metrics, for class c",
         ]
 
     @pytest.mark.parametrize("empty", [[], ["b"]])
@@ -274,7 +274,7 @@ class TestManifest:
         (path.parent / "elsewhere.jpg").write_bytes(b"longer than before")
         with pytest.raises(DataError) as caught:
             check_manifest(manifest, root)
-        assert "2 of 4 pictures" in str(caught.value)
+        assert "2 of 4 images" in str(caught.value)
         assert "missing: a/1.jpg" in str(caught.value)
         assert f"18 instead of 3 bytes: {path.parent}/elsewhere.jpg" in str(caught.value)
 
@@ -330,7 +330,7 @@ class TestManifest:
         with pytest.raises(OutputError, match=r"cannot write .*/none/splits\.csv"):
             write_manifest(tmp_path / "none/splits.csv", root, splits)
         (root / "a/1.jpg").unlink()
-        with pytest.raises(DataError, match=r"1 pictures are missing in .*: a/1\.jpg"):
+        with pytest.raises(DataError, match=r"1 image missing in .*: a/1\.jpg"):
             write_manifest(tmp_path / "other.csv", root, splits)
         assert not (tmp_path / "other.csv").exists()
 

@@ -178,7 +178,7 @@ def test_an_evaluation_has_a_report_of_its_own(tmp_path, folder_data, weights):
     classes = read_table(tmp_path / "evaluation" / "report" / "val_classes.csv")
     assert [row["train_pictures"] for row in classes] == ["8", "8", "8"]
     evaluate(compose([*arguments, "report=off"], "evaluate", output_dir=tmp_path / "other"))
-    assert [path.name for path in (tmp_path / "other").iterdir()] == ["metrics.json"]
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {"metrics.json", "evaluate.log"}
 
 
 def test_outputs_come_in_the_order_of_the_split_whatever_the_batches(tmp_path, folder_data, weights):

@@ -1,4 +1,4 @@
-"""Decoded pictures kept as uint8, in memory or on disk, so that training on the fly decodes every file once."""
+"""Decoded images kept as uint8, in memory or on disk, so that training on the fly decodes every file once."""
 
 import errno
 import hashlib
@@ -35,13 +35,13 @@ _FORMAT = 1
 _HEADER = np.dtype(("<u4", 2))
 # Bytes left free: a disk filled to its last one would end the run when it writes a checkpoint.
 _RESERVE = 2**30
-# Pictures by which the memory for all is estimated
+# Images by which the memory for all is estimated
 _SAMPLED = 64
 
 
 @dataclass(frozen=True)
 class Shrink:
-    """Decode a file and bring its short side down to `short_side` pixels; smaller pictures stay as they are."""
+    """Decode a file and bring its short side down to `short_side` pixels; smaller images stay as they are."""
 
     decoder: Decoder
     short_side: int
@@ -56,14 +56,14 @@ class Shrink:
 
 
 class MemoryPixels:
-    """Keep shrunk pictures in memory, which worker processes share that are forked after `prepare`."""
+    """Keep shrunk images in memory, which worker processes share that are forked after `prepare`."""
 
     def __init__(self, shrink: Shrink) -> None:
         self._shrink = shrink
         self._kept: dict[str, Tensor] = {}
 
     def prepare(self, paths: Sequence[str | Path], threads: int) -> None:
-        """Decode all pictures now; raise ConfigError if they would not fit."""
+        """Decode all images now; raise ConfigError if they would not fit."""
         missing = [path for path in map(str, paths) if path not in self._kept]
         with ThreadPoolExecutor(threads) as pool:
             first = list(pool.map(self._shrink, missing[:_SAMPLED]))
@@ -78,7 +78,7 @@ class MemoryPixels:
 
 
 class DiskPixels:
-    """Keep shrunk pictures in a folder, a file for each, when they are first asked for.
+    """Keep shrunk images in a folder, a file for each, when they are first asked for.
 
     The file's name is a hash of all that its pixels depend on, so that what is found is right and nothing is changed.
     """
@@ -89,7 +89,7 @@ class DiskPixels:
         self._key = [_FORMAT, how, PIL.__version__, torchvision.__version__]
 
     def prepare(self, paths: Sequence[str | Path], threads: int) -> None:
-        """Keep one picture, so that a folder that cannot be written to is warned of here and not by every worker."""
+        """Keep one image, so that a folder that cannot be written to is warned of here and not by every worker."""
         for path in paths[:1]:
             self(path)
 
@@ -106,7 +106,7 @@ class DiskPixels:
         return kept
 
     def _file(self, path: str | Path) -> Path | None:
-        """Name the file that keeps a picture; None for one that cannot be found."""
+        """Return the file that keeps an image; None if the image is not there."""
         state = file_state(path)
         if state is None:
             return None
@@ -130,7 +130,7 @@ class DiskPixels:
 
 
 def pixel_cache(kind: str, decoder: Decoder, transform: Transform, folder: Path) -> MemoryPixels | DiskPixels | None:
-    """Choose by name what keeps pictures for a transform: memory, disk (in a folder of its own), or none."""
+    """Build what keeps images for a transform, by name: memory, disk (in a folder of its own), or none."""
     shrink = Shrink(decoder, transform.resize, transform.interpolation)
     if kind == "none":
         return None
@@ -138,7 +138,7 @@ def pixel_cache(kind: str, decoder: Decoder, transform: Transform, folder: Path)
 
 
 def _read(file: Path) -> Tensor | None:
-    """Read a kept picture; give None if it is missing or cut short."""
+    """Read a kept image; return None if it is missing or cut short."""
     try:
         # Not mapped into memory: a crop touches most pages, and a fault for each takes longer than reading all at once.
         with file.open("rb") as stream:
@@ -160,6 +160,6 @@ def _check_memory(sample: Sequence[Tensor], count: int) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise ConfigError(
-            f"data.cache=memory would take {needed / 2**30:.1f} GiB for {count:,} pictures and "
+            f"data.cache=memory would take {needed / 2**30:.1f} GiB for {count:,} images and "
             f"{available / 2**30:.1f} GiB are free: choose data.cache=disk or none"
         )

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from tlearn.data.file_state import file_state
 from tlearn.data.sources.base import SPLITS, Sample
-from tlearn.errors import ConfigError, DataError, capped
+from tlearn.errors import ConfigError, DataError, capped, counted
 from tlearn.files import writing_text
 from tlearn.ranges import require
 
 COLUMNS = ["path", "label", "split", "bytes"]
 SIZE = re.compile("[0-9]{1,18}")
-NO_TEST = "no test split: no test figures are reported"
-TEST_AS_VAL = "the test pictures are val, as data.split.test_as_val says: no test figures, and val chose the best epoch"
+NO_TEST = "no test split: no test metrics are reported"
+TEST_AS_VAL = "the test images are val, as data.split.test_as_val says: no test metrics, and val chose the best epoch"
 
 Splits = Mapping[str, Sequence[Sample]]
 
@@ -43,20 +43,20 @@ def make_splits(
     `val_fraction` of train becomes val, or with `test_as_val` all of test does. What the source has split otherwise
     stays as it is.
 
-    A picture's place depends on its path, its class's other paths and the seed alone: a picture more in a class moves
+    An image's place depends on its path, its class's other paths and the seed alone: an image more in a class moves
     at most one other between train and val, and one between val and test.
 
     Raises:
         ConfigError: fractions that do not divide anything, or `test_as_val` for other splits than train and test.
-        DataError: no picture for train or for val.
+        DataError: no image for train or for val.
     """
     notes: list[str] = []
     divided = _placed(samples, fractions, val_fraction, seed, test_as_val, notes)
     splits = {name: sorted(sample for sample in divided if sample.split == name) for name in SPLITS}
     if not splits["val"]:
         raise DataError(
-            f"no picture is left for val: {len(splits['train'])} in train are too few for the part that val gets; "
-            "raise data.split.fractions[1] or data.split.val_fraction, or add pictures"
+            f"no image is left for val: {len(splits['train'])} in train are too few for the part that val gets; "
+            "raise data.split.fractions[1] or data.split.val_fraction, or add images"
         )
     if not splits["test"] and not test_as_val:
         notes.append(NO_TEST)
@@ -80,7 +80,7 @@ def _placed(
         return _divide(samples, fractions, seed, notes)
     if "train" not in given or not given <= set(SPLITS):
         found = capped(sorted(map(str, given)))
-        raise DataError(f"pictures are in the splits {found}: each must be in {', '.join(SPLITS)}, and some in train")
+        raise DataError(f"images are in the splits {found}: each must be in {', '.join(SPLITS)}, and some in train")
     if "val" in given:
         return list(samples)
     require("data.split.val_fraction", val_fraction)
@@ -90,7 +90,7 @@ def _placed(
 
 
 def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[str], list[str]]:
-    """Name the classes in the order of their indices: those of train and the allowed empty ones, sorted.
+    """List the classes in the order of their indices: those of train and the allowed empty ones, sorted.
 
     Raises DataError for a class of val or test that train does not have, and for a single class.
     """
@@ -105,11 +105,11 @@ def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[
             )
         absent = sorted(train - labels)
         if absent and name in splits:
-            notes.append(f"no pictures in {name}, hence no {name} figures, for {_classes(absent)}")
+            notes.append(f"no images in {name}, hence no {name} metrics, for {_classes(absent)}")
     if len(train) == 1:
         raise DataError(f"only one class found: {min(train)}")
     if empty := sorted(set(classes) - train):
-        notes.append(f"no pictures in train for {_classes(empty)}")
+        notes.append(f"no images in train for {_classes(empty)}")
     return classes, notes
 
 
@@ -169,17 +169,17 @@ def check_manifest(manifest: Manifest, root: Path) -> None:
             problems.append(f"{size} instead of {expected} bytes: {path}")
     if problems:
         raise DataError(
-            f"{len(problems)} of {len(manifest.sizes)} pictures in {root} are not those of the split manifest\n"
+            f"{len(problems)} of {len(manifest.sizes)} images in {root} are not those of the split manifest\n"
             + capped(problems, separator="\n")
         )
 
 
 def _with_test_as_val(samples: Sequence[Sample], given: set[str | None], notes: list[str]) -> list[Sample]:
-    """Let the test pictures validate."""
+    """Let the test images validate."""
     if given != {"train", "test"}:
         found = capped(sorted(name or "no split" for name in given))
         raise ConfigError(
-            f"data.split.test_as_val=true needs pictures in train and test and none in val, and they are in {found}: "
+            f"data.split.test_as_val=true needs images in train and test and none in val, and they are in {found}: "
             "set it to false"
         )
     notes.append(TEST_AS_VAL)
@@ -198,7 +198,7 @@ def _divide(samples: Sequence[Sample], fractions: Sequence[float], seed: int, no
         names = ["train"] * train + ["val"] * val + ["test"] * test
         divided += [sample._replace(split=name) for sample, name in zip(members, names, strict=True)]
     if single := sorted(label for label, members in by_label.items() if len(members) == 1):
-        notes.append(f"the only picture goes to train for {_classes(single)}")
+        notes.append(f"the only image goes to train for {_classes(single)}")
     return divided
 
 
@@ -207,10 +207,10 @@ def _order(seed: int, path: str) -> tuple[str, str]:
 
 
 def _counts(number: int, fractions: Sequence[float]) -> list[int]:
-    """Divide a number of pictures into three counts, each within one of its fraction, with at least one for train.
+    """Divide a number of images into three counts, each within one of its fraction, with at least one for train.
 
-    By the method of Webster and Sainte-Laguë, one picture after the other: rounding by largest remainders is as exact,
-    but with one picture more it can take one from a split, and two would move.
+    By the method of Webster and Sainte-Laguë, one image after the other: rounding by largest remainders is as exact,
+    but with one image more it can take one from a split, and two would move.
     """
     counts = [1, 0, 0]
     for _ in range(number - 1):
@@ -237,5 +237,5 @@ def _rows(root: Path, splits: Splits) -> list[tuple[str, str, str, int]]:
         else:
             rows.append((sample.path, sample.label, name, size))
     if missing:
-        raise DataError(f"{len(missing)} pictures are missing in {root}: {capped(missing)}")
+        raise DataError(f"{counted(len(missing), 'image')} missing in {root}: {capped(missing)}")
     return rows

@@ -1,4 +1,4 @@
-"""Find every picture that cannot be decoded, before the first epoch, and remember what was found."""
+"""Find every image that cannot be decoded, before the first epoch, and remember what was found."""
 
 import dataclasses
 import hashlib
@@ -21,12 +21,12 @@ from tlearn.files import write_text
 # Part of what a cache is valid for: raise it when the decoder accepts other files or the cache is laid out anew.
 _FORMAT = 1
 
-# Pictures that a thread takes at once: with a task for each, a million pictures would take a gigabyte of tasks.
+# Images that a thread takes at once: with a task for each, a million images would take a gigabyte of tasks.
 _BATCH = 32
 
 
 class _Outcome(NamedTuple):
-    """What became of one picture; a good one has no reason, and one that the machine failed may be good later."""
+    """What became of one image; a good one has no reason, and one that the machine failed may be good later."""
 
     reason: str
     lasting: bool
@@ -35,9 +35,9 @@ class _Outcome(NamedTuple):
 def find_bad_images(
     root: Path, paths: Sequence[str], decoder: Decoder, cache_folder: Path | None, threads: int
 ) -> dict[str, str]:
-    """Decode every picture fully and give the reasons of the bad ones, by path, in the order of `paths`.
+    """Decode every image fully and return the reasons of the bad ones, by path, in the order of `paths`.
 
-    `paths` are relative to `root`. With a `cache_folder`, a picture is decoded again only after a change of its size,
+    `paths` are relative to `root`. With a `cache_folder`, an image is decoded again only after a change of its size,
     its modification time, the decoder's options or Pillow; a cache that cannot be read or written is done without.
     """
     cache = None if cache_folder is None else cache_folder / _cache_name(root)
@@ -96,7 +96,7 @@ def _read_cache(cache: Path, key: str) -> dict[str, list]:
 
 
 def _write_cache(cache: Path, key: str, pictures: dict[str, list]) -> None:
-    """Put a whole new file in the old one's place, so that of runs side by side the last one wins."""
+    """Replace the file, so that of runs side by side the last one wins."""
     # A full or read-only disk costs the next run its time, which is no reason to end this one.
     with suppress(OutputError):
         write_text(cache, json.dumps({"key": key, "pictures": pictures}, separators=(",", ":")))
