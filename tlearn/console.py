@@ -136,14 +136,20 @@ def _put(level: int, lines: Sequence[object], stream: TextIO | None, trace: bool
         print(text, file=stream, flush=True)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows below their columns' names, numbers to the right; a narrow terminal cuts the widest columns."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: int = 0) -> None:
+    """Print rows below their columns' names, numbers to the right.
+
+    A terminal too narrow lacks as many as it must of the last `spare` columns, and then cuts the widest.
+    """
     cells = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    room = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
-    while _is_terminal() and sum(widths) > room and max(widths) > _LEAST_WIDTH:
+    # A column takes its width and two spaces, but for the last.
+    room = shutil.get_terminal_size().columns + 2
+    while spare and _is_terminal() and sum(widths) + 2 * len(widths) > room:
+        widths, spare = widths[:-1], spare - 1
+    while _is_terminal() and sum(widths) + 2 * len(widths) > room and max(widths) > _LEAST_WIDTH:
         widths[widths.index(max(widths))] -= 1
-    right = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
+    right = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(widths))]
     for row in cells:
         padded = map(_padded, row, widths, right)
         say("  ".join(padded).rstrip())

@@ -2,11 +2,9 @@
 
 import json
 import math
-import warnings
 
 import pytest
 import yaml
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tlearn.runs.comparison import (
     Run,
@@ -16,28 +14,28 @@ from tlearn.runs.comparison import (
     name_of,
     read_run,
     setting,
-    settings_figure,
 )
 from tlearn.runs.dotted_keys import flat
+from tlearn.runs.trial import Trial, write_trial
 
 
-def write_run(folder, settings, figures=None, choices=None, log=()):
+def write_run(folder, settings, metrics=None, choices=None, log=()):
     """Write what a training leaves in its folder."""
     (folder / ".hydra").mkdir(parents=True)
     config = {"seed": 0, "backbone": {"name": "tiny"}, "optimizer": {"lr": 0.1}, "paths": {"output_dir": str(folder)}}
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump({**config, **settings}), encoding="utf-8")
     chosen = {"hydra": {"runtime": {"choices": {"hydra": "default", "loading@data": "default", **(choices or {})}}}}
     (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(chosen), encoding="utf-8")
-    if figures is not None:
-        (folder / "metrics.json").write_text(json.dumps(figures), encoding="utf-8")
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     if log:
         rows = [f"{epoch},{epoch},{value}" for epoch, value in enumerate(log)]
         (folder / "metrics.csv").write_text("\n".join(["epoch,step,val/top1", *rows, ""]), encoding="utf-8")
     return folder
 
 
-def _runs(*settings, choices=(), figures=()):
-    given = zip(settings, choices or [{}] * len(settings), figures or [{}] * len(settings), strict=True)
+def _runs(*settings, choices=(), metrics=()):
+    given = zip(settings, choices or [{}] * len(settings), metrics or [{}] * len(settings), strict=True)
     return [Run(None, "done", figure, chosen_settings, chosen) for chosen_settings, chosen, figure in given]
 
 
@@ -55,7 +53,7 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path):
 def test_a_run_is_read_as_it_was_configured(tmp_path):
     folder = write_run(tmp_path / "run", {"seed": 7}, {"val/top1": 0.5}, {"head": "mlp", "debug": None})
     run = read_run(folder)
-    assert (run.status, run.figures, run.error) == ("done", {"val/top1": 0.5}, "")
+    assert (run.status, run.metrics, run.error) == ("done", {"val/top1": 0.5}, "")
     assert run.settings == {"seed": 7, "backbone.name": "tiny", "optimizer.lr": 0.1}
     assert run.choices == {"loading": "default", "head": "mlp", "debug": "null"}
 
@@ -80,8 +78,8 @@ def test_a_run_that_is_not_done_is_named_with_its_reason(tmp_path):
     assert read_run(write_run(tmp_path / "alone", {})).status == "unfinished"
     failed, going_on = (read_run(write_run(tmp_path / "sweep" / str(number), {})) for number in (0, 1))
     assert (failed.status, going_on.status) == ("unfinished", "unfinished")
-    rows = "trial,status,folder,error\n0,failed (3),/elsewhere/sweep/0,a.jpg: cut short\n"
-    (tmp_path / "sweep" / "results.csv").write_text(rows, encoding="utf-8")
+    write_trial(Trial(0, [], tmp_path / "sweep" / "0", "failed", exit_status=3, error="a.jpg: cut short"))
+    write_trial(Trial(1, [], tmp_path / "sweep" / "1"))
     failed, going_on = (read_run(tmp_path / "sweep" / str(number)) for number in (0, 1))
     assert (failed.status, failed.error) == ("failed (3)", "a.jpg: cut short")
     assert going_on.status == "unfinished"
@@ -142,8 +140,8 @@ def test_patience_is_a_setting_and_what_is_shown_is_none(tmp_path):
 
 def _folders(tmp_path, *values):
     runs = [{"lr": number} for number in range(len(values))]
-    figures = [{} if value is None else {"val/top1": value, "time/fit_s": 3.0} for value in values]
-    made = [Run(tmp_path / str(number), "done", *pair) for number, pair in enumerate(zip(figures, runs, strict=True))]
+    metrics = [{} if value is None else {"val/top1": value, "time/fit_s": 3.0} for value in values]
+    made = [Run(tmp_path / str(number), "done", *pair) for number, pair in enumerate(zip(metrics, runs, strict=True))]
     return made
 
 
@@ -160,27 +158,6 @@ def test_a_run_is_named_by_what_sets_its_folder_apart(tmp_path):
     runs = [Run(tmp_path / "x" / name, "done") for name in ("sweep/0", "sweep/1", "one")]
     assert [name_of(run, runs) for run in runs] == ["sweep/0", "sweep/1", "one"]
     assert name_of(runs[2], runs[2:]) == "one"
-
-
-def test_the_figure_is_drawn_against_each_setting_that_has_several_values(tmp_path):
-    names = ["lr", "head", "$odd_1$", "same", "missing"]
-    rows = [
-        {"lr": 0.001, "head": "mlp", "$odd_1$": "a\nb\udcff", "same": 1, "missing": None, "m": 0.5},
-        {"lr": 0.1, "head": "linear", "$odd_1$": "$x_1$", "same": 1, "missing": 3, "m": 0.75},
-        {"lr": None, "head": "linear", "$odd_1$": "w" * 300, "same": 1, "missing": 3, "m": 0.625},
-        {"lr": 0.01, "head": "linear", "$odd_1$": "", "same": 1, "missing": 3, "m": None},
-    ]
-    figure = settings_figure(rows, names, "m")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        FigureCanvasAgg(figure).draw()
-    drawn = [axes for axes in figure.axes if axes.lines]
-    assert [axes.get_xlabel() for axes in drawn] == ["lr", "head", "$odd_1$"]
-    assert drawn[0].get_xscale() == "log"
-    assert list(drawn[0].lines[0].get_xdata()) == [0.001, 0.1]
-    assert list(drawn[0].lines[0].get_ydata()) == [0.5, 0.75]
-    assert [label.get_text() for label in drawn[1].get_xticklabels()] == ["linear", "mlp"]
-    assert list(drawn[1].lines[0].get_xdata()) == [1, 0, 0]
 
 
 def test_nested_settings_get_dotted_keys():

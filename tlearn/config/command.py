@@ -19,13 +19,13 @@ from tlearn import __version__
 from tlearn.config import rules as schema
 from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.config.help import help_text
-from tlearn.config.interpreter import borrowed_interpreter, end_process, restore_variable
+from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
 from tlearn.config.messages import explain
 from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
+from tlearn.config.trial import end_sweep, run_trial
 from tlearn.console import complain, is_main_process, say, warn
 from tlearn.errors import ConfigError, OutputError
 from tlearn.runs.folder import RunFolder
-from tlearn.sweeps.table import Sweep
 
 Task = Callable[[DictConfig], dict[str, float]]
 
@@ -37,7 +37,8 @@ class _Stopped(BaseException):
     """Carries a task's error past Hydra, which would print and wrap any Exception."""
 
     def __init__(self, error: BaseException, folder: Path) -> None:
-        super().__init__()
+        # What it is made of again in this process, where another one of a launcher's raised it
+        super().__init__(error, folder)
         self.error, self.folder = error, folder
 
 
@@ -94,30 +95,30 @@ def _answer(config_name: str, task: Task) -> int:
 
 
 def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
-    sweep = Sweep()
+    # A sweep sets it, and an earlier program of this process may have.
+    HydraConfig.instance().cfg = None
     asked = os.environ.get("HYDRA_FULL_ERROR")
 
     @functools.wraps(task)
     def job(config: DictConfig) -> float | None:
         # Set for Hydra alone: processes that the task starts shall print errors as the user asked for.
-        restore_variable("HYDRA_FULL_ERROR", asked)
-        try:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                figures = sweep.trial(task, config, lambda: schema.check(plain(config), []))
-            else:
-                figures = task(config)
-        except BaseException as error:
-            raise _Stopped(error, Path(config.paths.output_dir)) from error
-        return figures.get(str(config.get("optimized_metric")))
+        with variable("HYDRA_FULL_ERROR", asked):
+            try:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    return run_trial(task, config, lambda: schema.check(plain(config), []))
+                task(config)
+            except BaseException as error:
+                raise _Stopped(error, Path(config.paths.output_dir)) from error
+        return None
 
-    if not shows_only:
-        # Makes Hydra raise its errors instead of printing a trace and leaving with status 1
-        os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
-    finally:
-        restore_variable("HYDRA_FULL_ERROR", asked)
-    sweep.conclude()
+        # Makes Hydra raise its errors instead of printing a trace and leaving with status 1
+        with variable("HYDRA_FULL_ERROR", asked if shows_only else "1"):
+            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
+    except BaseException as error:
+        end_sweep(error)
+        raise
+    end_sweep(None)
     return 0
 
 

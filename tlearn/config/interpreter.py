@@ -47,14 +47,24 @@ def borrowed_interpreter(arguments: Sequence[str] | None) -> Iterator[None]:
             with suppress(OSError, ValueError):
                 stream.reconfigure(errors=errors)
         for name, value in asked.items():
-            restore_variable(name, value)
+            _set_variable(name, value)
         if cwd is not None:
             with suppress(OSError):
                 os.chdir(cwd)
 
 
-def restore_variable(name: str, value: str | None) -> None:
-    """Set an environment variable to what it was; None: to nothing."""
+@contextmanager
+def variable(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable during the block; None: to nothing."""
+    before = os.environ.get(name)
+    try:
+        _set_variable(name, value)
+        yield
+    finally:
+        _set_variable(name, before)
+
+
+def _set_variable(name: str, value: str | None) -> None:
     if value is None:
         os.environ.pop(name, None)
     else:

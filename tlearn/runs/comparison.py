@@ -1,8 +1,7 @@
 """Finished runs side by side: what was chosen differently in each, and what came of it."""
 
-import csv
+import glob
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from tlearn.analysis.direction import lower_is_better
-from tlearn.analysis.drawing import lettering, shown
-from tlearn.files import read_table
+from tlearn.errors import ConfigError
 from tlearn.runs.dotted_keys import leaves
+from tlearn.runs.ranking import Entry, metric_order, rank_key
+from tlearn.runs.trial import read_trials
 
 # In C where PyYAML was built with it: ten times as fast
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -33,7 +30,7 @@ _NO_SETTINGS = (
 )
 # Far more than a configuration has: a few lines of YAML can stand for millions of values.
 _MOST_SETTINGS = 5000
-_CONFIG, _CHOICES, _FIGURES = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path("metrics.json")
+_CONFIG, _CHOICES, _METRICS = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path("metrics.json")
 _MODEL = Path("model/model.json")
 
 
@@ -44,7 +41,7 @@ class Run:
     Args:
         folder: where it lies.
         status: done, unfinished, failed (as its sweep tells) or damaged.
-        figures: its metrics.json.
+        metrics: its metrics.json.
         settings: its configuration, by dotted keys.
         choices: the option of each group, where it is known.
         error: why it is not done.
@@ -52,7 +49,7 @@ class Run:
 
     folder: Path
     status: str
-    figures: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     choices: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
@@ -70,13 +67,32 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
+def read_runs(given: str | Sequence[str]) -> list[Run]:
+    """Find and read the runs of folders or globs.
+
+    Raises:
+        ConfigError: a place that does not exist, or holds no runs.
+    """
+    folders: list[Path] = []
+    for one in [given] if isinstance(given, str) else given:
+        path = os.path.expanduser(one)
+        matching = [path] if os.path.isdir(path) else sorted(filter(os.path.isdir, glob.glob(path)))
+        if not matching:
+            raise ConfigError(f"runs={one}: no such folder (a folder, a list of folders, or a quoted glob)")
+        folders += map(Path, matching)
+    runs = [run for folder in find_runs(folders) if (run := read_run(folder)) is not None]
+    if not runs:
+        raise ConfigError(f"runs={given}: no run of tlearn.train there")
+    return runs
+
+
 def read_run(folder: Path) -> Run | None:
     """Read a run folder as plain data; None for what is no training, such as an evaluation."""
     try:
         settings = dict(islice(leaves(_configuration(folder)), _MOST_SETTINGS))
         choices = _choices(folder)
-        found = _json(folder / _FIGURES) if (folder / _FIGURES).is_file() else {}
-        figures = {name: value for name, value in found.items() if isinstance(value, int | float)}
+        found = _json(folder / _METRICS) if (folder / _METRICS).is_file() else {}
+        metrics = {name: value for name, value in found.items() if isinstance(value, int | float)}
     # Files that are damaged or cut short give nearly anything.
     except Exception as error:
         return Run(folder, "damaged", error=(str(error) or type(error).__name__).splitlines()[0])
@@ -84,8 +100,8 @@ def read_run(folder: Path) -> Run | None:
     if not any(key.startswith("optimizer.") for key in settings):
         return None
     settings = {key: value for key, value in settings.items() if not key.startswith(_NO_SETTINGS)}
-    status, reason = ("done", "") if figures else _failure(folder)
-    return Run(folder, status, figures, settings, choices, reason)
+    status, reason = ("done", "") if metrics else _failure(folder)
+    return Run(folder, status, metrics, settings, choices, reason)
 
 
 def _json(path: Path) -> Any:
@@ -113,12 +129,11 @@ def _choices(folder: Path) -> dict[str, str]:
 
 
 def _failure(folder: Path) -> tuple[str, str]:
-    """Give the status and the error of a run without figures, as the table of its sweep tells them."""
-    try:
-        rows = [row for row in read_table(folder.parent / "results.csv") if Path(row["folder"]).name == folder.name]
-        return rows[-1]["status"], rows[-1]["error"] or ""
-    except (OSError, LookupError, ValueError, TypeError, csv.Error):
-        return "unfinished", "it goes on, or was stopped: there is no metrics.json"
+    """Return the status and the error of a run without metrics, as its row in a sweep tells them."""
+    failed = [trial for trial in read_trials(folder) if trial.status == "failed"]
+    if failed:
+        return failed[-1].outcome, failed[-1].error
+    return "unfinished", "no metrics.json: still running, or stopped"
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -160,35 +175,25 @@ def setting(run: Run, key: str) -> Any:
 
 
 def comparison_table(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:
-    """Make a row of each run, the best first and those without the figure last.
+    """Make a row of each run, the best first and those without the metric last.
 
-    The columns are run, the figure, status, what differs, all other figures, folder and error.
+    The columns are run, the metric, status, what differs, all other metrics, folder and error.
     """
-    sign = 1 if lower_is_better(metric) else -1
-    ordered = sorted(runs, key=lambda run: sign * run.figures[metric] if _has(run.figures, metric) else math.inf)
+    ordered = sorted(runs, key=lambda run: rank_key(run.metrics.get(metric), metric))
     names = differing(runs)
-    others = sorted({name for run in runs for name in run.figures} - {metric}, key=_place)
+    others = sorted({name for run in runs for name in run.metrics} - {metric}, key=metric_order)
     return [
         {
             "run": name_of(run, runs),
-            metric: run.figures.get(metric),
+            metric: run.metrics.get(metric),
             "status": run.status,
             **{name: setting(run, name) for name in names},
-            **{name: run.figures.get(name) for name in others},
+            **{name: run.metrics.get(name) for name in others},
             "folder": str(run.folder),
             "error": run.error,
         }
         for run in ordered
     ]
-
-
-def _has(row: Mapping[str, Any], metric: str) -> bool:
-    return row.get(metric) is not None and math.isfinite(row[metric])
-
-
-def _place(name: str) -> tuple[int, str]:
-    first = ("val/", "test/", "params/", "time/")
-    return next((place for place, start in enumerate(first) if name.startswith(start)), len(first)), name
 
 
 def name_of(run: Run, runs: Sequence[Run]) -> str:
@@ -198,39 +203,7 @@ def name_of(run: Run, runs: Sequence[Run]) -> str:
     return str(run.folder.relative_to(os.path.commonpath([one.folder for one in runs])))
 
 
-def settings_figure(rows: Sequence[Mapping[str, Any]], names: Sequence[str], metric: str) -> Figure:
-    """Draw a figure against each setting that has several values among the rows, at most twelve."""
-    rows = [row for row in rows if _has(row, metric)]
-    names = [name for name in names if len({row[name] for row in rows} - {None}) > 1][:12]
-    columns = min(3, max(1, len(names)))
-    lines = max(1, -(-len(names) // columns))
-    figure = Figure(figsize=(3.6 * columns, 3.2 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(names) :]:
-        axes.axis("off")
-    for axes, name in zip(grid.flat, names, strict=False):
-        having = [row for row in rows if row[name] is not None]
-        _draw_setting(axes, [row[name] for row in having], [row[metric] for row in having])
-        axes.set_xlabel(shown(name), parse_math=False)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(metric)
-    return figure
-
-
-def _draw_setting(axes: Axes, settings: Sequence[Any], values: Sequence[float]) -> None:
-    axes.grid(alpha=0.3)
-    numbers = [value for value in settings if isinstance(value, int | float)]
-    if len(numbers) == len(settings):
-        axes.plot(numbers, values, "o", alpha=0.6)
-        if min(numbers) > 0 and max(numbers) >= 20 * min(numbers):
-            axes.set_xscale("log")
-        return
-    kinds = sorted({str(value) for value in settings})
-    axes.plot([kinds.index(str(value)) for value in settings], values, "o", alpha=0.6)
-    axes.set_xlim(-0.5, len(kinds) - 0.5)
-    names = [shown(kind, 18) for kind in kinds]
-    few = len(kinds) <= 3 and max(map(len, names)) < 12
-    axes.set_xticks(range(len(kinds)), names, **lettering(8))
-    axes.tick_params(axis="x", rotation=0 if few else 40)
-    for label in axes.get_xticklabels():
-        label.set_horizontalalignment("center" if few else "right")
+def entries(runs: Sequence[Run]) -> list[Entry]:
+    """Return each run as an entry of a ranking, named by the part of its path that sets it apart."""
+    names = differing(runs)
+    return [Entry(name_of(run, runs), {name: setting(run, name) for name in names}, run.metrics) for run in runs]

@@ -1,0 +1,91 @@
+"""One trial of a sweep: how it ends is recorded in its folder, and a failure leaves the other trials alone."""
+
+import math
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from tlearn.analysis.direction import lower_is_better
+from tlearn.config.messages import explain
+from tlearn.console import complain, warn
+from tlearn.errors import ConfigError
+from tlearn.runs.trial import Trial, write_trial
+
+# From here on, statuses are of signals and of a closed output, which end the sweep.
+_STOPPED = 128
+
+
+def run_trial(
+    task: Callable[[DictConfig], dict[str, float]], config: DictConfig, check: Callable[[], None]
+) -> float | None:
+    """Run one trial and record how it ends.
+
+    Returns:
+        What a sweeper optimises: the metric `optimized_metric`, and the worst value where the trial failed or the
+        metric is NaN, which Optuna ends a search for; None if the program has no such key.
+
+    Raises:
+        BaseException: what ends the whole sweep, such as an interruption.
+    """
+    trial = _begin(config.get("optimized_metric"))
+    write_trial(trial)
+    worst = None if trial.objective is None else math.inf if lower_is_better(trial.objective) else -math.inf
+    try:
+        check()
+        metrics = task(config)
+        trial = replace(trial, metrics=dict(metrics))
+        if trial.objective is not None and trial.objective not in metrics:
+            raise ConfigError(f"optimized_metric={trial.objective}: no such metric; there are {', '.join(metrics)}")
+    except BaseException as error:
+        status, message = explain(error, list)
+        if message is None:
+            complain(traceback.format_exc().rstrip())
+        reason = (message or repr(error)).splitlines()[0]
+        write_trial(replace(trial, status="failed", exit_status=status, error=reason))
+        if status >= _STOPPED or not isinstance(error, Exception):
+            raise
+        warn(f"tlearn: trial {trial.number} failed: {message or reason}")
+        return worst
+    write_trial(replace(trial, status="done"))
+    value = None if trial.objective is None else metrics[trial.objective]
+    return worst if value is None or math.isnan(value) else value
+
+
+def _begin(objective: str | None) -> Trial:
+    """Describe the trial that Hydra starts.
+
+    Raises:
+        ConfigError: its folder is not below that of the sweep, where its row would be looked for.
+    """
+    job = HydraConfig.get()
+    sweep, folder = os.path.abspath(os.path.join(job.runtime.cwd, job.sweep.dir)), job.runtime.output_dir
+    if os.path.commonpath([sweep, folder]) != sweep:
+        raise ConfigError(f"hydra.sweep.subdir={job.sweep.subdir}: expected a folder below hydra.sweep.dir={sweep}")
+    return Trial(job.job.num, list(job.overrides.task), Path(folder), objective=objective)
+
+
+def end_sweep(error: BaseException | None) -> None:
+    """Show the table of a sweep that an error has ended, as Hydra has it shown of others, and judge its trials.
+
+    Raises:
+        SweepError: some trials are not done, and the error, if any, is not one that explains itself.
+    """
+    sweep: Any = HydraConfig.instance().cfg
+    if sweep is None or "sweep" not in sweep.hydra.callbacks:
+        return
+    table = instantiate(sweep.hydra.callbacks.sweep)
+    if error is not None:
+        table.on_multirun_end(sweep)
+    if error is None:
+        table.require_all_done(sweep)
+    elif isinstance(error, Exception) and explain(error, list)[1] is None:
+        # Such as a launcher's, one of whose processes was killed
+        warn(f"tlearn: the sweep stopped: {type(error).__name__}: {error}")
+        table.require_all_done(sweep)

@@ -1,0 +1,80 @@
+"""What Hydra tells of a sweep: its start, the end of each trial in the process that ran it, and its own end."""
+
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from tlearn.console import session
+from tlearn.errors import SweepError
+from tlearn.sweeps.rows import RESULTS, collect, with_missing, write_results
+from tlearn.sweeps.table import show_sweep
+
+
+class SweepTable(Callback):
+    """Write results.csv after each trial, and show the table in the end.
+
+    It keeps nothing in memory: launchers give each process its own copy, and the trials' rows have everything.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the sweep's configuration known to the program that ends it, as Hydra does for jobs only."""
+        HydraConfig.instance().set_config(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write the table of all trials that have started."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            folder = _folder(config)
+            write_results(folder, collect(folder))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and show the table of all trials, if one has started."""
+        folder = _folder(config)
+        if trials := collect(folder):
+            trials = with_missing(trials, _planned(config))
+            write_results(folder, trials)
+            with session(quiet=bool(config.get("quiet"))):
+                show_sweep(folder, trials)
+
+    def require_all_done(self, config: DictConfig) -> None:
+        """Refuse a sweep that has trials which are not done.
+
+        Raises:
+            SweepError: it has.
+        """
+        folder = _folder(config)
+        if found := collect(folder):
+            trials = with_missing(found, _planned(config))
+            counts = [(status, sum(trial.status == status for trial in trials)) for status in ("failed", "missing")]
+            told = ", ".join(f"{count} of {len(trials)} trials {status}" for status, count in counts if count)
+            if told:
+                raise SweepError(f"{told} (see {folder / RESULTS})")
+
+
+def _folder(config: DictConfig) -> Path:
+    return Path(config.hydra.runtime.cwd) / config.hydra.sweep.dir
+
+
+def _planned(config: DictConfig) -> int:
+    """Count the trials of a plain grid; what a search will try is not known beforehand, which is 0."""
+    sweeper = config.hydra.sweeper
+    if not sweeper._target_.endswith(".BasicSweeper"):
+        return 0
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
+    given = [*(f"{name}={value}" for name, value in (sweeper.params or {}).items()), *config.hydra.overrides.task]
+    # Options chosen by glob(...) are unknown once Hydra has ended.
+    with suppress(HydraException):
+        parsed = OverridesParser.create(loader).parse_overrides(given)
+        # As Hydra does: of several with one key, the last holds.
+        last = {override.get_key_element(): override for override in parsed}.values()
+        return math.prod(len(list(one.sweep_string_iterator())) for one in last if one.is_sweep_override())
+    return 0
