@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tlearn.analysis.outputs import Outputs, figures, joined
+from tlearn.analysis.outputs import Outputs, compute_metrics, joined
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu"]
 
@@ -71,8 +71,8 @@ def test_rows_say_what_each_picture_was_taken_for():
 
 
 def test_five_classes_have_no_top5():
-    assert set(figures(outputs(classes=5))) == {"loss", "top1"}
-    found = figures(made := outputs(classes=6))
+    assert set(compute_metrics(outputs(classes=5))) == {"loss", "top1"}
+    found = compute_metrics(made := outputs(classes=6))
     assert found["top1"] == pytest.approx(float((made.predictions == made.targets).double().mean()))
     assert found["loss"] == pytest.approx(float(F.cross_entropy(made.logits, made.targets)), rel=1e-6)
     assert found["top1"] < found["top5"] < 1

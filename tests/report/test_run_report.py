@@ -41,7 +41,7 @@ def _summary(root, **more):
     given = {
         "title": "tiny on pictures",
         "outputs": outputs,
-        "figures": {
+        "metrics": {
             "epoch/best": 1,
             "params/total": 1234567,
             "params/trainable": 42,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from tlearn.analysis.outputs import Outputs, figures
+from tlearn.analysis.outputs import Outputs, compute_metrics
 
 # Numbers that one step in double precision holds at once
 _CHUNK = 2_000_000
@@ -136,7 +136,7 @@ def calibration_metrics(outputs: Outputs, temperature: float) -> dict[str, float
     return {
         f"{split}/ece": calibration_error(reliability(outputs)),
         f"{split}/ece_scaled": calibration_error(reliability(scaled)),
-        f"{split}/loss_scaled": figures(scaled)["loss"],
+        f"{split}/loss_scaled": compute_metrics(scaled)["loss"],
     }
 
 

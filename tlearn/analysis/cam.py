@@ -100,7 +100,7 @@ def _removing(handles: Sequence[RemovableHandle]) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Put all of a network into evaluation mode, and each part back into its own."""
+    """Put a network into evaluation mode during the block, then restore the mode of each part."""
     modes = [(part, part.training) for part in network.modules()]
     network.eval()
     try:

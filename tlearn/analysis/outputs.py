@@ -94,7 +94,7 @@ class Outputs:
         return table
 
 
-def figures(outputs: Outputs) -> dict[str, float]:
+def compute_metrics(outputs: Outputs) -> dict[str, float]:
     """Compute loss (cross-entropy), top1 and, beyond five classes, top5 over all images."""
     found = {"loss": float(outputs.losses.double().mean()), "top1": float(outputs.correct().double().mean())}
     if len(outputs.classes) > 5:
@@ -109,7 +109,7 @@ def averaged(views: Tensor) -> Tensor:
 
 def view_metrics(outputs: Outputs, views: Tensor) -> dict[str, float]:
     """Compute the metrics of the mean of all views [N, V, C], and what they change."""
-    single, mean = figures(outputs), figures(replace(outputs, logits=averaged(views)))
+    single, mean = compute_metrics(outputs), compute_metrics(replace(outputs, logits=averaged(views)))
     metrics = {f"{outputs.split}/tta/{name}": value for name, value in mean.items()}
     return metrics | {f"{outputs.split}/tta/{name}_change": mean[name] - single[name] for name in mean}
 

@@ -75,7 +75,7 @@ def key_meanings(program: str, choices: dict[str, str | None], folders: Sequence
 
 
 def _ancestry(group: str, option: str, files: dict[str, Comments]) -> list[str]:
-    """Name the files that an option is made of, the most general first."""
+    """List the files that an option is composed of, the most general first."""
     if option not in files:
         parents = SWITCHES.get(group, {}).get(option, {}).get("defaults", [])
         return [name for name in parents if name in files]

@@ -18,7 +18,7 @@ from tlearn.training.resume import last_checkpoint
 _FREE = (
     *("resume", "paths", "extra", "quiet", "logger", "callbacks", "report", "data.root", "data.num_workers"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
-    # where features are kept, and whether: the figures are the same
+    # where features are kept, and whether: the metrics are the same
     *("features.mode", "features.on_write_error", "features.limit_gb"),
 )
 
@@ -84,7 +84,7 @@ def _unquoted(value: str) -> str:
 
 
 def _names_code(argument: str) -> bool:
-    """Tell whether an argument could choose code: a target, data made into one, or a file outside of the options."""
+    """Return whether an argument could choose code: a target, data made into one, or a file outside of the options."""
     group = "." not in _key(argument).partition("@")[0]
     return any(word in argument for word in ("_target_", "oc.create", "oc.decode")) or (group and ".." in argument)
 

@@ -175,7 +175,7 @@ def check_manifest(manifest: Manifest, root: Path) -> None:
 
 
 def _with_test_as_val(samples: Sequence[Sample], given: set[str | None], notes: list[str]) -> list[Sample]:
-    """Let the test images validate."""
+    """Move the test images to val."""
     if given != {"train", "test"}:
         found = capped(sorted(name or "no split" for name in given))
         raise ConfigError(

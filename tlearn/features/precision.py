@@ -18,7 +18,7 @@ def similarity(exact: Tensor, approximate: Tensor) -> float:
 
 
 def is_similar(value: float) -> bool:
-    """Tell whether features of this similarity are as good as the exact ones."""
+    """Return whether features of this similarity are as good as the exact ones."""
     return value >= _LEAST_SIMILARITY
 
 

@@ -93,7 +93,7 @@ class TransferNetwork(nn.Module):
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def unfreeze(self, stages: Stages) -> None:
-        """Let more parts of the body train.
+        """Unfreeze more parts of the body.
 
         Raises ConfigError for a name that is not a part with parameters, ValueError for one that `start_after` skips.
         """

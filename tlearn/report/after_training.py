@@ -114,7 +114,7 @@ def report_training(
             title=f"{record.settings['backbone']['name']} on {record.settings['data']['name']}",
             subtitle=str(record.folder.path),
             outputs=outputs,
-            figures=metrics,
+            metrics=metrics,
             notes=image_set.notes,
             train_counts=class_counts(image_set.splits["train"], image_set.classes),
             temperature=metrics["temperature"],
@@ -145,7 +145,7 @@ def report_evaluation(
             title=f"{model.name} on {outputs.split}",
             subtitle=f"{model.folder} on {outputs.root}",
             outputs={outputs.split: outputs},
-            figures=metrics,
+            metrics=metrics,
             train_counts=class_counts(trained, model.classes),
             # A model may have been made before there was one.
             temperature=model.description.get("temperature"),

@@ -80,7 +80,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Name what stands above the columns."""
+        """The heads of the columns."""
         return [self.labels.get(name, name) for name in self.rows[0]] if self.rows else []
 
 
@@ -105,7 +105,7 @@ class Picture:
 
     @property
     def size(self) -> str:
-        """Tell how far it may shrink on a narrow page: its letters would become too small."""
+        """How far it may shrink on a narrow page before its text becomes too small."""
         return "wide" if self.width > 1200 else "readable" if self.width > 620 else "small"
 
 
@@ -211,5 +211,5 @@ def _data_uri(content: bytes, media: str) -> Markup:
 
 
 def _fingerprint(text: str) -> Markup:
-    """Name the only script that a browser may run."""
+    """Return the digest of the only script that a browser may run."""
     return Markup("sha256-{}").format(base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii"))

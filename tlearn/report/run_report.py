@@ -59,7 +59,7 @@ class RunSummary:
     Args:
         title: of the page.
         outputs: the network's outputs by split: test, val or train.
-        figures: the content of metrics.json.
+        metrics: the content of metrics.json.
         subtitle: below the title.
         overrides: of the command line.
         settings: the configuration, nested or by dotted keys.
@@ -76,7 +76,7 @@ class RunSummary:
 
     title: str
     outputs: Mapping[str, Outputs]
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     subtitle: str = ""
     overrides: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -136,12 +136,12 @@ class _Report:
         chosen = {name: str(settings.get(key) or "") for name, key in _WHAT.items()}
         # Of the class or function that builds it, the name alone
         chosen |= {name: chosen[name].rpartition(".")[2] for name, key in _WHAT.items() if key.endswith("_target_")}
-        blocks: list[Block] = [KeyMetrics([*outcome, *_views(run.figures), *_costs(run.figures)])]
+        blocks: list[Block] = [KeyMetrics([*outcome, *_views(run.metrics), *_costs(run.metrics)])]
         if chosen["backbone"]:
             blocks.append(Text([", ".join(f"{name} {value}" for name, value in chosen.items() if value)]))
         if rows:
             blocks.append(self.exhibits.table("splits", "Splits, with 95 % intervals", rows, LABELS))
-        metrics = [{"metric": name, "value": value} for name, value in sorted(run.figures.items())]
+        metrics = [{"metric": name, "value": value} for name, value in sorted(run.metrics.items())]
         return [*blocks, Group("All metrics", [Table(metrics, file="metrics.json")])]
 
     def curves(self) -> list[Block]:
@@ -151,7 +151,7 @@ class _Report:
         table = learning_curves(self.run.run_folder)
         if not table:
             return [Text(["No metrics.csv to draw them from: the run had no CSV logger."])]
-        best = self.run.figures.get("epoch/best")
+        best = self.run.metrics.get("epoch/best")
         caption = "Loss and accuracy"
         if best is not None:
             caption += f"; all metrics are those of the best checkpoint, epoch {best}"

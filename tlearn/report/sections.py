@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from tlearn.analysis import accuracy, calibration, confusion
-from tlearn.analysis.outputs import Outputs, figures
+from tlearn.analysis.outputs import Outputs, compute_metrics
 from tlearn.report.gallery import Thumbnails, card, confident_mistakes, least_certain, mistakes_of
 from tlearn.report.page import Block, Card, Gallery, Group, Text, number
 from tlearn.report.page_files import Exhibits
@@ -56,7 +56,7 @@ def outcome_figures(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def split_row(outputs: Outputs, temperature: float | None) -> dict[str, Any]:
     """Compute the metrics of a split, with Wilson's interval and the calibration error before and after scaling."""
-    found, right = figures(outputs), int(outputs.correct().sum())
+    found, right = compute_metrics(outputs), int(outputs.correct().sum())
     low, high = accuracy.wilson(right, len(outputs))
     row = {"split": outputs.split, "pictures": len(outputs), "top1": found["top1"], "top1_low": low, "top1_high": high}
     row |= {name: found[name] for name in ("top5", "loss") if name in found}

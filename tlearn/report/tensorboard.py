@@ -33,14 +33,14 @@ def write_figures(board: TensorBoardLogger, files: Iterable[Path], step: int = 0
 
 
 def write_results(
-    board: TensorBoardLogger, network: nn.Module, settings: Mapping[str, Any], figures: Mapping[str, float]
+    board: TensorBoardLogger, network: nn.Module, settings: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> None:
     """Add the parts of the network with their parameters, and the settings with the run's final metrics."""
     writer: SummaryWriter = board.experiment
     writer.add_text("network", _parameter_table(network))
     chosen = {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}
     # Under a name of their own: at step 0, they would else be points of the curves.
-    board.log_hyperparams(chosen, {f"final/{name}": value for name, value in figures.items()})
+    board.log_hyperparams(chosen, {f"final/{name}": value for name, value in metrics.items()})
     writer.flush()
 
 

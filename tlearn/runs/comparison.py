@@ -137,7 +137,7 @@ def _failure(folder: Path) -> tuple[str, str]:
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """Name the groups and settings that set the runs apart.
+    """List the groups and settings that differ between runs.
 
     A setting that follows from the option chosen for its group, as the learning rate that is an optimizer's default,
     is left out: the option says it. So is one that runs of an older version do not have.
@@ -163,7 +163,7 @@ def _differs(key: str, runs: Sequence[Run], chosen: Sequence[str]) -> bool:
 
 
 def setting(run: Run, key: str) -> Any:
-    """Give an option or a setting as a number or text; None where a run has none of that name."""
+    """Return an option or a setting as a number or text; None where a run has none of that name."""
     if key in run.choices:
         return run.choices[key]
     if key not in run.settings:
@@ -175,7 +175,7 @@ def setting(run: Run, key: str) -> Any:
 
 
 def comparison_table(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:
-    """Make a row of each run, the best first and those without the metric last.
+    """Build a row for each run, the best first and those without the metric last.
 
     The columns are run, the metric, status, what differs, all other metrics, folder and error.
     """
@@ -197,7 +197,7 @@ def comparison_table(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:
 
 
 def name_of(run: Run, runs: Sequence[Run]) -> str:
-    """Name a run by the part of its path that sets it apart."""
+    """Return the part of a run's path that differs from the others'."""
     if len(runs) == 1:
         return run.folder.name
     return str(run.folder.relative_to(os.path.commonpath([one.folder for one in runs])))

@@ -73,7 +73,7 @@ class RunFolder:
             self.release()
 
     def is_taken(self) -> bool:
-        """Tell whether a run is writing to the folder or has left its results there."""
+        """Return whether a run is writing to the folder or has left its results there."""
         try:
             with (self.path / _LOCK).open("r+", encoding="utf-8") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,7 +85,7 @@ class RunFolder:
         return any((self.path / name).exists() for name in _USED)
 
     def release(self) -> None:
-        """Let others have the folder."""
+        """Release the folder for other runs."""
         if self._lock is not None:
             (self.path / _LOCK).unlink(missing_ok=True)
             self._lock.close()

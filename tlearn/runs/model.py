@@ -137,7 +137,7 @@ def load_model(run: str | Path) -> Model:
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {' '.join(lines[:2])}") from error
-    # As in training, so that figures are equal to the last digits
+    # As in training, so that metrics are equal to the last digits
     return Model(folder, network.eval().to(memory_format=torch.channels_last), description)
 
 

@@ -17,7 +17,7 @@ IMAGENET = "imagenet"
 
 
 def pretrained_model(backbone: Backbone, classes: str | None = None) -> Model:
-    """Make a model of a backbone and its own classifier; the network is in eval mode on the CPU.
+    """Build a model from a backbone and its own classifier; the network is in eval mode on the CPU.
 
     Args:
         backbone: not built yet.

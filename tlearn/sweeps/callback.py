@@ -27,7 +27,7 @@ class SweepTable(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the sweep's configuration known to the program that ends it, as Hydra does for jobs only."""
+        """Register the sweep's configuration for the program that ends it, as Hydra does for jobs only."""
         HydraConfig.instance().set_config(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ _VAL = {"val/loss": "val loss", "val/top1": "top1", "val/top5": "top5"}
 
 
 class Unfreeze(Callback):
-    """Let parts of the body train from an epoch on.
+    """Unfreeze parts of the body at an epoch.
 
     Holds no state: a resumed run is past the epoch or not. The optimizer has had their parameters from the start.
     """
@@ -140,7 +140,7 @@ def _kept(trainer: Trainer) -> tuple[Any, Any]:
 
 
 def _epoch(trainer: Trainer) -> str:
-    """Name the epoch as people count: from 1."""
+    """Return the epoch's label, counted from 1."""
     last = trainer.max_epochs
     if last is None or last < 0:
         return f"epoch {trainer.current_epoch + 1}"

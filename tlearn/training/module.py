@@ -192,7 +192,7 @@ class TransferModule(LightningModule):
         strip_frozen(checkpoint, names, mark)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put back what was left out, if it is the same."""
+        """Restore what was left out, if it is the same."""
         names, mark = self._frozen()
         state = self.state_dict()
         restore_frozen(checkpoint, {name: state[name] for name in names}, mark)

@@ -47,7 +47,7 @@ class TimmBackbone:
 
     @classmethod
     def from_architecture(cls, architecture: dict[str, Any]) -> Self:
-        """Make the backbone that gave this `architecture()`, without its weights file."""
+        """Build the backbone that `architecture()` describes, without its weights file."""
         backbone = cls(architecture["name"], None, architecture.get("pooling", "avg"))
         backbone.weights = None if architecture["weights"] is None else "DEFAULT"
         return backbone

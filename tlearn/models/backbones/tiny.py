@@ -47,7 +47,7 @@ class SmallBackbone:
 
     @classmethod
     def from_architecture(cls, architecture: dict[str, Any]) -> Self:
-        """Make the backbone that gave this `architecture()`, without its weights file."""
+        """Build the backbone that `architecture()` describes, without its weights file."""
         described = (architecture["name"], architecture["arguments"], architecture["preprocessing"])
         return cls(*described, weights=None, pooling=architecture.get("pooling", "avg"))
 

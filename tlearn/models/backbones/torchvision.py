@@ -57,7 +57,7 @@ class TorchvisionBackbone:
 
     @classmethod
     def from_architecture(cls, architecture: dict[str, Any]) -> Self:
-        """Make the backbone that gave this `architecture()`, without its weights file."""
+        """Build the backbone that `architecture()` describes, without its weights file."""
         backbone = cls(architecture["name"], None, architecture.get("pooling", "avg"))
         # Never a path: the description can come from somebody else's model.
         if architecture["weights"] is not None:
