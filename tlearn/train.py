@@ -31,8 +31,10 @@ def train(config: DictConfig) -> dict[str, float]:
     run = RunFolder(config.paths.output_dir)
     with run.claimed(again=config.resume is not None), session(run.path / "train.log", quiet=config.quiet):
         seed_everything(config.seed, workers=True, verbose=False)
-        check_resume(config, run.path)
-        checkpoint = None if config.resume is None else last_checkpoint(Path(config.resume))
+        checkpoint = None
+        if config.resume is not None:
+            check_resume(plain(config, resolve=False), run.path)
+            checkpoint = last_checkpoint(Path(config.resume))
         trainer = build.trainer(config, run.path)
         backbone = build.backbone(config)
         image_set = build.image_set(config, run)
@@ -40,7 +42,9 @@ def train(config: DictConfig) -> dict[str, float]:
         if is_main_process():
             record.start(image_set, resumed=config.resume is not None)
         optimizer = build.build(config.optimizer)
-        network = build.network(config, backbone, len(image_set.classes))
+        settings = record.settings
+        head, finetune, size = settings["head"], settings["finetune"], config.transforms.size
+        network = build.network(backbone, len(image_set.classes), head, finetune, config.seed, size)
         images = build.datamodule(config, image_set)
         module = build.module(config, network, images, optimizer)
         options = FeatureOptions(**config.features)

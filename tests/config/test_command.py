@@ -457,14 +457,14 @@ class TestResume:
         OmegaConf.save(config, run / ".hydra" / "config.yaml")
         config.resume = str(run)
         (run / "environment.json").write_text('{"packages": {"tlearn": "0.1.0"}}', encoding="utf-8")
-        check_resume(config, run)
+        check_resume(plain(config, resolve=False), run)
         config.optimizer.lr = 7
         with pytest.raises(ConfigError, match=f"^{run} was started by tlearn 0.1.0 and this is {__version__}, whose"):
-            check_resume(config, run)
+            check_resume(plain(config, resolve=False), run)
         for content in (f'{{"packages": {{"tlearn": "{__version__}"}}}}', "{", "[]", '{"packages": 3}'):
             (run / "environment.json").write_text(content, encoding="utf-8")
             with pytest.raises(ConfigError, match=r"these differ:\n  optimizer.lr: 0.003 -> 7"):
-                check_resume(config, run)
+                check_resume(plain(config, resolve=False), run)
 
     def test_so_is_one_whose_options_are_no_more(self, start, tmp_path):
         run = self.stopped(tmp_path / "run", "backbone=torchvision", "backbone.name=resnet18")

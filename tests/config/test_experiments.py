@@ -69,7 +69,9 @@ def recipe(tmp_path, monkeypatch):
 
     def built(name: str, *overrides: str) -> Recipe:
         config = compose([f"experiment={name}", "trainer=cpu", "logger=none", *overrides], output_dir=tmp_path)
-        network = build.network(config, build.backbone(config), CLASSES[name])
+        backbone = build.backbone(config)
+        head, finetune, size = plain(config)["head"], plain(config)["finetune"], config.transforms.size
+        network = build.network(backbone, CLASSES[name], head, finetune, config.seed, size)
         module = TransferModule(
             network,
             CLASSES[name],

@@ -1,5 +1,6 @@
 """Build what a program needs from its configuration: the only place where configuration meets classes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +99,30 @@ def datamodule(config: DictConfig, found: ImageSet) -> ImageDataModule:
     )
 
 
-def network(config: DictConfig, chosen: Backbone, num_classes: int) -> TransferNetwork:
-    """Load the body and put a new head on it."""
+def network(
+    chosen: Backbone, num_classes: int, head: Mapping[str, Any], finetune: Mapping[str, Any], seed: int, size: int
+) -> TransferNetwork:
+    """Load the body and put a new head on it.
+
+    Args:
+        chosen: the backbone.
+        num_classes: what the head tells apart.
+        head: its settings.
+        finetune: which parts of the body train, and when.
+        seed: decides the head's first weights.
+        size: the side of the images in pixels.
+    """
     # What the model folder could not describe is refused now and not after the training.
-    head_of(OmegaConf.to_container(config.head.build, resolve=True))  # type: ignore[arg-type]
+    head_of(head["build"])
     chosen.architecture()
-    body = chosen.build(config.head.replace)
+    body = chosen.build(head["replace"])
     # The head starts the same for a seed, whatever building the body drew.
-    torch.manual_seed(config.seed)
-    head = build(config.head.build)(body.num_features, num_classes)
-    built = TransferNetwork(body.module, head, _names(config.finetune.stages))
-    if config.transforms.size != chosen.preprocessing()["size"]:
-        _check_size(built, config.transforms.size)
+    torch.manual_seed(seed)
+    built = TransferNetwork(body.module, build(head["build"])(body.num_features, num_classes), finetune["stages"])
+    if size != chosen.preprocessing()["size"]:
+        _check_size(built, size)
     # Checked here so that a wrong name fails now and not at the epoch of unfreezing
-    built.frozen_keys(_names(config.finetune.later_stages))
-    total, trained = built.count_parameters()
-    name = config.backbone.get("name", type(chosen).__name__)
-    say(f"network: {name}; {total:,} parameters, {trained:,} trained")
+    built.frozen_keys(finetune["later_stages"])
     # The layout in which convolutions are fastest, on CPUs and GPUs alike
     return built.to(memory_format=torch.channels_last)
 

@@ -105,7 +105,8 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
         with variable("HYDRA_FULL_ERROR", asked):
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    return run_trial(task, config, lambda: schema.check(plain(config), []))
+                    objective = config.get("optimized_metric")
+                    return run_trial(lambda: task(config), objective, lambda: schema.check(plain(config), []))
                 task(config)
             except BaseException as error:
                 raise _Stopped(error, Path(config.paths.output_dir)) from error

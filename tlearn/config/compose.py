@@ -59,8 +59,8 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain data with every reference resolved; a missing value is an error."""
-    container = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Return a configuration as plain data; with every reference resolved, a missing value is an error."""
+    container = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

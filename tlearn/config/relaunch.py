@@ -4,10 +4,12 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from tlearn import __version__
 from tlearn.errors import CheckpointError, ConfigError
@@ -124,17 +126,15 @@ def child_command(folder: Path) -> list[str]:
     return ["-m", f"tlearn.{job.job.config_name}", *search, *job.overrides.task, *place]
 
 
-def check_resume(config: DictConfig, folder: Path) -> None:
-    """Refuse to go on with a run under another configuration."""
-    if config.resume is None:
-        return
+def check_resume(settings: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with the run in a folder under other settings, which are not resolved."""
     try:
         stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no run to go on with: {error}") from error
-    before, now = (flat(dict(OmegaConf.to_container(one))) for one in (stored, config))  # type: ignore[arg-type]
+    before, now = flat(dict(OmegaConf.to_container(stored))), flat(settings)  # type: ignore[arg-type]
     # A schedule over the whole run would jump if the run became longer.
-    free = _FREE if config.scheduler.from_run else (*_FREE, "trainer.max_epochs")
+    free = _FREE if settings["scheduler"]["from_run"] else (*_FREE, "trainer.max_epochs")
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     changed = [key for key in changed if not key.startswith(free)]
     if changed:

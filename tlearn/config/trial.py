@@ -10,7 +10,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 
 from tlearn.analysis.direction import lower_is_better
 from tlearn.config.messages import explain
@@ -22,24 +21,27 @@ from tlearn.runs.trial import Trial, write_trial
 _STOPPED = 128
 
 
-def run_trial(
-    task: Callable[[DictConfig], dict[str, float]], config: DictConfig, check: Callable[[], None]
-) -> float | None:
+def run_trial(task: Callable[[], dict[str, float]], objective: str | None, check: Callable[[], None]) -> float | None:
     """Run one trial and record how it ends.
 
+    Args:
+        task: runs it and returns its metrics.
+        objective: the metric that a sweeper optimises, if any.
+        check: refuses a wrong configuration.
+
     Returns:
-        What a sweeper optimises: the metric `optimized_metric`, and the worst value where the trial failed or the
-        metric is NaN, which Optuna ends a search for; None if the program has no such key.
+        The value of the objective, and the worst one where the trial failed or the metric is NaN, which Optuna ends a
+        search for; None without an objective.
 
     Raises:
         BaseException: what ends the whole sweep, such as an interruption.
     """
-    trial = _begin(config.get("optimized_metric"))
+    trial = _begin(objective)
     write_trial(trial)
     worst = None if trial.objective is None else math.inf if lower_is_better(trial.objective) else -math.inf
     try:
         check()
-        metrics = task(config)
+        metrics = task()
         trial = replace(trial, metrics=dict(metrics))
         if trial.objective is not None and trial.objective not in metrics:
             raise ConfigError(f"optimized_metric={trial.objective}: no such metric; there are {', '.join(metrics)}")
@@ -84,8 +86,8 @@ def end_sweep(error: BaseException | None) -> None:
     if error is not None:
         table.on_multirun_end(sweep)
     if error is None:
-        table.require_all_done(sweep)
+        table.require_all_done(sweep.hydra)
     elif isinstance(error, Exception) and explain(error, list)[1] is None:
         # Such as a launcher's, one of whose processes was killed
         warn(f"tlearn: the sweep stopped: {type(error).__name__}: {error}")
-        table.require_all_done(sweep)
+        table.require_all_done(sweep.hydra)

@@ -63,7 +63,7 @@ def choose_features(
 ) -> SplitDataModule:
     """Return features in place of the images where the run can train on them, or the images; say which, and why.
 
-    With features, the network takes them in place of images from now on.
+    The network takes what is returned from now on.
 
     Args:
         options: what was chosen.

@@ -1,8 +1,8 @@
 """What a model takes images for: its most probable classes, with their probabilities."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,30 +50,34 @@ def predict_files(
         raise ConfigError(f"topk={topk}: the model knows {len(model.classes)} classes")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
-    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     transform = Transform(model.description["preprocessing"])
     dataset = ImageFileDataset(paths, model.decoder, transform.pixels)
     workers = default_workers() if num_workers is None else num_workers
     # A single image is done before a worker has started.
     workers = min(workers, len(paths) // batch_size)
     loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list)
+    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     model.network.to(chosen)
 
-    def most_probable(pixels: Tensor) -> list[list[tuple[str, float]]]:
+    def most_probable(images: Sequence[Tensor]) -> list[list[tuple[str, float]]]:
         with torch.inference_mode():
-            logits = model.network(transform.normalise(pixels))
-            return name_classes(model, logits, topk, calibrated)
+            logits = model.network(transform.normalise(stack(images).to(chosen)))
+        return name_classes(model, logits, topk, calibrated)
 
-    def predictions() -> Iterator[Prediction | BadImageError]:
-        remaining = iter(paths)
-        for batch in loader:
-            images = [image for image, _ in batch if image is not None]
-            best = iter(most_probable(stack(images).to(chosen)) if images else [])
-            for image, reason in batch:
-                path = next(remaining)
-                yield BadImageError(path, reason) if image is None else Prediction(str(path), next(best))
+    return _in_order(paths, loader, most_probable)
 
-    return predictions()
+
+def _in_order(
+    paths: Sequence[Path], loader: DataLoader, most_probable: Callable[[Sequence[Tensor]], list[Any]]
+) -> Iterator[Prediction | BadImageError]:
+    """Yield the prediction of each image that can be read, and the reason of each other, in the order of the files."""
+    remaining = iter(paths)
+    for batch in loader:
+        images = [image for image, _ in batch if image is not None]
+        best = iter(most_probable(images) if images else [])
+        for image, reason in batch:
+            path = next(remaining)
+            yield BadImageError(path, reason) if image is None else Prediction(str(path), next(best))
 
 
 def name_classes(model: Model, logits: Tensor, topk: int, calibrated: bool) -> list[list[tuple[str, float]]]:

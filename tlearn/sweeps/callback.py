@@ -5,10 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -30,47 +30,48 @@ class SweepTable(Callback):
         """Register the sweep's configuration for the program that ends it, as Hydra does for jobs only."""
         HydraConfig.instance().set_config(config)
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+    # Hydra calls it by keywords, and what it needs is known without them.
+    def on_job_end(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Write the table of all trials that have started."""
-        if config.hydra.mode == RunMode.MULTIRUN:
-            folder = _folder(config)
-            write_results(folder, collect(folder))
+        job = HydraConfig.get()
+        if job.mode == RunMode.MULTIRUN:
+            write_results(_folder(job), collect(_folder(job)))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and show the table of all trials, if one has started."""
-        folder = _folder(config)
+        folder = _folder(config.hydra)
         if trials := collect(folder):
-            trials = with_missing(trials, _planned(config))
+            trials = with_missing(trials, _planned(config.hydra))
             write_results(folder, trials)
             with session(quiet=bool(config.get("quiet"))):
                 show_sweep(folder, trials)
 
-    def require_all_done(self, config: DictConfig) -> None:
+    def require_all_done(self, hydra: HydraConf) -> None:
         """Refuse a sweep that has trials which are not done.
 
         Raises:
             SweepError: it has.
         """
-        folder = _folder(config)
+        folder = _folder(hydra)
         if found := collect(folder):
-            trials = with_missing(found, _planned(config))
+            trials = with_missing(found, _planned(hydra))
             counts = [(status, sum(trial.status == status for trial in trials)) for status in ("failed", "missing")]
             told = ", ".join(f"{count} of {len(trials)} trials {status}" for status, count in counts if count)
             if told:
                 raise SweepError(f"{told} (see {folder / RESULTS})")
 
 
-def _folder(config: DictConfig) -> Path:
-    return Path(config.hydra.runtime.cwd) / config.hydra.sweep.dir
+def _folder(hydra: HydraConf) -> Path:
+    return Path(hydra.runtime.cwd) / hydra.sweep.dir
 
 
-def _planned(config: DictConfig) -> int:
+def _planned(hydra: HydraConf) -> int:
     """Count the trials of a plain grid; what a search will try is not known beforehand, which is 0."""
-    sweeper = config.hydra.sweeper
+    sweeper = hydra.sweeper
     if not sweeper._target_.endswith(".BasicSweeper"):
         return 0
     loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
-    given = [*(f"{name}={value}" for name, value in (sweeper.params or {}).items()), *config.hydra.overrides.task]
+    given = [*(f"{name}={value}" for name, value in (sweeper.params or {}).items()), *hydra.overrides.task]
     # Options chosen by glob(...) are unknown once Hydra has ended.
     with suppress(HydraException):
         parsed = OverridesParser.create(loader).parse_overrides(given)
