@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tlearn.machine import available_cpus
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # Workers of a parallel run share the CPUs: torch reads this when first imported, here and in the programs started.
@@ -17,10 +19,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run named tests, and those whose output is shown as it comes, in one process; leave all others to the plugin."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Start a worker for each CPU; none for tests that are named, or whose output is to be seen as it comes."""
     named = all("::" in argument for argument in config.args)
-    return 0 if named or config.option.capture == "no" else None
+    return 0 if named or config.option.capture == "no" else available_cpus()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -69,7 +72,7 @@ def obedient() -> Iterator[None]:
     assert libc.capset(header, sets) == 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder with real pictures and weights, or skip."""
     folder = Path(os.environ.get("TLEARN_SHARED", REPOSITORY.parent / "shared"))

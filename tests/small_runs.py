@@ -1,6 +1,10 @@
 """Small real trainings for the tests: a tiny backbone with random weights in a file, on drawn pictures."""
 
+import contextlib
+import importlib
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +12,7 @@ from typing import Any
 
 import torch
 import torchvision
+from hydra.core.singleton import Singleton
 
 from tlearn.config.compose import compose
 from tlearn.train import train
@@ -50,6 +55,20 @@ def run(folder: Path, data: Path, weights: Path | str, *more: str) -> dict[str, 
 
 
 def program(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program from another folder, in this process: one of its own would take seconds to import torch."""
+    main = importlib.import_module(f"tlearn.{name}").main
+    # Hydra keeps the configuration of a run in globals, where later tests would find it.
+    state, out, err = Singleton.get_state(), io.StringIO(), io.StringIO()
+    try:
+        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(arguments)
+    finally:
+        Singleton.set_state(state)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+def process(name: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program as a user would, from another folder."""
     command = [sys.executable, "-m", f"tlearn.{name}", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=240, check=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import draw
-from tests.small_runs import program, run, write_weights
+from tests.small_runs import run, write_weights
 from tlearn.config.compose import compose
 from tlearn.data.decode import Decoder
 from tlearn.errors import CheckpointError, DataError
@@ -146,15 +146,3 @@ def test_pictures_are_read_as_in_training(tmp_path, draw_split):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="holds no model"):
         _evaluate(tmp_path, tmp_path)
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_figures_of_one(tmp_path, trained):
-    folder, figures = trained
-    # 15 pictures in batches of 4: neither divides by two
-    arguments = [f"run={folder / 'run'}", "split=val", "data.batch_size=4", "data.num_workers=0"]
-    done = program("evaluate", *arguments, "trainer=ddp_cpu", f"hydra.run.dir={tmp_path / 'two'}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    both = json.loads((tmp_path / "two" / "metrics.json").read_text())
-    assert both["val/top1"] == pytest.approx(figures["val/top1"], abs=1e-7)
-    assert both["val/loss"] == pytest.approx(figures["val/loss"], abs=1e-6)

@@ -65,9 +65,16 @@ def test_a_notebook_has_neither_outputs_nor_logic(notebook):
         assert not any(isinstance(node, logic) for node in ast.walk(ast.parse("".join(cell["source"]))))
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache for all notebooks, so that the built-in images are drawn and their features computed once."""
+    return tmp_path_factory.mktemp("drawn")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(notebook, tmp_path, monkeypatch, capsys):
+def test_a_notebook_runs(notebook, drawn, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TLEARN_CACHE", str(drawn))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     matplotlib.use("Agg")

@@ -15,10 +15,7 @@ from tlearn.analysis import near_duplicates as neighbours
 from tlearn.analysis.near_duplicates import near_duplicates, nearest
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.decode import Decoder
-from tlearn.data.transforms import Transform
 from tlearn.errors import BadImageError
-from tlearn.features.extract import Extractor, Reader
-from tlearn.models.backbones.torchvision import TorchvisionBackbone
 
 COPIES: dict[str, Callable[[Image.Image, Path], None]] = {
     "30.jpg": lambda image, path: image.save(path, quality=30),
@@ -237,7 +234,7 @@ def test_without_features_there_is_a_reason(tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_copies_of_real_photos_are_found_and_no_other_pair(tmp_path, shared):
+def test_copies_of_real_photos_are_found_and_no_other_pair(tmp_path, shared, real_features):
     root = shared / "data" / "cat_dog"
     train = sorted((root / "train").glob("*/*"))[::2]
     test = sorted((root / "test").glob("*/*"))[::2]
@@ -248,11 +245,7 @@ def test_copies_of_real_photos_are_found_and_no_other_pair(tmp_path, shared):
             for name, write in COPIES.items():
                 write(image.convert("RGB"), file := tmp_path / f"{number}_{name}")
                 expected.add((str(original), str(file)))
-    backbone = TorchvisionBackbone("mobilenet_v2", str(shared / "weights" / "mobilenet_v2.pth"))
-    transform = Transform(backbone.preprocessing())
-    extractor = Extractor(backbone.build().module, Reader(Decoder(), transform, transform))
     parts = []
     for split, files in (("train", train), ("test", [*test, *(Path(file) for _, file in sorted(expected))])):
-        features = torch.cat([part.clone() for part in extractor([(file, None) for file in files])])
-        parts.append(outputs(split, Path("/"), list(map(str, files)), features))
+        parts.append(outputs(split, Path("/"), list(map(str, files)), real_features(files)))
     assert {(row["path"], row["other_path"]) for row in near_duplicates(parts)} == expected

@@ -82,8 +82,9 @@ def test_every_family_gives_the_same_from_features_as_from_pictures(name, tmp_pa
     size, body = FAMILIES[name][0], body_of(name)
     network = TransferNetwork(body, torch.nn.LazyLinear(3)).eval()
     transform = Transform({**TorchvisionBackbone(name, None).preprocessing(), "resize": size, "size": size})
-    files = sorted(folder_data.glob("test/*/*.jpg"))
-    targets = torch.arange(len(files)) % 3
+    # One of each class
+    files = sorted(folder_data.glob("test/*/*.jpg"))[::4]
+    targets = torch.arange(3)
     extractor = Extractor(network.frozen_part(size).module, Reader(Decoder(), transform, transform))
     images = torch.stack([transform(Decoder()(file)) for file in files])
     with torch.no_grad():
@@ -418,7 +419,7 @@ def test_two_processes_train_on_the_same_features(tmp_path, folder_data, weights
         "optimizer=sgd",
         f"hydra.run.dir={tmp_path / 'two'}",
     )
-    done = runs.program(
+    done = runs.process(
         "train",
         *[argument for argument in arguments if argument not in ("trainer=cpu", "data.batch_size=8")],
         cwd=tmp_path,

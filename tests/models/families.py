@@ -54,7 +54,7 @@ def body_of(name: str, replace: str = "classifier", pooling: str = "avg") -> nn.
     return copy.deepcopy(_built(name, replace, pooling).module)
 
 
-def images_for(name: str, count: int = 3) -> torch.Tensor:
+def images_for(name: str, count: int = 2) -> torch.Tensor:
     """Draw images [count, 3, S, S]."""
     size = FAMILIES[name][0]
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.small_runs import overrides, program, run, write_weights
+from tests.small_runs import overrides, process, program, run, write_weights
 from tlearn.errors import ConfigError
 from tlearn.training import data_parallel
 
@@ -56,7 +56,7 @@ def test_ddp_trains_and_leaves_one_exact_run_folder(tmp_path, folder_data):
     shown = ("report=default", "report.train_pictures=always")
     command = [*overrides(folder_data, weights, "trainer=ddp_cpu", *shown), "finetune=full"]
     command.append(f"hydra.run.dir='{folder}'")
-    done = program("train", *command, cwd=tmp_path)
+    done = process("train", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(folder)
     figures = json.loads((folder / "metrics.json").read_text())
@@ -79,14 +79,13 @@ def test_ddp_trains_and_leaves_one_exact_run_folder(tmp_path, folder_data):
 @pytest.mark.slow
 def test_ddp_runs_every_trial_of_a_sweep(tmp_path, folder_data):
     command = [*overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu"), "seed=1,2"]
-    done = program("train", "-m", *command, f"hydra.sweep.dir={tmp_path / 'sweep'}", cwd=tmp_path)
+    done = process("train", "-m", *command, f"hydra.sweep.dir={tmp_path / 'sweep'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "sweep" / "results.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["done", "done"]
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == ["0", "1"]
 
 
-@pytest.mark.slow
 def test_gradual_unfreezing_is_refused_under_ddp(tmp_path, folder_data):
     command = overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu", "finetune=gradual")
     done = program("train", *command, cwd=Path(tmp_path))

@@ -48,7 +48,7 @@ def test_every_body_pools_otherwise_or_is_refused(name):
 
 @pytest.mark.parametrize("name", POOLED)
 def test_the_maximum_takes_the_place_of_the_mean_and_both_stand_side_by_side(name):
-    images = images_for(name, 2)
+    images = images_for(name)
     mean, maximum, both = (features(body_of(name, pooling=kind), images) for kind in ("avg", "max", "avgmax"))
     torch.testing.assert_close(both, torch.cat((mean, maximum), 1), rtol=1e-5, atol=1e-5)
     assert not torch.allclose(mean, maximum)
