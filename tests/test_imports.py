@@ -35,8 +35,6 @@ INSIDE_FUNCTIONS = {
     ("tlearn.machine", "has_bf16"): "as above",
     ("tlearn.console", "_new_progress"): "every program has a console, few a bar",
 }
-# Still to be moved up
-INSIDE_FOR_NOW: set[tuple[str, str]] = set()
 
 
 def _name(file: Path) -> str:
@@ -148,8 +146,7 @@ def importing_functions(name: str) -> set[tuple[str, str]]:
 
 def test_functions_import_nothing_but_what_heads_a_programs_job():
     found = {place for name in MODULES for place in importing_functions(name)}
-    assert found - INSIDE_FUNCTIONS.keys() == INSIDE_FOR_NOW
-    assert INSIDE_FUNCTIONS.keys() <= found
+    assert found == INSIDE_FUNCTIONS.keys()
 
 
 def test_programs_and_configuration_start_without_torch():
