@@ -139,11 +139,11 @@ def _put(level: int, lines: Sequence[object], stream: TextIO | None, trace: bool
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: int = 0) -> None:
     """Print rows below their columns' names, numbers to the right.
 
-    A terminal too narrow lacks as many as it must of the last `spare` columns, and then cuts the widest.
+    A terminal too narrow lacks as many as it must of the last `spare` columns, and then cuts the widest ones.
     """
     cells = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    # A column takes its width and two spaces, but for the last.
+    # Each column takes two spaces more, but for the last.
     room = shutil.get_terminal_size().columns + 2
     while spare and _is_terminal() and sum(widths) + 2 * len(widths) > room:
         widths, spare = widths[:-1], spare - 1

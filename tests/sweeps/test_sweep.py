@@ -32,7 +32,7 @@ def task(config):
         raise DataError("a.jpg: cut short")
     if config.topk == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    if config.topk == 6:
+    if config.topk >= 6:
         time.sleep(60)
     return {"val/top1": config.topk / 10}
 
@@ -106,6 +106,18 @@ def test_a_sweep_without_failures_ends_well(start):  # noqa: F811
     # What all trials share tells nothing.
     assert "PICTURES" not in ended.out
     assert ended.out.splitlines()[-1].endswith("results.csv")
+
+
+def test_a_quiet_sweep_prints_where_its_table_is(start):  # noqa: F811
+    def task(config):
+        if config.topk == 3:
+            raise KeyboardInterrupt
+        return {}
+
+    ended = start("-m", *SMALL, "topk=1,2", "quiet=true", name="predict", task=task)
+    assert ended.out == f"{Path.cwd() / next(Path('multirun').rglob('results.csv'))}\n"
+    ended = start("-m", *SMALL, "topk=3", "quiet=true", "hydra.sweep.dir=stopped", name="predict", task=task)
+    assert ended.out == f"{Path.cwd() / 'stopped' / 'results.csv'}\n"
 
 
 def test_one_trial_is_a_sweep_too(start):  # noqa: F811
@@ -277,7 +289,11 @@ def test_an_interruption_ends_trials_in_other_processes_too(written_program):
     _, err = started.communicate(timeout=60)
     assert started.returncode == 130
     assert "interrupted" in err.splitlines()[-1]
-    assert "failed (130)" in outcomes(written_program)
+    # The launcher may kill its processes before they can say that they were interrupted.
+    first, *others = outcomes(written_program)
+    assert first == "done"
+    assert len(others) == 3
+    assert set(others) <= {"failed (130)", "missing"}
 
 
 @pytest.mark.slow

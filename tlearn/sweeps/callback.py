@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tlearn.console import session
 from tlearn.errors import SweepError
@@ -43,7 +43,8 @@ class SweepTable(Callback):
         if trials := collect(folder):
             trials = with_missing(trials, _planned(config.hydra))
             write_results(folder, trials)
-            with session(quiet=bool(config.get("quiet"))):
+            # A sibling of `hydra`, which is all that Hydra hands out once it has ended
+            with session(quiet=bool(OmegaConf.select(config.hydra, "..quiet"))):
                 show_sweep(folder, trials)
 
     def require_all_done(self, hydra: HydraConf) -> None:
