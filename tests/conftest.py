@@ -3,8 +3,9 @@
 import ctypes
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,20 @@ def first_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Let the workers of a parallel run report on file names that are not text, which they could not send."""
+
+    def sendable(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {sendable(key): sendable(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return type(node)(map(sendable, node))
+        return node.encode("utf-8", "replace").decode() if isinstance(node, str) else node
+
+    return sendable((yield))
 
 
 @pytest.fixture(autouse=True)

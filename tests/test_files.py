@@ -462,7 +462,6 @@ ALLOWED = {
     ("tlearn.runs.folder", "truncate"): "the same",
     ("tlearn.features.store", "open"): "lock files",
     ("tlearn.features.prune", "open"): "the same",
-    ("tlearn.sweeps.table", "open"): "still to come through the door",
     ("tlearn.download", "truncate"): "a file of the door's, for another try",
     ("tlearn.archive", "open"): "files, in a temporary folder",
     ("tlearn.archive", "rename"): "which takes its place when it is whole",

@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.conftest import draw
 from tests.small_runs import BACKBONE, program, write_weights
-from tlearn.config import rules as schema
+from tlearn.config import rules
 from tlearn.config.compose import compose, plain
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
@@ -271,7 +271,7 @@ def test_a_table_may_lie_in_a_file_of_any_name_that_says_csv_or_nothing(tmp_path
     monkeypatch.chdir(tmp_path)
     arguments = [f"run='{model}'", f"images='{pictures}'", f"output='{name}'", "device=cpu", "num_workers=0"]
     config = compose(arguments, "predict", output_dir=tmp_path)
-    schema.check(plain(config), [])
+    rules.check(plain(config), [])
     predict(config)
     assert len(_rows(tmp_path / name)) == 7
 
@@ -289,7 +289,7 @@ def test_a_table_may_lie_in_a_file_of_any_name_that_says_csv_or_nothing(tmp_path
 def test_an_ending_that_is_not_written_is_refused_with_those_that_are(option, expected):
     config = plain(compose(["run=x", "images=x", option], "predict", output_dir="run"))
     with pytest.raises(ConfigError, match=f"{option}: expected {expected}"):
-        schema.check(config, [])
+        rules.check(config, [])
 
 
 def test_a_refused_ending_costs_no_more_than_the_message(tmp_path):
@@ -572,7 +572,7 @@ def test_a_backbone_reads_pictures_as_training_does_by_default(monkeypatch):
 )
 def test_exactly_one_model_must_be_given(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        schema.check(plain(compose([*arguments, "images=pictures"], "predict", output_dir="run")), [])
+        rules.check(plain(compose([*arguments, "images=pictures"], "predict", output_dir="run")), [])
 
 
 def test_a_missing_model_ends_the_program_with_the_status_of_configuration(tmp_path, pictures):

@@ -13,7 +13,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from tlearn.config import rules as schema
+from tlearn.config import rules
 from tlearn.config.command import known_keys
 from tlearn.config.comments import read_comments
 from tlearn.config.compose import CONF_DIR, compose, plain
@@ -109,12 +109,12 @@ def test_every_group_of_train_has_options():
 
 @pytest.mark.parametrize("overrides", ROUNDS, ids=lambda overrides: overrides[0])
 def test_every_option_composes_and_holds_what_it_may(overrides):
-    schema.check(composed(overrides), known("train"))
+    rules.check(composed(overrides), known("train"))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_program_composes_and_holds_what_it_may(program):
-    schema.check(composed(NEEDS.get(program, ()), program), known(program))
+    rules.check(composed(NEEDS.get(program, ()), program), known(program))
 
 
 COMMANDS = sorted(
@@ -143,7 +143,7 @@ def test_every_command_in_a_comment_is_a_valid_one():
     assert len(COMMANDS) > 30
     composed_above = {("train", (option,)) for options in GROUPS.values() for option in options}
     for program, arguments in set(COMMANDS) - composed_above:
-        schema.check(composed(arguments, program), known(program))
+        rules.check(composed(arguments, program), known(program))
 
 
 TARGETS = sorted(

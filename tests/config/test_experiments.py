@@ -21,8 +21,7 @@ from torch.optim import SGD, Adam, Optimizer
 from torchvision.transforms import v2
 
 from tests.small_runs import run, write_weights
-from tlearn.config import build
-from tlearn.config import rules as schema
+from tlearn.config import build, rules
 from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.prepare import ImageSet
@@ -322,7 +321,7 @@ def test_every_recipe_minimises_the_negative_log_likelihood_of_log_softmax(name)
 def test_every_recipe_takes_another_backbone_and_other_pictures(recipe, name):
     others = ["backbone=mobilenet_v2", "backbone.weights=null", "data=folder", "data.root=pictures"]
     built = recipe(name, *others)
-    schema.check(built.config, [])
+    rules.check(built.config, [])
     assert built.config["data"]["source"]["root"] == "pictures"
     [first, *_] = [layer for layer in layers(built.network.head) if layer[0] == "Linear"]
     assert first[1] == 1280
@@ -336,17 +335,17 @@ def test_every_sweep_in_a_comment_can_be_read():
             parsed = OverridesParser.create().parse_overrides(arguments.split())
             [trials] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
             for trial in trials:
-                schema.check(plain(compose(list(trial), output_dir="run")), [])
+                rules.check(plain(compose(list(trial), output_dir="run")), [])
             found.append(len(trials))
     assert found == [3]
 
 
 def test_imagenet_vgg13_trains_nothing():
     config = plain(compose(["experiment=imagenet_vgg13", "images=pictures"], "predict", output_dir="run"))
-    schema.check(config, [])
+    rules.check(config, [])
     assert (config["backbone"]["name"], config["topk"], config["run"]) == ("vgg13", 5, None)
     with pytest.raises(ConfigError, match=r"topk is for naming pictures.*python -m tlearn\.predict"):
-        schema.check(plain(compose(["experiment=imagenet_vgg13"], output_dir="run")), [])
+        rules.check(plain(compose(["experiment=imagenet_vgg13"], output_dir="run")), [])
 
 
 def _steps_validated(folder: Path) -> dict[int, float]:

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.config.test_compose import ROUNDS, composed, known
-from tlearn.config import rules as schema
+from tlearn.config import rules
 from tlearn.config.compose import compose, plain
 from tlearn.errors import ConfigError
 
@@ -53,7 +53,7 @@ def refused(key: str, value: Any) -> bool:
     """Tell whether a value is refused, and by its name."""
     message = None
     try:
-        schema.check(changed(leaves()[key][1], key, value), known("train"))
+        rules.check(changed(leaves()[key][1], key, value), known("train"))
     except ConfigError as error:
         message = str(error)
     assert message is None or message.startswith(f"{key}={value}: expected ")
@@ -160,7 +160,7 @@ def test_unusual_values_that_mean_something_are_accepted(key, value):
 )
 def test_the_message_names_key_value_and_what_was_expected(key, value, expected):
     with pytest.raises(ConfigError) as caught:
-        schema.check(changed(leaves()[key][1], key, value), known("train"))
+        rules.check(changed(leaves()[key][1], key, value), known("train"))
     assert str(caught.value).startswith(f"{key}={value}: expected ")
     assert expected in str(caught.value)
 
@@ -187,7 +187,7 @@ def every_key() -> list[str]:
 def test_no_value_anywhere_makes_the_check_itself_fail(key, junk):
     message = key
     try:
-        schema.check(changed(ROUNDS[0], key, junk), known("train"))
+        rules.check(changed(ROUNDS[0], key, junk), known("train"))
     except ConfigError as error:
         message = str(error)
     assert key.partition(".")[0] in message
@@ -205,26 +205,26 @@ def test_no_value_anywhere_makes_the_check_itself_fail(key, junk):
     ],
 )
 def test_notes_arguments_of_a_target_and_callbacks_of_your_own_are_welcome(key, value):
-    schema.check(changed(ROUNDS[0], key, value), known("train"))
+    rules.check(changed(ROUNDS[0], key, value), known("train"))
 
 
 @pytest.mark.parametrize("key", ["lr2", "data.bs", "monitor.patience", "finetune.layers", "head.size"])
 def test_a_key_that_nothing_reads_is_refused(key):
     with pytest.raises(ConfigError, match=rf"^unknown key {key}\b.*extra\.\)$"):
-        schema.check(changed(ROUNDS[0], key, 1), known("train"))
+        rules.check(changed(ROUNDS[0], key, 1), known("train"))
 
 
 @pytest.mark.parametrize("key", ["seed", "optimizer", "callbacks"])
 def test_what_every_run_needs_cannot_be_removed(key):
     config = {name: value for name, value in composed(ROUNDS[0]).items() if name != key}
     with pytest.raises(ConfigError, match=f"^{key} is missing"):
-        schema.check(config, known("train"))
+        rules.check(config, known("train"))
 
 
 @pytest.mark.parametrize("steps", [3, "abc", None, [3], [{"degrees": 15}]])
 def test_augmentation_must_be_a_list_of_targets(steps):
     with pytest.raises(ConfigError, match=r"^transforms\.train: expected a list of steps, each with a _target_"):
-        schema.check(changed(ROUNDS[0], "transforms.train", steps), known("train"))
+        rules.check(changed(ROUNDS[0], "transforms.train", steps), known("train"))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_augmentation_must_be_a_list_of_targets(steps):
     ],
 )
 def test_a_mistyped_key_gets_the_right_one_suggested(key, meant):
-    assert schema.suggestion(key, known("train")).startswith(("; did you mean " + meant,))
+    assert rules.suggestion(key, known("train")).startswith(("; did you mean " + meant,))
 
 
 @pytest.mark.parametrize(
@@ -256,18 +256,18 @@ def test_a_mistyped_key_gets_the_right_one_suggested(key, meant):
 )
 def test_a_mistyped_option_gets_the_right_one_suggested(name, meant):
     options = ["densenet121", "mobilenet_v2", "resnet18", "resnet50", "resnext50_32x4d", "vit_b_16"]
-    answer = schema.suggestion(name, options)
+    answer = rules.suggestion(name, options)
     assert answer.startswith(f"; did you mean {meant}")
     assert answer.count(",") <= 2
 
 
 def test_nothing_is_suggested_where_nothing_is_alike():
-    assert schema.suggestion("zzzzzz", known("train")) == ""
+    assert rules.suggestion("zzzzzz", known("train")) == ""
 
 
 @pytest.mark.parametrize("key", ["head.hidden", "optimizer.momentum", "data.csv"])
 def test_a_key_of_another_option_is_said_to_be_one(key):
-    assert schema.suggestion(key, known("train")) == f"; another option of {key.partition('.')[0]} has it"
+    assert rules.suggestion(key, known("train")) == f"; another option of {key.partition('.')[0]} has it"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_a_key_of_another_option_is_said_to_be_one(key):
 )
 def test_values_that_are_wrong_together_are_refused(arguments):
     with pytest.raises(ConfigError):
-        schema.check(plain(compose(arguments, output_dir=".")), [])
+        rules.check(plain(compose(arguments, output_dir=".")), [])
 
 
 @pytest.mark.parametrize(
@@ -289,4 +289,4 @@ def test_values_that_are_wrong_together_are_refused(arguments):
     [["monitor.metric=val/top1"], ["monitor.metric=val/top1", "monitor.mode=max"], ["finetune=gradual"]],
 )
 def test_values_that_belong_together_are_accepted(arguments):
-    schema.check(plain(compose(arguments, output_dir=".")), [])
+    rules.check(plain(compose(arguments, output_dir=".")), [])

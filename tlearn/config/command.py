@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from tlearn import __version__
-from tlearn.config import rules as schema
+from tlearn.config import rules
 from tlearn.config.compose import CONF_DIR, compose, plain
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
@@ -106,7 +106,7 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     objective = config.get("optimized_metric")
-                    return run_trial(lambda: task(config), objective, lambda: schema.check(plain(config), []))
+                    return run_trial(lambda: task(config), objective, lambda: rules.check(plain(config), []))
                 task(config)
             except BaseException as error:
                 raise _Stopped(error, Path(config.paths.output_dir)) from error
@@ -149,7 +149,7 @@ def _check(config_name: str, overrides: list[str], config_dir: str | None) -> No
     config.pop("hydra")
     # Refers to Hydra's run folder, which does not exist yet
     config.paths.output_dir = "."
-    schema.check(plain(config), known_keys(config_name))
+    rules.check(plain(config), known_keys(config_name))
 
 
 def known_keys(config_name: str) -> list[str]:

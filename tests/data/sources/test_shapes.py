@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import tree
-from tlearn.config import rules as schema
+from tlearn.config import rules
 from tlearn.config.command import known_keys
 from tlearn.config.compose import compose, plain
 from tlearn.data.sources import shapes
@@ -266,7 +266,7 @@ def test_the_options_compose_pass_the_check_and_build_the_source(tmp_path, monke
 
     monkeypatch.setenv("TLEARN_CACHE", str(tmp_path))
     config = compose([f"data={name}", "data.counts.train=3"], output_dir=tmp_path / "run")
-    schema.check(plain(config), known_keys("train"))
+    rules.check(plain(config), known_keys("train"))
     made = instantiate(config.data.source)
     assert made.counts["train"] == 3
     assert made.root.parent == tmp_path / "shapes"
@@ -287,4 +287,4 @@ def test_the_seed_of_the_run_does_not_redraw_the_pictures(tmp_path):
 def test_options_of_a_wrong_value_are_refused_by_name(tmp_path, override):
     config = compose(["data=shapes", override], output_dir=tmp_path)
     with pytest.raises(ConfigError, match=f"^{override}: expected a whole number"):
-        schema.check(plain(config), known_keys("train"))
+        rules.check(plain(config), known_keys("train"))
