@@ -82,7 +82,7 @@ def test_other_pictures_are_matched_by_class_name(tmp_path, trained, capsys):
     figures = _evaluate(tmp_path / "out", folder / "run", f"data.root={tmp_path / 'new'}")
     assert 0 <= figures["test/top1"] <= 1
     lines = capsys.readouterr().out.splitlines()
-    assert "no picture of blue" in lines
+    assert "no image of blue" in lines
     assert lines[-1] == str(tmp_path / "out")
     log = (tmp_path / "out" / "evaluate.log").read_text(encoding="utf-8").splitlines()
     assert [line.partition("INFO    ")[2] for line in log] == lines

@@ -127,7 +127,7 @@ def test_a_cache_is_chosen_by_name_and_shrinks_as_the_transform_would(files, fol
 def test_what_would_not_fit_into_memory_is_refused_before_it_is_decoded(files, monkeypatch, decoded):
     monkeypatch.setattr(pixels, "_SAMPLED", 2)
     monkeypatch.setattr(pixels, "available_memory", lambda: 10_000)
-    with pytest.raises(ConfigError, match=r"data\.cache=memory .* 6 pictures .* data\.cache=disk"):
+    with pytest.raises(ConfigError, match=r"data\.cache=memory .* 6 images .* data\.cache=disk"):
         MemoryPixels(shrink()).prepare(files, threads=1)
     assert len(decoded) == 2
 

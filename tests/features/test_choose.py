@@ -401,7 +401,7 @@ def test_two_runs_at_once_compute_everything_once(tmp_path, folder_data, weights
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     printed = [process.communicate(timeout=200)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0]
-    passes = [line for text in printed for line in text.splitlines() if "pictures in" in line]
+    passes = [line for text in printed for line in text.splitlines() if "images in" in line]
     assert len(passes) == 1
     figures = [json.loads((tmp_path / str(number) / "metrics.json").read_text()) for number in range(2)]
     same(*figures)

@@ -123,6 +123,9 @@ def network(
         _check_size(built, size)
     # Checked here so that a wrong name fails now and not at the epoch of unfreezing
     built.frozen_keys(finetune["later_stages"])
+    total, trained = built.count_parameters()
+    name = getattr(chosen, "name", type(chosen).__name__)
+    say(f"network: {name}; {total:,} parameters, {trained:,} trained")
     # The layout in which convolutions are fastest, on CPUs and GPUs alike
     return built.to(memory_format=torch.channels_last)
 

@@ -59,4 +59,6 @@ def _check_classes(samples: Sequence[Sample], classes: Sequence[str], root: Path
         raise DataError(
             f"{root} has classes that the model does not know: {', '.join(unknown)}; it knows {', '.join(classes)}"
         )
-    say(f"{len(samples)} pictures of {root}", *([f"no picture of {', '.join(absent)}"] if absent else []))
+    say(f"{len(samples)} images of {root}")
+    if absent:
+        say(f"no image of {', '.join(absent)}")
