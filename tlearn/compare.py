@@ -8,8 +8,8 @@ from tlearn.config.command import program
 
 
 def compare(config: DictConfig) -> dict[str, float]:
-    """Print and write what was set differently in runs, and what came of it."""
-    # Imported here: matplotlib takes a while, which help and configuration errors must not wait for.
+    """Print and write a table of runs: settings that differ, and metrics."""
+    # Imported here: matplotlib takes a while to load, and help and configuration errors must not wait.
     from tlearn.console import answer, say, session
     from tlearn.errors import ConfigError
     from tlearn.report.comparison_page import write_comparison

@@ -7,7 +7,7 @@ from tlearn.config.command import program
 
 def explore(config: DictConfig) -> dict[str, float]:
     """Print and write what a data set holds: classes, splits, sizes, unreadable files, duplicates across splits."""
-    # Imported here: torch takes seconds, which help and configuration errors must not wait for.
+    # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
     from tlearn.analysis import data_profile
     from tlearn.config import build
     from tlearn.console import session

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def predict(config: DictConfig) -> dict[str, float]:
     """Write one row per readable image: path, and the `topk` most probable classes with their probabilities."""
-    # Imported here: torch takes seconds, which help and configuration errors must not wait for.
+    # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
     from tlearn.config.build import build
     from tlearn.report.predictions_page import MOST_SHOWN, predictions_page
     from tlearn.runs.model import load_model
@@ -56,7 +56,7 @@ def predict(config: DictConfig) -> dict[str, float]:
 
 
 def _check_targets(targets: Mapping[str, Path], images: Sequence[Path]) -> None:
-    """Refuse to write into a folder's place, over an image, or twice into one file; tidy up after killed processes."""
+    """Refuse a folder, an image or one file twice as the target; remove temporary files of killed processes."""
     real = {key: Path(os.path.realpath(path)) for key, path in targets.items() if not is_stream(path)}
     for key, path in real.items():
         if path.is_dir():

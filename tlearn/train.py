@@ -1,4 +1,4 @@
-"""Train a classifier on pictures: python -m tlearn.train backbone=resnet18 data=folder data.root=FOLDER."""
+"""Train a classifier on images: python -m tlearn.train backbone=resnet18 data=folder data.root=FOLDER."""
 
 import time
 from pathlib import Path
@@ -9,8 +9,8 @@ from tlearn.config.command import program
 
 
 def train(config: DictConfig) -> dict[str, float]:
-    """Run one training and return its metrics; everything it leaves lies in the folder `config.paths.output_dir`."""
-    # Imported here: torch and lightning take seconds, which help and configuration errors must not wait for.
+    """Run one training and return its metrics; every file it writes is in `config.paths.output_dir`."""
+    # Imported here: torch and lightning take seconds to load, and help and configuration errors must not wait.
     from lightning import seed_everything
 
     from tlearn.analysis.calibration import calibrate

@@ -537,7 +537,7 @@ class TestResume:
             restored_arguments([f"resume={run}"])
 
     def test_a_folder_that_is_missing_is_named(self, tmp_path):
-        with pytest.raises(CheckpointError, match="holds no run to go on with") as caught:
+        with pytest.raises(CheckpointError, match="holds no run to resume") as caught:
             restored_arguments(["resume=nowhere"])
         assert str(tmp_path / "nowhere") in str(caught.value)
 

@@ -344,7 +344,7 @@ def test_imagenet_vgg13_trains_nothing():
     config = plain(compose(["experiment=imagenet_vgg13", "images=pictures"], "predict", output_dir="run"))
     rules.check(config, [])
     assert (config["backbone"]["name"], config["topk"], config["run"]) == ("vgg13", 5, None)
-    with pytest.raises(ConfigError, match=r"topk is for naming pictures.*python -m tlearn\.predict"):
+    with pytest.raises(ConfigError, match=r"topk is for predictions.*python -m tlearn\.predict"):
         rules.check(plain(compose(["experiment=imagenet_vgg13"], output_dir="run")), [])
 
 

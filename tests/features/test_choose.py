@@ -142,7 +142,7 @@ def test_other_weights_are_other_features(tmp_path, folder_data, weights, comput
     ("more", "reason"),
     [
         (("transforms=light",), "transforms.train is random (features.views=4 would"),
-        (("transforms.mixup_alpha=0.2",), "mix pictures"),
+        (("transforms.mixup_alpha=0.2",), "mix images"),
         (("finetune=full",), "no layer of the body is frozen"),
         (("finetune=gradual", "finetune.unfreeze_epoch=1"), "no layer of the body is frozen"),
         (("features.limit_gb=0.0001",), "more than features.limit_gb=0.0001"),

@@ -1,4 +1,4 @@
-"""Build what a program needs from its configuration: the only place where configuration meets classes."""
+"""Build every object of a program from its configuration: the only place where configuration meets classes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,17 +32,17 @@ from tlearn.training.module import TransferModule
 
 
 def build(node: Any, **more: Any) -> Any:
-    """Build what a node of the configuration names, from plain lists and dictionaries.
+    """Instantiate a node of the configuration with plain lists and dictionaries as arguments.
 
-    OmegaConf's own containers would end up in optimizers, and in checkpoints that then could not be read as plain data.
+    OmegaConf's containers would end up in optimizers and checkpoints, which could then not be read as plain data.
     """
     return instantiate(node, _convert_="all", **more)
 
 
 def backbone(config: DictConfig) -> Backbone:
-    """Build the backbone, of which nothing is loaded yet, and fill `config.transforms` from its weights.
+    """Build the backbone without loading weights, and fill in `config.transforms` from their preprocessing.
 
-    Random steps of the configuration refer to what is filled in.
+    Augmentations in the configuration refer to these values, such as `transforms.size`.
     """
     chosen: Backbone = build(config.backbone, **({} if config.finetune.pretrained else {"weights": None}))
     given = OmegaConf.to_container(config.transforms)
@@ -51,7 +51,7 @@ def backbone(config: DictConfig) -> Backbone:
 
 
 def image_set(config: DictConfig, run: RunFolder) -> ImageSet:
-    """List, check and split the pictures; what is wrong with them is written to data_report.json."""
+    """List, check and split the images; write unreadable ones and notes to data_report.json."""
     data, split = config.data, config.data.split
     try:
         found = prepare(
@@ -79,10 +79,10 @@ def _decoder(data: Any) -> Decoder:
 
 
 def datamodule(config: DictConfig, found: ImageSet) -> ImageDataModule:
-    """Build the loaders: augmentation for train, the deterministic transform for all others."""
+    """Build the data module: augmentation for train, the deterministic transform for val and test."""
     data, count = config.data, len(found.splits["train"])
     if count % data.batch_size == 1 and count > data.batch_size:
-        say(f"the last training batch has {data.batch_size + 1} pictures: one alone could not train BatchNorm")
+        say(f"the last training batch has {data.batch_size + 1} images: a single one cannot train BatchNorm")
     transforms = OmegaConf.to_container(config.transforms, resolve=True)
     preprocessing = {key: transforms[key] for key in KEYS}  # type: ignore[call-overload, index]
     decoder, fixed = _decoder(data), Transform(preprocessing)
@@ -106,32 +106,32 @@ def network(
 
     Args:
         chosen: the backbone.
-        num_classes: what the head tells apart.
-        head: its settings.
+        num_classes: width of the head's output.
+        head: settings of the head.
         finetune: which parts of the body train, and when.
-        seed: decides the head's first weights.
+        seed: seeds the initialisation of the head.
         size: the side of the images in pixels.
     """
-    # What the model folder could not describe is refused now and not after the training.
+    # A network that a model folder cannot describe is refused now and not after training.
     head_of(head["build"])
     chosen.architecture()
     body = chosen.build(head["replace"])
-    # The head starts the same for a seed, whatever building the body drew.
+    # The head's initialisation depends on the seed alone, not on random numbers drawn while building the body.
     torch.manual_seed(seed)
     built = TransferNetwork(body.module, build(head["build"])(body.num_features, num_classes), finetune["stages"])
     if size != chosen.preprocessing()["size"]:
         _check_size(built, size)
-    # Checked here so that a wrong name fails now and not at the epoch of unfreezing
+    # Checked here so that a wrong name fails now and not when its epoch comes.
     built.frozen_keys(finetune["later_stages"])
     total, trained = built.count_parameters()
     name = getattr(chosen, "name", type(chosen).__name__)
     say(f"network: {name}; {total:,} parameters, {trained:,} trained")
-    # The layout in which convolutions are fastest, on CPUs and GPUs alike
+    # Convolutions are fastest in this layout, on CPUs and GPUs alike.
     return built.to(memory_format=torch.channels_last)
 
 
 def _check_size(built: TransferNetwork, size: int) -> None:
-    """Refuse a size that the architecture cannot take: a ViT has learned the positions of one size."""
+    """Refuse an image size that the architecture cannot take: a ViT has position embeddings for one size."""
     try:
         with torch.no_grad():
             built.eval()(torch.zeros(1, 3, size, size))
@@ -140,14 +140,14 @@ def _check_size(built: TransferNetwork, size: int) -> None:
 
 
 def _names(stages: Any) -> str | list[str]:
-    """Return names of parts of the body as the network takes them."""
+    """Return names of the body's modules in the form that the network takes."""
     return stages if isinstance(stages, str) else list(stages)
 
 
 def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, optimizer: Any) -> TransferModule:
-    """Put network, objective, optimizer and schedule together.
+    """Build the module from network, loss, optimizer and schedule.
 
-    The optimizer is still without parameters, or the plan of a full-batch fit.
+    `optimizer` is a partial without parameters, or the settings of a full-batch fit.
     """
     classes = data.image_set.classes
     if config.monitor.metric.endswith("top5") and len(classes) <= 5:
@@ -163,7 +163,7 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, op
         if config.scheduler.build is not None or config.scheduler.warmup_steps:
             raise ConfigError("optimizer=lbfgs fits to convergence and has no learning rate: choose scheduler=none")
         if config.data.balance == "sampler":
-            raise ConfigError("optimizer=lbfgs fits every picture once: choose data.balance=weights")
+            raise ConfigError("optimizer=lbfgs fits every image once: choose data.balance=weights")
         return FullBatchModule(built, len(classes), loss, fit=optimizer, monitor=config.monitor.metric)
     return TransferModule(
         built,
@@ -179,7 +179,7 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, op
 
 
 def trainer(config: DictConfig, folder: Path) -> Trainer:
-    """Build the Trainer with its strategy, and for a training with callbacks and loggers."""
+    """Build the Trainer with its strategy; for training, also with callbacks and loggers."""
     ignore_expected_warnings()
     parts: dict[str, Any] = {"callbacks": [EpochProgress()], "logger": False, "enable_checkpointing": False}
     tuning = config.get("finetune")
@@ -201,7 +201,7 @@ def trainer(config: DictConfig, folder: Path) -> Trainer:
 
 
 def _check_devices(built: Trainer, devices: Any) -> None:
-    """Refuse what several devices would not do right."""
+    """Refuse device settings that would give wrong results."""
     if isinstance(built.strategy, DataParallelStrategy) and devices != 1:
         raise ConfigError("trainer=dp takes its GPUs from trainer.strategy.devices, such as [0,1]")
     if built.world_size > 1 and not isinstance(built.strategy, DDPStrategy):

@@ -1,4 +1,4 @@
-"""What the programs share: a command line becomes a checked configuration, an error one message and a status."""
+"""The command line of every program: from arguments to a checked configuration, from errors to an exit status."""
 
 import argparse
 import functools
@@ -29,21 +29,21 @@ from tlearn.runs.folder import RunFolder
 
 Task = Callable[[DictConfig], dict[str, float]]
 
-# Exit statuses of a program that was asked to stop
+# Exit statuses after SIGINT and SIGTERM
 _STOPPED = (130, 143)
 
 
 class _Stopped(BaseException):
-    """Carries a task's error past Hydra, which would print and wrap any Exception."""
+    """An error of a task on its way past Hydra, which would print and wrap any Exception."""
 
     def __init__(self, error: BaseException, folder: Path) -> None:
-        # What it is made of again in this process, where another one of a launcher's raised it
+        # Pickling rebuilds it from these arguments when a launcher's worker process raised it.
         super().__init__(error, folder)
         self.error, self.folder = error, folder
 
 
 def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[[], NoReturn]]:
-    """Make a console program of a function that takes the configuration and returns metrics.
+    """Build a console program from a function that takes the configuration and returns metrics.
 
     Returns:
         main: runs the program and returns its exit status; it can be called in a notebook. `main(["seed=1"])` takes
@@ -71,7 +71,7 @@ def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[
 
 
 def _answer(config_name: str, task: Task) -> int:
-    """Show what was asked for, or check the configuration and run the task."""
+    """Print help, version or configuration on request; otherwise check the configuration and run the task."""
     if "--version" in sys.argv[1:]:
         say(f"tlearn {__version__}")
         return 0
@@ -95,13 +95,13 @@ def _answer(config_name: str, task: Task) -> int:
 
 
 def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
-    # A sweep sets it, and an earlier program of this process may have.
+    # An earlier sweep in this process may have set it.
     HydraConfig.instance().cfg = None
     asked = os.environ.get("HYDRA_FULL_ERROR")
 
     @functools.wraps(task)
     def job(config: DictConfig) -> float | None:
-        # Set for Hydra alone: processes that the task starts shall print errors as the user asked for.
+        # Set for Hydra alone: processes that the task starts must follow the user's own setting.
         with variable("HYDRA_FULL_ERROR", asked):
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -113,7 +113,7 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
         return None
 
     try:
-        # Makes Hydra raise its errors instead of printing a trace and leaving with status 1
+        # Makes Hydra raise its errors instead of printing a trace and exiting with status 1
         with variable("HYDRA_FULL_ERROR", asked if shows_only else "1"):
             hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
     except BaseException as error:
@@ -124,11 +124,11 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
-    """Read arguments as Hydra will; ConfigError, where argparse would print its usage and leave."""
+    """Parse arguments as Hydra will; raise ConfigError where argparse would print its usage and exit."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        # argparse takes KEY=VALUE before a flag or behind it, but not both.
+        # argparse takes KEY=VALUE arguments before a flag or after it, but not both.
         raise ConfigError(f"{message} (flags such as --config-dir go first: see --help)")
 
     parser.error = refuse  # type: ignore[method-assign]
@@ -137,17 +137,17 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def _check(config_name: str, overrides: list[str], config_dir: str | None) -> None:
-    """Refuse a wrong configuration or a taken run folder before anything is written."""
+    """Refuse an invalid configuration or an occupied run folder before anything is written."""
     config = compose(overrides, config_name, config_dir=config_dir, with_hydra=True)
     run_dir = Path(str(config.hydra.run.dir))
-    # Before Hydra writes its own files there
+    # Checked before Hydra writes its own files there
     if is_main_process() and not config.get("resume") and RunFolder(run_dir).is_taken():
         raise OutputError(
             f"{run_dir} already holds a run: choose another hydra.run.dir, or go on with resume={run_dir}"
         )
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
-    # Refers to Hydra's run folder, which does not exist yet
+    # It refers to Hydra's run folder, which does not exist yet.
     config.paths.output_dir = "."
     rules.check(plain(config), known_keys(config_name))
 
@@ -167,9 +167,9 @@ def known_keys(config_name: str) -> list[str]:
 
 
 def _report(error: BaseException, config_name: str, full_trace: bool, folder: Path | None = None) -> int:
-    """Print an error for the user and return the exit status; faults of tlearn itself keep their trace.
+    """Print an error for the user and return the exit status; bugs in tlearn itself keep their traceback.
 
-    `folder` is the run's, if it has one: a stopped training names the command that goes on with it.
+    `folder` is the run folder, if there is one: after an interruption, the message has the command that resumes it.
     """
     status, message = explain(error, lambda: known_keys(config_name))
     if message is None or full_trace:

@@ -1,4 +1,4 @@
-"""The configuration tree: where it lies, and composing it in notebooks and tests."""
+"""The configuration tree: its location, and composing it in notebooks and tests."""
 
 import os
 import secrets
@@ -35,7 +35,7 @@ def compose(
     output_dir: str | Path | None = None,
     with_hydra: bool = False,
 ) -> DictConfig:
-    """Compose a program's configuration as its command line would.
+    """Compose the configuration of a program as its command line would.
 
     Args:
         overrides: what would stand on the command line, such as `["backbone=resnet18", "data.batch_size=16"]`.
@@ -44,7 +44,7 @@ def compose(
         output_dir: the run folder (no program runs here that would make one).
         with_hydra: include Hydra's own settings, as `hydra`.
     """
-    # As with --config-dir: in place of the program's own search path, which this would hide
+    # The override hides the program's own search path, so repeat it, as for --config-dir.
     search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())},{_OPTIONS}]"] if config_dir else []
     with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
         config = hydra_compose(config_name, [*(overrides or []), *search], return_hydra_config=with_hydra)
@@ -55,12 +55,12 @@ def compose(
 
 
 def task_overrides() -> list[str]:
-    """Return what was given on the command line; nothing where no program runs."""
+    """Return the overrides of the command line; an empty list where no program runs."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
-    """Return a configuration as plain data; with every reference resolved, a missing value is an error."""
+    """Return a configuration as plain data; with `resolve`, a missing value is an error."""
     container = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}

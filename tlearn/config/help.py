@@ -1,4 +1,4 @@
-"""What --help prints: what a program is for, its groups of options, and its own options with defaults and meanings."""
+"""The --help page of a program: purpose, groups of options, and its own options with defaults and meanings."""
 
 import re
 import textwrap
@@ -23,7 +23,7 @@ PROGRAMS = {
     "cache": "List what is kept between runs, and free disk space.",
 }
 _WIDTH, _COLUMN = 80, 32
-# What the trainer of an evaluation shares with one of a training and does not use
+# Trainer settings that an evaluation inherits and does not use
 _OF_TRAINING = re.compile(
     r"trainer\.(max_epochs|check_val_every_n_epoch|val_check_interval|accumulate_grad_batches|gradient_clip_val"
     r"|log_every_n_steps|num_sanity_val_steps)"
@@ -39,7 +39,7 @@ usage: python -m tlearn.{program}{usage} [KEY=VALUE ...]
 -m KEY=A,B runs a trial for each value. hydra.run.dir=FOLDER chooses the run
 folder, --config-dir FOLDER adds option files of your own, --cfg job prints the
 whole configuration, --version the version.
-Exit status: 0 done, 1 fault in tlearn, 2 configuration, 3 data, 4 checkpoint or
+Exit status: 0 done, 1 bug in tlearn, 2 configuration, 3 data, 4 checkpoint or
 output, 5 download, 6 training became NaN, 7 part of a sweep failed,
 130 interrupted, 143 terminated. HYDRA_FULL_ERROR=1 shows an error's full trace.
 """
@@ -61,7 +61,7 @@ def help_text(program: str, overrides: Sequence[str], config_dir: str | None) ->
     values = [(key, value) for key, value in _leaves(config) if key in meanings]
     if program != "train":
         values = [(key, value) for key, value in values if not _OF_TRAINING.fullmatch(key)]
-    # What belongs to no group comes first, but for places and notes.
+    # Options outside of groups come first, except paths and notes.
     order = ["", *own.groups, "paths", "extra"]
     values.sort(key=lambda entry: order.index(top) if (top := entry[0].partition(".")[0]) in order else 0)
     return _TEXT.rstrip("\n").format(
@@ -75,7 +75,7 @@ def help_text(program: str, overrides: Sequence[str], config_dir: str | None) ->
 
 
 def _entry(name: str, value: Any, text: str) -> Iterator[str]:
-    """Yield `name=value` and what it means, side by side or below each other."""
+    """Yield `name=value` and its meaning, side by side or below each other."""
     left = f"  {name}={_shown(value)}"
     right = textwrap.wrap(text, _WIDTH - _COLUMN, break_long_words=False, break_on_hyphens=False)
     if len(left) > _COLUMN - 2:
@@ -122,7 +122,7 @@ def _is_for(program: str, path: Path) -> bool:
 
 
 def _families() -> list[str]:
-    """List torchvision's classifiers by what their names begin with."""
+    """List torchvision's classifiers by the prefixes of their names."""
     families = [re.match("wide_resnet|[a-z]+", name)[0] for name in TORCHVISION]  # type: ignore[index]
     alone = {family: name for family, name in zip(families, TORCHVISION, strict=True) if families.count(family) == 1}
     return [alone.get(family, f"{family}*") for family in dict.fromkeys(families)]

@@ -1,4 +1,4 @@
-"""Turn any error into an exit status and one plain message, or tell that it is a fault of tlearn."""
+"""Turn any error into an exit status and one plain message, or mark it as a bug in tlearn."""
 
 import errno
 import re
@@ -15,7 +15,7 @@ from tlearn.config.compose import CONF_DIR
 from tlearn.config.rules import suggestion
 from tlearn.errors import ConfigError, OutputError, TlearnError
 
-# The machine's answers to a write, as opposed to faults in the program
+# errno of failed writes that are the machine's and not a bug in the program
 _STORAGE = {
     errno.EACCES,
     errno.EPERM,
@@ -28,7 +28,7 @@ _STORAGE = {
     errno.ENAMETOOLONG,
 }
 
-# Options of earlier versions, and what takes their place
+# Options of earlier versions and their replacements
 _GONE = {
     "backbone/torchvision": "backbone=torchvision backbone.name=NAME is now backbone=NAME",
     "backbone/timm": "backbone=timm backbone.name=NAME is now backbone=timm/NAME",
@@ -38,13 +38,13 @@ _GONE = {
 
 
 def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[int, str | None]:
-    """Return the exit status and the message for the user; no message means a fault of tlearn."""
+    """Return the exit status and the message for the user; no message means a bug in tlearn."""
     if _is_interruption(error):
         return 130, "interrupted"
     if type(error).__name__ == "SIGTERMException":
         return 143, "terminated"
     if "killed by signal: Terminated" in str(error):
-        # SIGTERM went to the whole process group, and a loader's worker died of it first.
+        # SIGTERM went to the whole process group, and a loader worker was the first to die.
         return 143, "terminated"
     if isinstance(error, BrokenPipeError):
         return 141, "output pipe closed"
@@ -82,14 +82,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _last_words(message: str) -> str:
-    """Return the message of an error that a DataLoader worker raised without the worker's trace around it."""
+    """Return the message of an error that a DataLoader worker raised, without the worker's traceback."""
     if "Original Traceback" not in message:
         return message
     return re.split(r"\n\S*tlearn\.errors\.\w+: ", message)[-1].strip()
 
 
 def _is_no_option(error: BaseException) -> bool:
-    # backbone=3, or in a file's defaults off without quotes, which YAML takes for false: a bare ValueError of Hydra
+    # backbone=3, or an unquoted off in a defaults list, which YAML reads as false: Hydra raises a bare ValueError.
     starts = ("Config group override", "Unsupported item value in defaults")
     return isinstance(error, ValueError) and str(error).startswith(starts)
 
@@ -99,7 +99,7 @@ def _was_composing(error: BaseException) -> bool:
 
 
 def _is_misconfiguration(error: BaseException) -> bool:
-    # Only where lightning was imported can its error have been raised; importing it here would cost seconds.
+    # Lightning's errors need no look where it was never imported; importing it here would cost seconds.
     module = sys.modules.get("lightning.fabric.utilities.exceptions")
     return module is not None and isinstance(error, module.MisconfigurationException)
 
@@ -148,7 +148,7 @@ def _configuration(error: BaseException, known_keys: Callable[[], list[str]]) ->
         return f"unknown key {key}{suggestion(key, known_keys())}"
     if "is not in struct" in message and keys:
         return f"{keys[-1]} is missing: it can be changed, not removed"
-    # What follows an empty line is Hydra's search path.
+    # Hydra prints its search path after an empty line.
     lines = [line for line in message.partition("\n\n")[0].splitlines() if not line.startswith("    ")]
     where = f"{keys[-1]}: " if keys else ""
     if _is_no_option(error):

@@ -1,4 +1,4 @@
-"""A run's command line, given back to a resumed run or to a further process, and what a resumed run may not change."""
+"""The stored command line of a run, for resuming it and for further processes, and settings that must not change."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tlearn.errors import CheckpointError, ConfigError
 from tlearn.runs.dotted_keys import flat
 from tlearn.training.resume import last_checkpoint
 
-# What a resumed run may have other than the stopped one: where it runs, what it reports, how far it goes
+# Settings that may change on resume: hardware, reporting, length
 _FREE = (
     *("resume", "paths", "extra", "quiet", "logger", "callbacks", "report", "data.root", "data.num_workers"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
@@ -26,7 +26,7 @@ _FREE = (
 
 
 def restored_arguments(arguments: list[str]) -> list[str]:
-    """Replace `resume=RUN_FOLDER` by the run's own arguments, in its folder and from where it was started.
+    """Replace `resume=RUN_FOLDER` by the run's own arguments, its folder and its working directory.
 
     Arguments given beside `resume` win over the stored ones. The stored ones are data, not code: one that names a
     `_target_` counts only if it is given again.
@@ -39,13 +39,13 @@ def restored_arguments(arguments: list[str]) -> list[str]:
     if run is None:
         return arguments
     if "-m" in arguments or "--multirun" in arguments:
-        raise ConfigError("resume goes on with one run: give it without -m")
+        raise ConfigError("resume continues one run: give it without -m")
     stored, config_dir, cwd = _read(run)
     others = [argument for argument in arguments if _key(argument) != "resume"]
     keys = {_key(argument) for argument in others}
     missing = [argument for argument in stored if _names_code(argument) and argument not in others]
     if missing:
-        raise ConfigError(f"this run names code of its own: give it again beside resume: {' '.join(missing)}")
+        raise ConfigError(f"this run uses its own code: repeat these arguments with resume: {' '.join(missing)}")
     kept = [argument for argument in stored if _key(argument) not in keys]
     if cwd.is_dir():
         # Relative paths such as data.root meant this folder.
@@ -56,7 +56,7 @@ def restored_arguments(arguments: list[str]) -> list[str]:
 
 
 def resume_command(run: Path) -> str | None:
-    """Return the line for a shell that goes on with a run, or None where no checkpoint was written yet."""
+    """Return the shell command that resumes a run, or None where no checkpoint was written yet."""
     try:
         last_checkpoint(run)
     except CheckpointError:
@@ -73,20 +73,20 @@ def resumed_run(arguments: list[str]) -> Path | None:
 
 
 def quoted(path: Path) -> str:
-    """Write a path so that Hydra reads its quotes, spaces, equals signs, braces and backslashes as they are."""
-    # A backslash means itself there, but before a quote, which the closing one is too.
+    """Quote a path so that Hydra keeps its quotes, spaces, equals signs, braces and backslashes."""
+    # A backslash is literal there except before a quote, and so also before the closing quote.
     protected = re.sub(r"(\\+)(?='|\Z)", r"\1\1", str(path))
     return "'" + protected.replace("'", "\\'").replace("${", "\\${") + "'"
 
 
 def _unquoted(value: str) -> str:
-    """Read a value as Hydra would: in quotes, with escaped quotes inside, or bare."""
+    """Parse a value as Hydra would: in quotes, with escaped quotes inside, or bare."""
     inner = re.fullmatch(r"(['\"])(.*)\1", value, flags=re.S)
     return inner[2].replace("\\" + inner[1], inner[1]) if inner else value
 
 
 def _names_code(argument: str) -> bool:
-    """Return whether an argument could choose code: a target, data made into one, or a file outside of the options."""
+    """Return whether an argument could choose code: a `_target_`, a container with one, or an unknown option file."""
     group = "." not in _key(argument).partition("@")[0]
     return any(word in argument for word in ("_target_", "oc.create", "oc.decode")) or (group and ".." in argument)
 
@@ -96,7 +96,7 @@ def _key(argument: str) -> str:
 
 
 def _read(run: Path) -> tuple[list[str], str | None, Path]:
-    """Return a run's arguments, its folder of own options and the folder it was started from."""
+    """Return a run's arguments, its --config-dir and its working directory."""
     try:
         overrides = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "overrides.yaml"), resolve=False)
         stored = OmegaConf.load(run / ".hydra" / "hydra.yaml")
@@ -111,14 +111,14 @@ def _read(run: Path) -> tuple[list[str], str | None, Path]:
             raise ValueError(f"{foreign[0]} is no argument of a run")
         return arguments, directories[0] if directories else None, Path(str(runtime["cwd"]))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{run} holds no run to go on with: {error.filename} is missing") from error
+        raise CheckpointError(f"{run} holds no run to resume: {error.filename} is missing") from error
     except Exception as error:
-        # Damaged YAML raises a dozen types.
+        # Damaged YAML raises errors of a dozen types.
         raise CheckpointError(f"{run}/.hydra cannot be read: {error}") from error
 
 
 def child_command(folder: Path) -> list[str]:
-    """Return the command of a further process: this trial alone, in this run's folder."""
+    """Return the command of a further process: this trial alone, in the same run folder."""
     job = HydraConfig.get()
     sources = [source.path for source in job.runtime.config_sources if source.provider == "command-line"]
     search = ["--config-dir", sources[0]] if sources else []
@@ -127,13 +127,13 @@ def child_command(folder: Path) -> list[str]:
 
 
 def check_resume(settings: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with the run in a folder under other settings, which are not resolved."""
+    """Refuse to resume the run in a folder with other settings; both sides are compared unresolved."""
     try:
         stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no run to go on with: {error}") from error
+        raise CheckpointError(f"{folder} holds no run to resume: {error}") from error
     before, now = flat(dict(OmegaConf.to_container(stored))), flat(settings)  # type: ignore[arg-type]
-    # A schedule over the whole run would jump if the run became longer.
+    # The learning rate of a schedule over the whole run would jump if the run became longer.
     free = _FREE if settings["scheduler"]["from_run"] else (*_FREE, "trainer.max_epochs")
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     changed = [key for key in changed if not key.startswith(free)]
@@ -144,11 +144,11 @@ def check_resume(settings: Mapping[str, Any], folder: Path) -> None:
 
 
 def refuse_other_version(run: Path) -> None:
-    """Refuse to go on with a run of another version of tlearn; to be called where its configuration does not fit."""
+    """Refuse to resume a run of another tlearn version; call it where the stored configuration is invalid."""
     try:
         version = json.loads((run / "environment.json").read_text(encoding="utf-8"))["packages"]["tlearn"]
     except (OSError, ValueError, LookupError, TypeError):
-        # The configuration's own error will say more.
+        # The error of the configuration itself will say more.
         return
     if version != __version__:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""What every key of the shipped configuration may hold, checked before anything is imported, read or written.
+"""The valid values of every configuration key, checked before anything is imported, read or written.
 
-A rule is a dotted key pattern and a check. Keys of a node that has a `_target_` may also be arguments that no rule
-names (`+trainer.limit_train_batches=3`): the constructor checks those. Everything else without a rule is a mistake.
+A rule is a dotted key pattern and a check. A node with a `_target_` may have further arguments without a rule
+(`+trainer.limit_train_batches=3`), which its constructor checks. Any other key without a rule is an error.
 """
 
 import difflib
@@ -151,7 +151,7 @@ RULES: dict[str, Check] = {
     "logger.*": anything,
 }
 
-# What people call things elsewhere
+# Names of the same options in other frameworks
 SYNONYMS = {
     "lr": "optimizer.lr",
     "learning_rate": "optimizer.lr",
@@ -196,13 +196,13 @@ def suggestion(key: str, known: list[str]) -> str:
 
 
 def _alike(one: str, other: str) -> bool:
-    # vit for vit_b_16: a part says much even where most letters are missing
+    # vit for vit_b_16: a substring is a good hint even where most characters are missing.
     part = min(len(one), len(other)) >= 3 and (one in other or other in one)
     return part or bool(difflib.get_close_matches(one, [other]))
 
 
 def _leaves(node: dict[str, Any], prefix: str = "", free: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    """Yield (dotted key, value, is an argument of some `_target_`) for all values that are no dictionaries."""
+    """Yield (dotted key, value, is an argument of some `_target_`) for all values that are not dictionaries."""
     free = free or "_target_" in node
     for name, value in node.items():
         key = f"{prefix}{name}"
@@ -243,7 +243,7 @@ def check(config: dict[str, Any], known: list[str]) -> None:
 
 
 def _check_together(config: dict[str, Any]) -> None:
-    """Refuse values that are right alone and wrong together."""
+    """Refuse combinations of values that are valid one by one."""
     monitor, tuning = config.get("monitor"), config.get("finetune")
     if monitor and monitor["mode"] not in ("auto", right := direction(monitor["metric"])):
         raise ConfigError(f"monitor.mode={monitor['mode']}: {monitor['metric']} is best at its {right}imum, so {right}")
@@ -254,14 +254,14 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError("finetune.later_stages and finetune.unfreeze_epoch only work together")
     if "topk" in config and "images" not in config:
         raise ConfigError(
-            "topk is for naming pictures, which needs no training: python -m tlearn.predict experiment=... images=..."
+            "topk is for predictions, which need no training: python -m tlearn.predict experiment=... images=..."
         )
     if "run" in config:
         _check_model(config)
 
 
 def _check_model(config: dict[str, Any]) -> None:
-    """Refuse two models, none, and names for classes that have theirs."""
+    """Refuse two models, none, and class names for a model that has its own."""
     backbone = config.get("backbone")
     if config["run"] is None and backbone is None:
         instead = ", or backbone=NAME for the classes of its own weights" if "images" in config else ""

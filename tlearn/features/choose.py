@@ -1,4 +1,4 @@
-"""Decide whether the features of the frozen part are computed once, and if so, let the run train on them."""
+"""Choose between cached features and images, and compute the features of the frozen part where they are cached."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,22 +27,22 @@ from tlearn.models.network import tensor_digest
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.module import TransferModule
 
-# Part of the features' key: raise it when the way they are computed changes.
+# Part of the feature key: increment it when the computation changes.
 _FORMAT = 1
-# Images on which another precision is tried
+# Images on which bf16 is compared with fp32
 _TRIED = 16
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """What may be chosen of features.
+    """Feature settings.
 
     Args:
-        mode: "auto", "off", or "cache", which refuses what cannot be computed once.
-        views: drawn versions of each training image; None: images as they are.
-        precision: of the frozen body: "fp32", "bf16", or "auto" for bf16 where it changes no features.
-        on_write_error: "continue" in memory where features cannot be written, or "stop".
-        limit_gb: of all kept features together.
+        mode: "auto", "off", or "cache", which refuses a run whose features cannot be cached.
+        views: augmented views of each training image; None: no augmentation.
+        precision: of the frozen body: "fp32", "bf16", or "auto" for bf16 where features stay the same.
+        on_write_error: when features cannot be written: "continue" in memory, or "stop".
+        limit_gb: disk space of all cached features together.
     """
 
     mode: str
@@ -61,31 +61,31 @@ def choose_features(
     augmentation: Sequence[Any],
     cache: Path,
 ) -> SplitDataModule:
-    """Return features in place of the images where the run can train on them, or the images; say which, and why.
+    """Return cached features where the run can train on them, else the images; print which, and why.
 
-    The network takes what is returned from now on.
+    Afterwards the network takes the batches of the returned data module.
 
     Args:
-        options: what was chosen.
-        body: the backbone and its cut, described in plain data.
-        module: whose network has the frozen part that computes them.
-        images: the images.
-        trainer: on whose device they are computed.
-        augmentation: the random steps of the training transform, described in plain data.
-        cache: the folder of all that may be made again.
+        options: feature settings.
+        body: description of the backbone and its cut in plain data, for the key.
+        module: its network contains the frozen part.
+        images: data module of the images.
+        trainer: features are computed on its device.
+        augmentation: configured random transforms of train, for the key.
+        cache: the cache folder.
 
     Raises:
-        ConfigError: they are asked for and cannot be had.
+        ConfigError: cached features are required and not possible.
     """
     part = _frozen_part(options, module, images, trainer)
     if isinstance(part, FrozenPart):
         part = _too_many(options, part, images) or part
     if module.full_batch and (options.views is not None or trainer.world_size > 1):
-        raise ConfigError("optimizer=lbfgs fits one view of all pictures in one process: transforms=none, one device")
+        raise ConfigError("optimizer=lbfgs fits one view of all images in one process: transforms=none, one device")
     if isinstance(part, str):
         if options.mode == "cache" or module.full_batch:
             asked = "features=cache" if options.mode == "cache" else "optimizer=lbfgs"
-            raise ConfigError(f"{asked} needs features that are computed once, and they are not: {part}")
+            raise ConfigError(f"{asked} needs cached features, and they are not possible: {part}")
         say(f"features: on the fly, because {part}")
         return images
     device = trainer.strategy.root_device
@@ -98,7 +98,7 @@ def choose_features(
 def _frozen_part(
     options: FeatureOptions, module: TransferModule, images: ImageDataModule, trainer: Trainer
 ) -> FrozenPart | str:
-    """Return the part of the body that can never change in this run, or why its output is not kept."""
+    """Return the part of the body that cannot change in this run, or the reason why its output is not cached."""
     if options.mode == "off":
         return "features=off"
     if trainer.fast_dev_run and options.mode == "auto":  # type: ignore[attr-defined]
@@ -110,16 +110,16 @@ def _frozen_part(
     except NotDivisibleError as error:
         return str(error)
     if module.mix is not None:
-        return "transforms.mixup_alpha and cutmix_alpha mix pictures"
+        return "transforms.mixup_alpha and cutmix_alpha mix images"
     if images.transforms["train"].is_random and options.views is None:
-        return "transforms.train is random (features.views=4 would keep four views of each picture)"
+        return "transforms.train is random (features.views=4 would cache four views of each image)"
     if part.rest is not None and isinstance(trainer.strategy, DataParallelStrategy):
         return "trainer=dp copies whole networks"
     return part
 
 
 def _too_many(options: FeatureOptions, part: FrozenPart, images: ImageDataModule) -> str | None:
-    """Return why the features are too many, if they are."""
+    """Return the reason if the features exceed the limit."""
     row_bytes = (2 if options.precision == "bf16" else 4) * math.prod(part.shape)
     versions = 1 if part.rest is None else max(1, len(images.transforms["val"].preprocessing.get("average", ())))
     count = sum(len(dataset) for dataset in images.datasets.values())
@@ -131,10 +131,10 @@ def _too_many(options: FeatureOptions, part: FrozenPart, images: ImageDataModule
 
 
 class _Features:
-    """The features that one run needs: of all images as they are, and of drawn views of the training images.
+    """The features of one run: of all images without augmentation, and of augmented views of the training images.
 
-    Both have a space of their own, and so never share a batch: a transform may make several versions of the former, and
-    floats of the latter.
+    Each kind has its own space, and so its own batches: a transform may return several versions of plain images, and
+    floats for augmented ones.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class _Features:
         self._make = partial(Extractor, part.module, reader, device=device, average=average, workers=images.num_workers)
 
     def rows(self) -> dict[str, list[FeatureRows]]:
-        """Read or compute the features of each split, those of train once for each view."""
+        """Load or compute the features of each split, those of train once per view."""
         views, datasets = self._options.views, self._images.datasets
         fixed = [split for split in datasets if split != "train" or views is None]
         items: list[Item] = [(self._path(path), None) for split in fixed for path in datasets[split].paths]
@@ -180,7 +180,7 @@ class _Features:
         dtype = precision.DTYPES[kind]
         rows, _ = space.find(keys)
         if rows is None:
-            # Room is made before it is needed.
+            # Make space before it is needed.
             prune(self._root, limit - dtype.itemsize * math.prod(self._part.shape) * len(keys))
             rows = compute(space, items, keys, partial(self._make, dtype), self._options.on_write_error == "stop")
         if space.size() > limit:
@@ -189,7 +189,7 @@ class _Features:
         return rows
 
     def _precision(self, items: list[Item], keys: list[bytes], key: dict[str, Any]) -> str:
-        """Choose fp32, or bf16 if it is wanted and changes no features; ConfigError where it is asked for and does."""
+        """Choose fp32, or bf16 where features stay the same; raise ConfigError where bf16 is required and changes them."""
         asked = self._options.precision
         if asked == "fp32" or (asked == "auto" and not has_bf16(self._device)):
             return "fp32"
@@ -204,7 +204,7 @@ class _Features:
 
 
 def _parts(rows: FeatureRows, counts: list[int]) -> list[FeatureRows]:
-    """Cut rows into consecutive parts."""
+    """Split rows into consecutive parts."""
     return [rows.chosen(indices) for indices in torch.arange(len(rows)).split(counts)]
 
 
@@ -218,8 +218,8 @@ def _image_key(path: Path, version: str) -> bytes:
 def _feature_key(
     body: Mapping[str, Any], part: FrozenPart, images: ImageDataModule, device: torch.device
 ) -> dict[str, Any]:
-    """Return all that features depend on, but for the precision, the single image and what is drawn for it."""
-    # What timm computes can change with its version, as torchvision's can.
+    """Return everything that features depend on, except the precision, the image and its augmentation."""
+    # The output of a timm model can change with timm's version, as torchvision's can.
     libraries = ["torch", "torchvision", "pillow", *(["timm"] if body["library"] == "timm" else [])]
     return {
         "format": _FORMAT,

@@ -1,4 +1,4 @@
-"""What a run writes of itself in plain values: what it is made of at the start, its model and metrics at the end."""
+"""The record of a run: its splits and environment at the start, its model and metrics at the end."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,20 +15,20 @@ from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import MANIFEST, head_of, save_model
 
-# The groups that decide how a network is trained; the others are places, and what is shown of it.
+# Configuration groups that determine training; the others are paths and reporting.
 TRAINING_GROUPS = ("seed", "backbone", "head", "finetune", "features", "loss", "optimizer", "scheduler", "transforms")
-# Of the data's settings, the places where they were
+# Paths among the settings of the data
 _PLACES = ("root", "download_root", "cache", "csv", "source")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run's folder, and what was chosen for it.
+    """The run folder with the run's settings.
 
     Args:
-        folder: where it writes.
-        settings: its whole configuration, resolved.
-        overrides: what was given on the command line.
+        folder: the run folder.
+        settings: the whole configuration, resolved.
+        overrides: overrides of the command line.
     """
 
     folder: RunFolder
@@ -37,25 +37,25 @@ class RunRecord:
 
     @property
     def augmentation(self) -> list[Any]:
-        """The random steps of the training transform, as they were configured."""
+        """The configured random transforms of train."""
         return self.settings["transforms"]["train"]
 
     @property
     def cache(self) -> Path:
-        """The folder of all that may be made again at any time."""
+        """The cache folder, which may be deleted at any time."""
         return Path(self.settings["paths"]["cache"]).expanduser()
 
     def start(self, image_set: ImageSet, resumed: bool) -> None:
-        """Write splits.csv and environment.json before anything is trained.
+        """Write splits.csv and environment.json before training.
 
         Raises:
-            DataError: a resumed run finds other pictures than those it was started with.
+            DataError: a resumed run finds other images than those it was started with.
         """
         path = self.folder.path / MANIFEST
         if resumed:
             manifest = read_manifest(path)
             if manifest.splits != image_set.splits:
-                raise DataError(f"the pictures are not those of {path}: files were added, removed or renamed since")
+                raise DataError(f"the images are not those of {path}: files were added, removed or renamed since")
             check_manifest(manifest, image_set.root)
         write_manifest(path, image_set.root, image_set.splits)
         digest = manifest_digest(image_set.root, image_set.splits)
@@ -72,10 +72,10 @@ class RunRecord:
         """Write the model folder and metrics.json.
 
         Args:
-            network: as it was measured.
-            architecture: the backbone's description.
-            data: the images, with their transform and decoder.
-            metrics: what metrics.json shall hold.
+            network: the best network, as evaluated.
+            architecture: description of the backbone.
+            data: the images with transform and decoder.
+            metrics: content of metrics.json.
         """
         settings = dict(self.settings)
         description = {
@@ -92,12 +92,12 @@ class RunRecord:
         }
         model = self.folder.path / "model"
         save_model(model, network, description, self._training_settings(metrics))
-        # The manifest of the start: the files may have changed since, and reading their sizes again would hide it.
+        # The manifest written at the start: files may have changed since, and reading their sizes again would hide it.
         write_bytes(model / MANIFEST, (self.folder.path / MANIFEST).read_bytes(), durable=True)
         self.folder.write_json("metrics.json", metrics)
 
     def _training_settings(self, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Return how the network was trained, without the places where it was."""
+        """Return the training settings, without paths."""
         return {
             **{group: self.settings[group] for group in TRAINING_GROUPS},
             "data": {key: value for key, value in self.settings["data"].items() if key not in _PLACES},

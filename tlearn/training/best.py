@@ -1,4 +1,4 @@
-"""The best checkpoint of a fit, measured on every split."""
+"""The best checkpoint of a fit, evaluated on every split."""
 
 from pathlib import Path
 
@@ -15,24 +15,24 @@ from tlearn.training.module import TransferModule
 def evaluate_best(
     trainer: Trainer, module: TransferModule, data: SplitDataModule, folder: Path, plan: Plan
 ) -> tuple[dict[str, float], dict[str, Outputs]]:
-    """Load the best checkpoint and measure it on val and test; return the metrics, and the network's outputs by split.
+    """Load the best checkpoint and evaluate it on val and test; return the metrics, and the network's outputs by split.
 
     Args:
-        trainer: that has fitted the module.
-        module: what was fitted.
-        data: what it was fitted on.
+        trainer: the Trainer that has fitted the module.
+        module: the fitted module.
+        data: its data module.
         folder: the run folder.
-        plan: what is kept of the outputs.
+        plan: which outputs are kept.
     """
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    # A resumed run remembers the place where its best checkpoint was, and the folder may have moved since.
+    # A resumed run stores the path of its best checkpoint, and the folder may have moved since.
     checkpoint = str(folder / "checkpoints" / Path(best).name) if best else None
     metrics: dict[str, float] = {"epoch/last": trainer.current_epoch - 1}
     if checkpoint is not None:
         epoch = CheckpointIO().load_checkpoint(checkpoint)["epoch"]
         metrics |= {"epoch/best": epoch, **module.describe_epoch(epoch)}
         say(_ending(trainer, epoch))
-    # The log has this epoch's validation already.
+    # The log already has the validation of this epoch.
     loggers, trainer.loggers = trainer.loggers, []
     collector, outputs = Collector(plan.features), {}
     with collector.attached(trainer, module.network.head):
@@ -47,7 +47,7 @@ def evaluate_best(
                 logger.log_metrics(dict(measured), step=trainer.global_step)
                 logger.save()
         if plan.train_pictures:
-            with report_only("another look at the training pictures"):
+            with report_only("evaluating the training images"):
                 trainer.validate(module, dataloaders=data.plain_train_dataloader(), verbose=False)
                 outputs["train"], _ = collector.take("train", data)
     trainer.loggers = loggers
@@ -55,7 +55,7 @@ def evaluate_best(
 
 
 def _ending(trainer: Trainer, best: int) -> str:
-    """Say which epoch is kept, and why the fit stopped early if it did; epochs count from 1 here."""
+    """Print which epoch is kept, and why the fit stopped early if it did; epochs are counted from 1 here."""
     stopped = next((one for one in trainer.early_stopping_callbacks if one.stopped_epoch), None)
     if stopped is None:
         monitor = getattr(trainer.checkpoint_callback, "monitor", None)

@@ -1,4 +1,4 @@
-"""Callbacks: unfreezing at an epoch, and what a fit says of its progress."""
+"""Callbacks: unfreezing at an epoch, and progress on the terminal."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tlearn.console import Bar, duration, measured, say, short
 from tlearn.training.module import TransferModule
 
-# What a line holds, and how it is called there; accuracies are those of val.
+# Metrics of an epoch's line and their names there; accuracies are those of val.
 _TRAIN = {"train/loss": "loss"}
 _VAL = {"val/loss": "val loss", "val/top1": "top1", "val/top5": "top5"}
 
@@ -19,21 +19,21 @@ _VAL = {"val/loss": "val loss", "val/top1": "top1", "val/top5": "top5"}
 class Unfreeze(Callback):
     """Unfreeze parts of the body at an epoch.
 
-    Holds no state: a resumed run is past the epoch or not. The optimizer has had their parameters from the start.
+    Stateless: a resumed run is past the epoch or not. The optimizer holds these parameters from the start.
     """
 
     def __init__(self, epoch: int, stages: Sequence[str] | str) -> None:
         self.epoch, self.stages = epoch, stages
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unfreeze when the epoch has come."""
+        """Unfreeze from that epoch on."""
         assert isinstance(pl_module, TransferModule)
         if trainer.current_epoch >= self.epoch:
             pl_module.network.unfreeze(self.stages)
 
 
 class EpochProgress(ProgressBar):
-    """Say a line for each epoch, and for each validation within one; on a terminal, show a bar until it is done."""
+    """Print a line for each epoch and for each validation within one; on a terminal, show a bar while it runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,21 +43,21 @@ class EpochProgress(ProgressBar):
         self._kept: tuple[Any, Any] = None, None
 
     def disable(self) -> None:
-        """Do nothing: called in all processes but the first, where the console is silent anyway."""
+        """Do nothing: called in every process except the first, where the console is silent anyway."""
 
     def enable(self) -> None:
         """Do nothing, as `disable`."""
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Say what the module prints."""
+        """Print what the module prints."""
         say(" ".join(map(str, args)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note which checkpoint is kept: a resumed run has one."""
+        """Remember which checkpoint is the best: a resumed run has one."""
         self._kept = _kept(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how the last epoch ended, and start the clock."""
+        """Print the line of the last epoch, and start the clock."""
         self._say_epoch(trainer)
         self._started, self._batches, self._validated_at = time.monotonic(), 0, -1
         self._show(trainer)
@@ -73,31 +73,31 @@ class EpochProgress(ProgressBar):
         self._bar.advance(note=lambda: _loss(trainer, outputs))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the epoch's metrics; whether its checkpoint is kept is decided after this."""
-        # A validation before the last batch was of other weights, and has a line of its own.
+        """Remember the metrics of the epoch; whether its checkpoint is kept is decided later."""
+        # A validation before the last batch has measured other weights, and has its own line.
         val = _VAL if self._validated_at == self._batches else {}
-        # In all processes: their metrics are brought together where they are asked for.
+        # In every process: reading the metrics synchronises them.
         metrics = _in_words(trainer, _TRAIN | val)
         self._line = f"{_epoch(trainer)}  {metrics}  {duration(time.monotonic() - self._started)}"
 
     def _say_epoch(self, trainer: Trainer) -> None:
-        """Say the line of an epoch that is over, with a mark if its checkpoint is the best until now."""
+        """Print the line of a finished epoch, with a mark if its checkpoint is the best so far."""
         kept, line = _kept(trainer), self._line
         if line:
             say(line if kept == self._kept else f"{line} *")
         self._kept, self._line = kept, ""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how the last epoch ended."""
+        """Print the line of the last epoch."""
         self._bar.stop()
         self._say_epoch(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no bar behind, and no epoch unsaid."""
+        """Remove the bar and print the line of the last epoch."""
         self.on_train_end(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show a bar of its own."""
+        """Show a separate bar."""
         batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         self._bar.start(f"{_epoch(trainer)} val" if _is_fitting(trainer) else "evaluation", sum(batches))
 
@@ -106,7 +106,7 @@ class EpochProgress(ProgressBar):
         self._bar.advance()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what a validation within an epoch found; that at its end belongs to the epoch's line."""
+        """Print the metrics of a validation within an epoch; those at its end are in the epoch's line."""
         if not _is_fitting(trainer):
             self._bar.stop()
             return
@@ -134,7 +134,7 @@ def _is_fitting(trainer: Trainer) -> bool:
 
 
 def _kept(trainer: Trainer) -> tuple[Any, Any]:
-    """Return what changes with each better checkpoint."""
+    """Return a value that changes with each better checkpoint."""
     callback = trainer.checkpoint_callback
     return getattr(callback, "best_model_path", None), getattr(callback, "best_model_score", None)
 
@@ -155,5 +155,5 @@ def _in_words(trainer: Trainer, labels: Mapping[str, str]) -> str:
 def _loss(trainer: Trainer, outputs: Any) -> str:
     if not isinstance(outputs, Mapping) or "loss" not in outputs:
         return ""
-    # Lightning has divided it by the number of batches that make a step.
+    # Lightning has divided the loss by the number of accumulated batches.
     return f"loss {short(float(outputs['loss']) * trainer.accumulate_grad_batches)}"

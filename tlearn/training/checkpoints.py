@@ -1,4 +1,4 @@
-"""Checkpoints that hold only what was trained, load without running code, and are whole or absent."""
+"""Checkpoints without frozen weights, loaded as plain data, and written whole or not at all."""
 
 import pickle
 from collections.abc import Collection, Mapping
@@ -17,14 +17,14 @@ _KEY = "tlearn"
 
 
 def strip_frozen(checkpoint: dict[str, Any], frozen: Collection[str], mark: str) -> None:
-    """Replace the tensors with the names `frozen` of a checkpoint by their fingerprint `mark`."""
+    """Replace the tensors `frozen` of a checkpoint by their digest `mark`."""
     kept = {key: value for key, value in checkpoint["state_dict"].items() if key not in frozen}
     checkpoint["state_dict"] = kept
     checkpoint[_KEY] = {"format": FORMAT, "frozen": mark}
 
 
 def restore_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mark: str) -> None:
-    """Complete a checkpoint with the network's own frozen tensors, whose fingerprint is `mark`.
+    """Complete a checkpoint with the network's own frozen tensors, whose digest is `mark`.
 
     Raises:
         CheckpointError: the checkpoint was made with other frozen weights, or by another program.
@@ -41,10 +41,10 @@ def restore_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mar
 
 
 class CheckpointIO(LightningCheckpointIO):
-    """Write a checkpoint whole or not at all, and read plain data only."""
+    """Write checkpoints whole or not at all, and read plain data only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Save, or leave the old file as it was.
+        """Save a checkpoint; on failure, the old file stays as it was.
 
         Raises:
             OutputError: the file cannot be written.
@@ -64,7 +64,7 @@ class CheckpointIO(LightningCheckpointIO):
         try:
             checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
             if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"state_dict", "pytorch-lightning_version"}:
-                raise CheckpointError(f"{path} is no checkpoint of a run")
+                raise CheckpointError(f"{path} is not a checkpoint of a run")
             return checkpoint
         except CheckpointError:
             raise
@@ -75,9 +75,9 @@ class CheckpointIO(LightningCheckpointIO):
                 f"{path} contains more than plain data, refused: {str(error).splitlines()[0]}"
             ) from error
         except Exception as error:
-            # A damaged archive raises a dozen types.
+            # A damaged archive raises errors of a dozen types.
             raise CheckpointError(f"{path} is damaged: {error}") from error
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint that is there."""
+        """Delete a checkpoint if it exists."""
         Path(path).unlink(missing_ok=True)

@@ -17,10 +17,10 @@ from tlearn.training.data_parallel import DataParallelStrategy
 
 @dataclass(frozen=True)
 class Plan:
-    """What is kept of a run for its report.
+    """Which outputs of a run are kept for its report.
 
-    `features`: the head's inputs. `train_pictures`: the training images are evaluated, too; otherwise `reason` says why
-    not.
+    `features`: keep the head's inputs. `train_pictures`: also evaluate the training images; otherwise `reason` says
+    why not.
     """
 
     write: bool
@@ -34,9 +34,9 @@ Part = dict[str, Tensor]
 
 
 class Collector(Callback):
-    """Keep logits, targets and indices, and on request the head's inputs, of the evaluations while it is attached.
+    """Collect logits, targets and indices, and on request the head's inputs, of every evaluation while attached.
 
-    DataParallel runs copies of the head side by side: there, features cannot be told apart and are not kept.
+    DataParallel runs copies of the head in parallel; their inputs cannot be put in order, so they are not kept.
     """
 
     def __init__(self, features: bool = False) -> None:
@@ -46,7 +46,7 @@ class Collector(Callback):
 
     @contextmanager
     def attached(self, trainer: Trainer, head: nn.Module) -> Iterator[None]:
-        """Listen to all evaluations of the block."""
+        """Collect outputs during the block."""
         hook = None
         if self._wants_features and not isinstance(trainer.strategy, DataParallelStrategy):
             hook = head.register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0].detach()))
@@ -68,7 +68,7 @@ class Collector(Callback):
         self._keep(outputs)
 
     def _keep(self, outputs: Part) -> None:
-        # The first of several passes over a batch is that of the plain image.
+        # The first of several passes over a batch is the one on plain images.
         features = {"features": self._features[0]} if self._features else {}
         part = {name: values.cpu() for name, values in {**outputs, **features}.items()}
         self._parts.append(
@@ -91,7 +91,7 @@ class Collector(Callback):
             self._parts = [part for parts in everyone for part in parts]
 
     def take(self, split: str, data: SplitDataModule) -> tuple[Outputs, Part]:
-        """Return the outputs of the last evaluation and whatever else its steps returned, and forget them."""
+        """Return and forget the outputs of the last evaluation, and everything else that its steps returned."""
         names = self._parts[0]
         whole = {name: torch.cat([part[name] for part in self._parts]) for name in names}
         self._parts = []

@@ -1,4 +1,4 @@
-"""metrics.csv: the metrics of all epochs as a table that only grows, also when a run goes on."""
+"""metrics.csv: the metrics of all epochs as an append-only table, also for resumed runs."""
 
 import csv
 from argparse import Namespace
@@ -13,9 +13,9 @@ from tlearn.files import append_row, read_table, write_bytes, write_table
 
 
 class CSVLogger(Logger):
-    """Write each row at once: appended, or with the whole table in place of the old one where it has new columns.
+    """Append each row at once; where it has new columns, replace the whole table.
 
-    Not Lightning's logger of this name, which deletes the table of a run that goes on and rewrites it in place.
+    Lightning's CSVLogger deletes the table of a resumed run and rewrites the file in place.
 
     Args:
         save_dir: the folder of metrics.csv.
@@ -28,17 +28,17 @@ class CSVLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Return nothing: the table lies in the folder itself."""
+        """Return an empty name: the table is in the folder itself."""
         return ""
 
     @property
     def version(self) -> str:
-        """Return nothing, as for the name."""
+        """Return an empty version, as for the name."""
         return ""
 
     @property
     def save_dir(self) -> str:
-        """Return the folder of the table."""
+        """Return the folder of metrics.csv."""
         return str(self._file.parent)
 
     @rank_zero_only
@@ -65,7 +65,7 @@ class CSVLogger(Logger):
 
 
 def _restored_columns(file: Path) -> list[str]:
-    """Return the columns of a table that is there, after cutting off the part of a row that a killed run left."""
+    """Return the columns of an existing table, after removing an incomplete last row of a killed run."""
     if not file.is_file():
         return []
     content = file.read_bytes()

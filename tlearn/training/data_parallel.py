@@ -29,7 +29,7 @@ class DataParallelStrategy(strategies.SingleDeviceStrategy):
         super().__init__(torch.device("cuda", self.devices[0]))
 
     def setup(self, trainer: Any) -> None:
-        """Send the module's forward pass through all devices."""
+        """Run the module's forward pass on all devices."""
         super().setup(trainer)
         assert self.lightning_module is not None
         self.lightning_module.forward = split_over(self.lightning_module.network, self.devices)  # type: ignore[method-assign, arg-type]

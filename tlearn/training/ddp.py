@@ -1,4 +1,4 @@
-"""DistributedDataParallel with exact metrics: processes that run one command and evaluate unequal parts."""
+"""DistributedDataParallel with exact metrics: every process evaluates its part, of any size, without padding."""
 
 import os
 import subprocess
@@ -11,17 +11,17 @@ import torch
 from lightning.pytorch import Trainer, strategies
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-# All processes end at about the same time.
+# Every process ends at about the same time.
 _PATIENCE_SECONDS = 30
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class DDPStrategy(strategies.DDPStrategy):
-    """DistributedDataParallel whose processes run one command, and whose evaluation takes unequal parts."""
+    """DistributedDataParallel with a given command for its processes, and evaluation on parts of unequal size."""
 
     def relaunch_with(self, command: list[str]) -> None:
         """Set the command of the further processes, before any of them is started."""
-        # Processes that torchrun or SLURM started launch no others.
+        # Processes started by torchrun or SLURM launch no others.
         if isinstance(self._launcher, _SubprocessScriptLauncher):
             environment = self.cluster_environment
             assert environment is not None
@@ -43,7 +43,7 @@ class DDPStrategy(strategies.DDPStrategy):
 class _Launcher(_SubprocessScriptLauncher):
     """Start the further processes with one given command.
 
-    Lightning's own repeats sys.argv, which starts a whole sweep in each process where the command line is a sweep's.
+    Lightning's launcher repeats sys.argv, which would start the whole sweep in each process.
     """
 
     def __init__(self, command: list[str], *args: Any) -> None:
@@ -63,7 +63,7 @@ class _Launcher(_SubprocessScriptLauncher):
 
 
 def share_buffers(module: torch.nn.Module) -> None:
-    """Broadcast the buffers of the first process: BatchNorm statistics drift apart with each training step."""
+    """Broadcast the buffers of rank 0: BatchNorm statistics of the processes diverge during training."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, 0)
@@ -71,7 +71,7 @@ def share_buffers(module: torch.nn.Module) -> None:
 
 @contextmanager
 def further_processes(trainer: Trainer) -> Iterator[None]:
-    """End the processes that the block started, at once if it fails: a sweep's next trial starts its own."""
+    """End the processes started in the block, at once on failure: the next trial of a sweep starts its own."""
     try:
         yield
     except BaseException:

@@ -1,4 +1,4 @@
-"""What Lightning and torch warn of although it is meant to be so here."""
+"""Warnings of Lightning and torch about intended behaviour."""
 
 import logging
 import warnings
@@ -8,7 +8,7 @@ _EXPECTED = (
     r".*module\(s\) in eval mode at the start of training",
     # decided by data.num_workers and the available CPUs
     r".*does not have many workers",
-    # fewer batches than log_every_n_steps: small data sets are ordinary here
+    # fewer batches than log_every_n_steps: small data sets are common here
     r".*The number of training batches .* is smaller than the logging interval",
     # the run folder is claimed and holds the configuration by then
     r".*Checkpoint directory .* exists and is not empty",
@@ -20,7 +20,7 @@ _EXPECTED = (
 
 
 def ignore_expected_warnings() -> None:
-    """Leave out what is expected, and Lightning's notes on devices and its other products."""
+    """Ignore expected warnings, and Lightning's messages on devices and its other products."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in _EXPECTED:
         warnings.filterwarnings("ignore", message)

@@ -1,4 +1,4 @@
-"""A linear head fitted to convergence on all features at once: L-BFGS, the weight decay chosen on validation."""
+"""L-BFGS: a linear head fitted to convergence on all features, the weight decay chosen on val."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from tlearn.training.module import Batch, TransferModule
 
 @dataclass(frozen=True)
 class FullBatch:
-    """How to fit the head: one epoch for each weight decay, from the strongest on, each starting from the last.
+    """Settings of the fit: one epoch per weight decay, strongest first, each starting from the previous solution.
 
     Args:
-        weight_decays: on standardised features, times half the squared weights, beside the mean loss.
-        max_iter: at most so many steps for each.
-        history_size: gradients that L-BFGS remembers.
-        tolerance: it has converged when no gradient is larger.
+        weight_decays: coefficients of half the squared weights, for standardised features and the mean loss.
+        max_iter: maximum number of iterations for each.
+        history_size: past steps that L-BFGS remembers.
+        tolerance: converged when no element of the gradient is larger.
     """
 
     weight_decays: Sequence[float]
@@ -35,9 +35,9 @@ class FullBatch:
 
 
 class FullBatchModule(TransferModule):
-    """Fit a linear head on cached features, and measure it after each fit as any other epoch.
+    """Fit a linear head on cached features, and validate it after each fit as after any epoch.
 
-    The best epoch, and so the weight decay, is the checkpoint callback's choice.
+    The checkpoint callback chooses the best epoch, and with it the weight decay.
     """
 
     full_batch = True
@@ -55,14 +55,14 @@ class FullBatchModule(TransferModule):
         return lbfgs(self.network.head.parameters(), how.max_iter, how.tolerance, how.history_size)
 
     def setup(self, stage: str) -> None:
-        """Set as many epochs as there are weight decays, or as many as were asked for."""
+        """Limit the number of epochs to the number of weight decays."""
         asked, loop = self.trainer.max_epochs, self.trainer.fit_loop
         loop.max_epochs = (
             len(self.fit.weight_decays) if asked in (None, -1) else min(asked, len(self.fit.weight_decays))
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Fit the epoch's weight decay, and measure the fitted head on the same batch, which holds all images."""
+        """Fit with the weight decay of the epoch; measure the fitted head on the same batch, which holds all images."""
         inputs, targets, _ = batch
         with torch.no_grad():
             features = self.network.features(inputs)
@@ -74,7 +74,7 @@ class FullBatchModule(TransferModule):
     def _fit(self, features: Tensor, targets: Tensor, weight_decay: float) -> None:
         head, optimizer = self.network.head, self.optimizers()
         assert isinstance(head, nn.Linear)
-        # Each fit is a problem of its own: directions of the last one mislead.
+        # Each fit is another problem: the curvature history of the previous one would mislead.
         optimizer.state.clear()  # type: ignore[union-attr]
         standardise = Standardisation.of(features)
         standardised = standardise(features)
@@ -88,5 +88,5 @@ class FullBatchModule(TransferModule):
         self.log("weight_decay", weight_decay, on_step=False, on_epoch=True)
 
     def describe_epoch(self, epoch: int) -> dict[str, float]:
-        """Return the weight decay that an epoch tried."""
+        """Return the weight decay of an epoch."""
         return {"weight_decay": self.fit.weight_decays[epoch]}

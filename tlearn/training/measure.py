@@ -1,4 +1,4 @@
-"""One split measured by a network, with or without test-time augmentation."""
+"""Evaluate a network on one split, with or without test-time augmentation."""
 
 from dataclasses import replace
 
@@ -16,15 +16,15 @@ from tlearn.training.test_time_augmentation import module_for
 def measure_split(
     trainer: Trainer, network: TransferNetwork, data: ImageDataModule, split: str, tta: str, features: bool = False
 ) -> tuple[dict[str, float], Outputs, Tensor | None]:
-    """Measure a network on the test images of a data module, and name the metrics after the split that they are.
+    """Evaluate a network on the test images of a data module, and name the metrics after the actual split.
 
     Args:
-        trainer: where it runs.
+        trainer: the Trainer that runs it.
         network: in eval mode.
         data: the images of the split, as its test split.
-        split: what they are.
+        split: the name of this split.
         tta: the kind of test-time augmentation, as `module_for` takes it.
-        features: keep what the head is given, too.
+        features: also keep the head's inputs.
 
     Returns:
         The metrics, the outputs, and the logits [N, V, C] of the views of each image, None without augmentation.

@@ -26,7 +26,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def accuracies(num_classes: int) -> MetricCollection:
-    """Build top-1, and top-5 where there are more than five classes (with five or fewer it would always be 1)."""
+    """Build top-1, and top-5 for more than five classes (with fewer it would always be 1)."""
     metrics: dict[str, Metric | MetricCollection] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
     if num_classes > 5:
         metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
@@ -43,7 +43,7 @@ class TransferModule(LightningModule):
         network: images [N, 3, S, S] -> logits [N, num_classes].
         loss: logits and targets (indices [N] or probabilities [N, num_classes]) -> mean loss.
         optimizer: parameter groups -> optimizer, a partial whose keyword `lr` is the head's learning rate.
-        later_stages: parts of the body that a callback will unfreeze.
+        later_stages: parts of the body that a callback unfreezes later.
         mix: mixes the images and labels of a training batch.
         monitor: the metric that a plateau schedule watches.
     """
@@ -69,7 +69,7 @@ class TransferModule(LightningModule):
         self.optimizer, self.schedule, self.monitor = optimizer, schedule, monitor
         self.body_lr_scale, self.later_stages, self.mix = body_lr_scale, later_stages, mix
         metrics, mean = accuracies(num_classes), MeanMetric()
-        # The keys end in a slash: every module has a method `train`, which a key of a ModuleDict may not hide.
+        # The keys end in a slash: a key of a ModuleDict may not be called `train`, as the method is.
         self.metrics = nn.ModuleDict({f"{split}/": metrics.clone(prefix=f"{split}/") for split in SPLITS})
         self.losses = nn.ModuleDict({f"{split}/": mean.clone() for split in SPLITS})
         self._frozen_once: tuple[Collection[str], str] | None = None
@@ -79,7 +79,7 @@ class TransferModule(LightningModule):
         return self.network(images)
 
     def _step(self, batch: Batch, batch_idx: int, split: str) -> tuple[Tensor, Tensor]:
-        """Measure a batch; return its loss and logits."""
+        """Compute loss and logits of a batch, and update the metrics."""
         images, targets, indices = batch
         if split == "train" and self.mix is not None:
             images, objective_targets = self.mix(images, targets)
@@ -106,15 +106,15 @@ class TransferModule(LightningModule):
         assert isinstance(mean, MeanMetric)
         metrics.update(logits.detach(), targets)
         mean.update(loss.detach(), weight=len(targets))
-        # Logging takes as long as the step of a head on cached features, and what is logged are objects that add up all
-        # batches of all processes until the epoch ends, so that every image counts once.
+        # Once per epoch is enough: metric objects are logged, which accumulate over all batches and processes until the
+        # epoch ends. Each call to log takes as long as a step of a head on cached features.
         if split == "train" and batch_idx > 0:
             return
         self.log_dict(dict(metrics.items(keep_base=False)), on_step=False, on_epoch=True)
         self.log(f"{split}/loss", mean, on_step=False, on_epoch=True, prog_bar=split != "test")
 
     def on_train_epoch_start(self) -> None:
-        """Put what trains in train mode: Lightning keeps the modes that building the network left."""
+        """Set the trainable parts to train mode: Lightning keeps the modes in which the network was built."""
         self.network.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -126,11 +126,11 @@ class TransferModule(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure one batch; return its logits, targets and indices."""
+        """Evaluate one batch; return its logits, targets and indices."""
         return self._evaluation_step(batch, batch_idx, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure one batch; return its logits, targets and indices."""
+        """Evaluate one batch; return its logits, targets and indices."""
         return self._evaluation_step(batch, batch_idx, "test")
 
     def _evaluation_step(self, batch: Batch, batch_idx: int, split: str) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ class TransferModule(LightningModule):
         return {"logits": logits, "targets": batch[1], "indices": batch[2]}
 
     def on_validation_start(self) -> None:
-        """Measure one network, not one per process."""
+        """Synchronise buffers, so that every process evaluates the same network."""
         share_buffers(self.network)
 
     def on_validation_epoch_end(self) -> None:
@@ -183,16 +183,16 @@ class TransferModule(LightningModule):
         return [optimizer], self.schedule.configure(optimizer, steps, epochs or -1, self.monitor)
 
     def describe_epoch(self, epoch: int) -> dict[str, float]:
-        """Return what set an epoch apart, beside its metrics: nothing here."""
+        """Return further values of an epoch for its line: none here."""
         return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out what cannot change in this run."""
+        """Leave out tensors that cannot change in this run."""
         names, mark = self._frozen()
         strip_frozen(checkpoint, names, mark)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what was left out, if it is the same."""
+        """Restore the tensors that were left out, if they are the same."""
         names, mark = self._frozen()
         state = self.state_dict()
         restore_frozen(checkpoint, {name: state[name] for name in names}, mark)
@@ -205,7 +205,7 @@ class TransferModule(LightningModule):
     def _frozen(self) -> tuple[Collection[str], str]:
         """Return the names of the tensors that cannot change in this run, and their digest."""
         if self._frozen_once is None:
-            # Once a run: hashing a large body takes a second, and looking for names longer than a short epoch.
+            # Computed once: hashing a large body takes a second, and listing frozen keys longer than a short epoch.
             state = self.network.state_dict()
             frozen = {f"network.{key}": state[key] for key in self.network.frozen_keys(self.later_stages)}
             self._frozen_once = set(frozen), tensor_digest(frozen)

@@ -1,4 +1,4 @@
-"""Where a stopped run goes on."""
+"""The checkpoint from which a stopped run resumes."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tlearn.errors import CheckpointError
 
 
 def last_checkpoint(run: Path) -> Path:
-    """Return the checkpoint that a run goes on from; CheckpointError if it has none yet."""
+    """Return the last checkpoint of a run; raise CheckpointError if it has none yet."""
     path = run / "checkpoints" / "last.ckpt"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: {run} stopped before its first checkpoint; start it anew")

@@ -1,4 +1,4 @@
-"""The learning rate over a run: any scheduler of torch, after a linear warm-up, with the run's length filled in."""
+"""Learning-rate schedule: any torch scheduler after a linear warm-up, with the length of the run filled in."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, Lamb
 
 from tlearn.errors import ConfigError
 
-# They set the learning rate whatever it was, where torch's others multiply it: a warm-up would be undone, or worse.
+# These schedulers overwrite the learning rate, where torch's others multiply it: they would undo a warm-up, or worse.
 _SETTING = (OneCycleLR, CyclicLR, LambdaLR, CosineAnnealingWarmRestarts)
 
 
@@ -17,8 +17,8 @@ class Schedule:
 
     Args:
         build: optimizer -> scheduler; None keeps the learning rate constant.
-        interval: "step" or "epoch", when the scheduler moves.
-        warmup_steps: optimizer steps over which the learning rate first rises linearly.
+        interval: "step" or "epoch": when the scheduler steps.
+        warmup_steps: optimizer steps of the linear warm-up.
         from_run: scheduler argument -> "steps" (of the whole run), "epochs" or "learning_rates" (per parameter group).
     """
 
@@ -65,7 +65,7 @@ class Schedule:
                 raise ConfigError(f"scheduler.warmup_steps: no warm-up goes before {type(main).__name__}, which{own}")
             schedulers.append({"scheduler": main, "interval": self.interval, "monitor": monitor})
         if self.warmup_steps:
-            # LinearLR multiplies the present rate and then leaves it alone.
+            # LinearLR multiplies the current rate and leaves it alone afterwards.
             rise = LinearLR(optimizer, start_factor=1e-3, total_iters=self.warmup_steps)
             schedulers.append({"scheduler": rise, "interval": "step"})
         return schedulers

@@ -11,14 +11,14 @@ from tlearn.errors import ConfigError
 from tlearn.models.network import TransferNetwork
 from tlearn.training.module import Batch, TransferModule
 
-# How an image is also shown, beside the way the network was trained on: each once more mirrored
+# Further views beside the network's own preprocessing; each is also mirrored.
 _WAYS = ("crop", "squash", "pad")
 
 
 def preprocessing_for(kind: str, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the preprocessing whose versions of an image are the views of `kind`, before they are mirrored.
+    """Return preprocessing that makes the views of `kind` of an image, without their mirror images.
 
-    Raises ConfigError where the network already takes several versions at once.
+    Raises ConfigError where the model already averages several versions of each image.
     """
     if kind != "views":
         return dict(preprocessing)
@@ -30,7 +30,7 @@ def preprocessing_for(kind: str, preprocessing: Mapping[str, Any]) -> dict[str, 
 
 
 class ViewsModule(TransferModule):
-    """Measure a network on plain images, and return the logits of all their views from the same pass.
+    """Evaluate a network on plain images, and return the logits of all views from the same pass.
 
     Args:
         kind: "flip" for the image and its mirror image; "views" for the centre crop, the image squashed and the image
@@ -42,7 +42,7 @@ class ViewsModule(TransferModule):
         self.kind = kind
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Measure a batch; return logits [N, C] of the plain images, views [N, V, C], targets and indices."""
+        """Evaluate a batch; return logits [N, C] of the plain images, views [N, V, C], targets and indices."""
         images, targets, indices = batch
         ways = list(images.unbind(1)) if self.kind == "views" else [images]
         views = torch.stack([self(way) for image in ways for way in (image, image.flip(-1))], dim=1)
@@ -52,5 +52,5 @@ class ViewsModule(TransferModule):
 
 
 def module_for(kind: str, network: TransferNetwork, num_classes: int) -> TransferModule:
-    """Build the module that measures a network with or without further views."""
+    """Build the module that evaluates a network with or without test-time augmentation."""
     return TransferModule(network, num_classes) if kind == "none" else ViewsModule(network, num_classes, kind=kind)
