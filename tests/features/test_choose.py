@@ -159,7 +159,7 @@ def test_on_the_fly_where_features_are_not_the_same_and_the_log_says_why(
     assert reason in lines[0]
     assert computed == []
     if "fast_dev_run" not in reason:
-        with pytest.raises(ConfigError, match="features=cache needs features that are computed once"):
+        with pytest.raises(ConfigError, match="features=cache needs cached features"):
             runs.run(tmp_path / "forced", folder_data, weights, "features=cache", *more)
 
 
@@ -341,7 +341,7 @@ def test_a_full_batch_fit_chooses_the_weight_decay_by_val(tmp_path, folder_data,
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("transforms=light",), "optimizer=lbfgs needs features that are computed once"),
+        (("transforms=light",), "optimizer=lbfgs needs cached features"),
         (("transforms=light", "features.views=2"), "one view"),
         (("data.balance=sampler",), "data.balance=weights"),
         (("head=mlp",), "choose head=linear"),

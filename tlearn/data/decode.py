@@ -29,7 +29,7 @@ _RGB = 3
 
 _HIGH_BIT_DEPTH = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
-# What makes an image with this EXIF orientation upright.
+# EXIF orientation -> the transpose that makes the image upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -42,16 +42,17 @@ _UPRIGHT = {
 
 
 class _RefusedError(Exception):
-    """A reason to refuse a file, before it is joined with the file's name."""
+    """The reason to refuse a file, still without the file's name."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decode one image file into the pixels a viewer shows, or raise an error that names the file.
+    """Decode one image file into the pixels that a viewer shows, or raise an error that names the file.
 
-    Transparent images are laid on `alpha_background`; animations give their first frame. `high_bit_depth` says what
-    to do with greys of 16 bits, 32 bits or floats: "error", or "scale" by the range of their type. `max_pixels` is
-    compared with the header, before any memory is taken for pixels. Raises ConfigError for values it cannot use.
+    Transparent images are composited on `alpha_background`; of animations, the first frame is decoded.
+    `high_bit_depth` is for greyscale images of 16 or 32 bits or floats: "error", or "scale" by the range of the type.
+    `max_pixels` is compared with the header before memory is allocated for pixels. Raises ConfigError for invalid
+    values.
     """
 
     max_pixels: int = 89_478_485
@@ -61,14 +62,14 @@ class Decoder:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             require(f"data.{name}", value)
-        # A list in yaml, and this must be hashable
+        # YAML gives a list, and the decoder must be hashable.
         object.__setattr__(self, "alpha_background", tuple(self.alpha_background))
 
     def __call__(self, path: str | Path) -> Tensor:
         """Decode the file at `path`.
 
         Returns uint8 [3, H, W] with H, W >= 1, in the memory order H, W, 3, which torchvision's resize reads fastest.
-        Raises BadImageError for every file that does not give the right pixels. Safe to call from many threads.
+        Raises BadImageError for every file that cannot be decoded correctly. Thread-safe.
         """
         try:
             with _open_regular(path) as stream:
@@ -85,8 +86,8 @@ class Decoder:
             raise BadImageError(path, f"truncated or corrupt ({type(error).__name__}: {error})") from error
 
     def _decode(self, stream: BinaryIO) -> Tensor:
-        # Pillow's own limit is one number for the whole process. It is only ever raised, and only to what the user set,
-        # so that threads cannot race and other code keeps its guard.
+        # Pillow's limit is global. It is only ever raised, and only to the user's value, so that threads cannot race
+        # and other code keeps its protection.
         if Image.MAX_IMAGE_PIXELS is not None and self.max_pixels > Image.MAX_IMAGE_PIXELS:
             Image.MAX_IMAGE_PIXELS = self.max_pixels
         image = _open_header(stream)
@@ -115,7 +116,7 @@ class Decoder:
     def _to_rgb(self, image: Image.Image) -> Image.Image:
         if not image.has_transparency_data:
             return image.convert("RGB")
-        # Pillow has no direct way from premultiplied grey to RGBA.
+        # Pillow has no direct conversion from premultiplied greyscale to RGBA.
         rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         canvas = Image.new("RGB", rgba.size, self.alpha_background)
         canvas.paste(rgba, mask=rgba)
@@ -124,7 +125,7 @@ class Decoder:
 
 def _open_regular(path: str | Path) -> BinaryIO:
     try:
-        # Asked before opening: opening a FIFO waits for a writer that may never come.
+        # Checked before opening: opening a FIFO waits for a writer that may never come.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise _RefusedError("not a regular file")
         return open(path, "rb")
@@ -135,7 +136,7 @@ def _open_regular(path: str | Path) -> BinaryIO:
 
 
 def _open_header(stream: BinaryIO) -> ImageFile.ImageFile:
-    """Read the header with the reader that the first bytes ask for, whatever the file is called.
+    """Read the header with the reader chosen by the first bytes, whatever the file is called.
 
     Not `Image.open`: it warns about large images, and only `catch_warnings`, which is not thread-safe, could hide it.
     """
@@ -148,7 +149,7 @@ def _open_header(stream: BinaryIO) -> ImageFile.ImageFile:
             raise _RefusedError(verdict)
         if verdict:
             stream.seek(0)
-            # No file name: Pillow would map the file into memory, and a mapped file that is cut short ends the process.
+            # No file name: Pillow would memory-map the file, and truncating a mapped file kills the process.
             return read_header(stream, "")
     words = prefix.split() if prefix.isascii() and prefix.strip() else []
     shown = words[0] if words and words[0].decode().isprintable() else prefix
@@ -156,9 +157,10 @@ def _open_header(stream: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _decode_plain_jpeg(stream: BinaryIO, image: ImageFile.ImageFile) -> Tensor | None:
-    """Decode a grey or RGB JPEG that is stored upright by torchvision, which copies no pixels; None for others.
+    """Decode an upright greyscale or RGB JPEG by torchvision, which copies no pixels; None for others.
 
-    Both libraries share libjpeg-turbo and give the same pixels; Pillow has read the header and judges what fails here.
+    Both libraries use libjpeg-turbo and return the same pixels. Pillow has read the header; files that fail here are
+    left to it.
     """
     if image.format != "JPEG" or image.mode not in ("L", "RGB") or _turn(image) is not None:
         return None
@@ -174,7 +176,7 @@ def _decode_plain_jpeg(stream: BinaryIO, image: ImageFile.ImageFile) -> Tensor |
 
 
 def _check_tiff_grey(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Refuse deep greys with another scale than `_to_8_bit` takes: Pillow neither inverts nor stretches them."""
+    """Refuse high-bit-depth TIFFs in another scale than `_to_8_bit` expects: Pillow does not convert them."""
     if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
         raise _RefusedError(f"a TIFF with 0 for white (mode {image.mode}) cannot be scaled; save it with 0 for black")
     if image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
@@ -182,7 +184,7 @@ def _check_tiff_grey(image: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def _match_transparent_colour(image: ImageFile.ImageFile) -> None:
-    """Bring a PNG's transparent colour to 8 bits: Pillow leaves it in the file's depth, but not the pixels."""
+    """Scale a PNG's transparent colour to 8 bits: Pillow converts the pixels, but not this colour."""
     if image.format != "PNG" or "transparency" not in image.info or not image.tile:
         return
     depth, colour = image.tile[0][3], image.info["transparency"]
@@ -193,21 +195,21 @@ def _match_transparent_colour(image: ImageFile.ImageFile) -> None:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what makes an image upright."""
-    # Not ImageOps.exif_transpose: it writes the EXIF block anew, and odd tags that no pixel depends on make that fail.
+    """Return the transpose that makes an image upright, if it needs one."""
+    # Not ImageOps.exif_transpose: it rewrites the EXIF block, which fails on odd tags that no pixel depends on.
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # An EXIF block that cannot be read states no orientation, and viewers show such an image as it is stored.
+    # An unreadable EXIF block has no orientation, and viewers show such an image as stored.
     except Exception:
         return None
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale a grey image of 16 bits ([0, 65535]) or floats ([0, 1]) to L, or LA if it has a transparent level."""
+    """Scale a greyscale image of 16 bits ([0, 65535]) or floats ([0, 1]) to L, or LA if it has a transparent level."""
     values = np.asarray(image)
     low, high = values.min(), values.max()
     limit = 1 if image.mode == "F" else 65535
-    # Written so that NaN is refused too.
+    # In this form, NaN is refused too.
     if not (low >= 0 and high <= limit):
         raise _RefusedError(
             f"values from {low} to {high} (mode {image.mode}) are not in 0 to {limit}; save it with 8 bits"

@@ -1,4 +1,4 @@
-"""From a source of images to checked splits: list, check every image, split, and only then anything else."""
+"""From a source of images to checked splits: list the images, check that each decodes, split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,17 +37,17 @@ def prepare(
     """List, check and split the images of a source.
 
     Args:
-        source: where the images come from.
-        decoder: what must be able to read each of them.
-        fractions: train, val and test, for images whose folders do not say.
+        source: source of the images.
+        decoder: decodes each image for the check.
+        fractions: train, val and test, for images without a split.
         val_fraction: the part of train that becomes val where there is a test split and none for val.
-        seed: decides the split.
-        on_bad_image: "error" stops; "skip" leaves them out before splitting.
-        cache: folder that remembers which files were found good, or None.
-        test_as_val: the test split becomes val, and nothing is test.
+        seed: seed of the split.
+        on_bad_image: "error" raises; "skip" leaves unreadable images out before splitting.
+        cache: folder that stores which files decode, or None.
+        test_as_val: use the test split as val, without a test split.
 
     Raises:
-        BadImagesError: images that cannot be read; with "skip", only if a class has no others.
+        BadImagesError: unreadable images; with "skip", only if a class has no others.
         DataError: a split or a class list that cannot be used.
         ConfigError: options of the split that do not suit the images.
     """
@@ -65,10 +65,10 @@ def prepare(
 def readable(
     root: Path, samples: Sequence[Sample], decoder: Decoder, on_bad_image: str, cache: Path | None
 ) -> tuple[dict[str, str], list[Sample]]:
-    """Return what cannot be read, path -> reason, and the other samples.
+    """Return the unreadable images, path -> reason, and the other samples.
 
     Raises:
-        BadImagesError: some cannot be read and `on_bad_image` is "error".
+        BadImagesError: some are unreadable and `on_bad_image` is "error".
     """
     bad = find_bad_images(root, [sample.path for sample in samples], decoder, cache, available_cpus())
     if bad and on_bad_image == "error":
@@ -82,7 +82,7 @@ def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:
 
 
 class BadImagesError(DataError):
-    """Images that cannot be read; `files` maps each path to its reason, and classes in `lost` have no others."""
+    """Unreadable images: `files` maps each path to its reason; classes in `lost` have no other images."""
 
     def __init__(self, root: Path, files: dict[str, str], lost: Sequence[str] = ()) -> None:
         among = f", among them all of {capped(lost)}" if lost else ""

@@ -1,4 +1,4 @@
-"""Who trains and who is tested: a seeded split of each class, the class list, and the manifest that keeps both."""
+"""The split: seeded and stratified by class; the class list; and the manifest that records both."""
 
 import csv
 import hashlib
@@ -24,7 +24,7 @@ Splits = Mapping[str, Sequence[Sample]]
 
 @dataclass(frozen=True)
 class Manifest:
-    """The split of a run as it was written: samples by split, and the size of each file in bytes."""
+    """The recorded split of a run: samples by split, and the size of each file in bytes."""
 
     splits: dict[str, list[Sample]]
     sizes: dict[str, int]
@@ -37,17 +37,17 @@ def make_splits(
     seed: int,
     test_as_val: bool = False,
 ) -> tuple[dict[str, list[Sample]], list[str]]:
-    """Split samples into train, val and test, and note what is unusual.
+    """Split samples into train, val and test, with notes on anything unusual.
 
     Samples without a split are divided by `fractions`, [train, val, test]. Where the source gives train but no val,
-    `val_fraction` of train becomes val, or with `test_as_val` all of test does. What the source has split otherwise
-    stays as it is.
+    `val_fraction` of train becomes val, or with `test_as_val` all of test does. Other splits of the source stay as they
+    are.
 
-    An image's place depends on its path, its class's other paths and the seed alone: an image more in a class moves
-    at most one other between train and val, and one between val and test.
+    The split of an image depends only on its path, the other paths of its class and the seed: one more image in a class
+    moves at most one other between train and val, and one between val and test.
 
     Raises:
-        ConfigError: fractions that do not divide anything, or `test_as_val` for other splits than train and test.
+        ConfigError: `test_as_val` for other splits than train and test.
         DataError: no image for train or for val.
     """
     notes: list[str] = []
@@ -71,7 +71,7 @@ def _placed(
     test_as_val: bool,
     notes: list[str],
 ) -> list[Sample]:
-    """Assign a split to each sample without one, within what the source's own splits leave."""
+    """Assign a split to each sample without one, and keep the source's own splits."""
     given = {sample.split for sample in samples}
     if test_as_val:
         return _with_test_as_val(samples, given, notes)
@@ -117,12 +117,12 @@ def write_manifest(path: Path, root: Path, splits: Splits) -> None:
     """Write path, label, split and size of every sample as CSV; raise OutputError where that fails."""
     rows = _rows(root, splits)
     with writing_text(path, durable=True) as file:
-        # \r\n by default: with \n alone a name that holds \r would not be quoted
+        # The default \r\n: with \n alone, a name that contains \r would not be quoted.
         csv.writer(file).writerows([COLUMNS, *rows])
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read what `write_manifest` has written; raise DataError for anything else."""
+    """Read a manifest of `write_manifest`; raise DataError for any other file."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -154,12 +154,12 @@ def manifest_digest(root: Path, splits: Splits) -> str:
 
 
 def unchanged_files(manifest: Manifest, root: Path) -> int:
-    """Count the files of a manifest that are there with their size."""
+    """Count the files of a manifest that exist with the recorded size."""
     return sum(_size(root / path) == size for path, size in manifest.sizes.items())
 
 
 def check_manifest(manifest: Manifest, root: Path) -> None:
-    """Raise DataError unless every file of a manifest is there in its size."""
+    """Raise DataError unless every file of a manifest exists with the recorded size."""
     problems = []
     for path, expected in manifest.sizes.items():
         size = _size(root / path)
@@ -207,10 +207,10 @@ def _order(seed: int, path: str) -> tuple[str, str]:
 
 
 def _counts(number: int, fractions: Sequence[float]) -> list[int]:
-    """Divide a number of images into three counts, each within one of its fraction, with at least one for train.
+    """Divide a number of images into three counts, each within one image of its fraction, with at least one for train.
 
-    By the method of Webster and Sainte-Laguë, one image after the other: rounding by largest remainders is as exact,
-    but with one image more it can take one from a split, and two would move.
+    Uses the Webster/Sainte-Laguë method, image by image. Largest remainders are as exact, but with one more image a
+    split can lose one, and two images would move.
     """
     counts = [1, 0, 0]
     for _ in range(number - 1):
@@ -228,7 +228,7 @@ def _size(path: Path) -> int | None:
 
 
 def _rows(root: Path, splits: Splits) -> list[tuple[str, str, str, int]]:
-    """Collect path, label, split and size of every sample by path; raise DataError for lost files."""
+    """Collect path, label, split and size of every sample by path; raise DataError for missing files."""
     rows, missing = [], []
     for sample, name in sorted((sample, name) for name, chosen in splits.items() for sample in chosen):
         size = _size(root / sample.path)

@@ -1,4 +1,4 @@
-"""Find every image that cannot be decoded, before the first epoch, and remember what was found."""
+"""Find every image that cannot be decoded before the first epoch, and cache the result."""
 
 import dataclasses
 import hashlib
@@ -18,15 +18,15 @@ from tlearn.data.file_state import file_state
 from tlearn.errors import BadImageError, OutputError
 from tlearn.files import write_text
 
-# Part of what a cache is valid for: raise it when the decoder accepts other files or the cache is laid out anew.
+# Part of the cache key: increment it when the decoder accepts other files or the layout of the cache changes.
 _FORMAT = 1
 
-# Images that a thread takes at once: with a task for each, a million images would take a gigabyte of tasks.
+# Images per task: with a task for each, a million images would need a gigabyte of memory for tasks.
 _BATCH = 32
 
 
 class _Outcome(NamedTuple):
-    """What became of one image; a good one has no reason, and one that the machine failed may be good later."""
+    """Result for one image: an empty reason if it decodes; not lasting if the machine failed and a retry may help."""
 
     reason: str
     lasting: bool
@@ -38,12 +38,12 @@ def find_bad_images(
     """Decode every image fully and return the reasons of the bad ones, by path, in the order of `paths`.
 
     `paths` are relative to `root`. With a `cache_folder`, an image is decoded again only after a change of its size,
-    its modification time, the decoder's options or Pillow; a cache that cannot be read or written is done without.
+    its modification time, the decoder's options or Pillow; a cache that cannot be read or written is ignored.
     """
     cache = None if cache_folder is None else cache_folder / _cache_name(root)
     key = json.dumps([_FORMAT, PIL.__version__, dataclasses.asdict(decoder)])
     known = {} if cache is None else _read_cache(cache, key)
-    # Taken before decoding: a file that changes meanwhile is then checked again by the next run.
+    # Read before decoding: a file that changes meanwhile is checked again by the next run.
     found = {path: file_state(os.path.join(root, path)) for path in paths}
     states = {path: [] if state is None else [state.size, state.modified] for path, state in found.items()}
     reasons = {path: known[path][2] for path, state in states.items() if path in known and known[path][:2] == state}
@@ -56,7 +56,7 @@ def find_bad_images(
 
 
 def _decode_all(root: Path, paths: list[str], decoder: Decoder, threads: int) -> dict[str, _Outcome]:
-    """Decode in threads, not processes: Pillow works without Python's lock, and threads start at once."""
+    """Decode in threads, not processes: Pillow releases the GIL, and threads start at once."""
     files = [os.path.join(root, path) for path in paths]
     batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
     with ThreadPoolExecutor(threads) as pool:
@@ -73,7 +73,7 @@ def _decode_one(decoder: Decoder, file: str) -> _Outcome:
         decoder(file)
     except BadImageError as error:
         cause = error.__cause__
-        # Only the operating system's errors have a number, those that Pillow raises for damaged bytes have none.
+        # Errors of the operating system have an errno; those that Pillow raises for damaged bytes have none.
         of_machine = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
         return _Outcome(error.reason, lasting=not of_machine)
     return _Outcome("", lasting=True)
@@ -84,19 +84,19 @@ def _cache_name(root: Path) -> str:
 
 
 def _read_cache(cache: Path, key: str) -> dict[str, list]:
-    """Read [size, time, reason] by path; nothing if the file is missing, damaged or made under another key."""
+    """Read [size, time, reason] by path; empty if the file is missing, damaged or has another key."""
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
         if content["key"] != key:
             return {}
         return {path: [size, time, str(reason)] for path, (size, time, reason) in content["pictures"].items()}
-    # What a damaged file gives: no JSON, or JSON of another shape, or nested beyond Python's stack.
+    # A damaged file can be invalid JSON, JSON of another structure, or nested beyond Python's recursion limit.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 
 def _write_cache(cache: Path, key: str, pictures: dict[str, list]) -> None:
-    """Replace the file, so that of runs side by side the last one wins."""
-    # A full or read-only disk costs the next run its time, which is no reason to end this one.
+    """Replace the file; of parallel runs, the last one wins."""
+    # On a full or read-only disk the next run checks again, which is not a reason to stop this one.
     with suppress(OutputError):
         write_text(cache, json.dumps({"key": key, "pictures": pictures}, separators=(",", ":")))

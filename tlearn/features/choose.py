@@ -189,7 +189,7 @@ class _Features:
         return rows
 
     def _precision(self, items: list[Item], keys: list[bytes], key: dict[str, Any]) -> str:
-        """Choose fp32, or bf16 where features stay the same; raise ConfigError where bf16 is required and changes them."""
+        """Choose fp32, or bf16 where features stay the same; raise ConfigError where a required bf16 changes them."""
         asked = self._options.precision
         if asked == "fp32" or (asked == "auto" and not has_bf16(self._device)):
             return "fp32"

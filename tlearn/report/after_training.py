@@ -1,4 +1,4 @@
-"""What a finished run shows: the plan for it, the first batch, the report, TensorBoard."""
+"""The report of a finished run: its plan, the first batch, report.html and TensorBoard."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,9 +34,9 @@ from tlearn.training.data_parallel import DataParallelStrategy
 
 # Images of the first training batch
 _SHOWN = 24
-# In memory, for all evaluated images
+# Values in memory for all evaluated images
 _FEATURE_BYTES = 1e9
-# Images x features x classes: about 15 s on one thread
+# Images x features x classes of a linear probe: about 15 s on one thread
 _PRODUCTS = 2e9
 _FIRST_BATCH = Path("report") / "first_batch.png"
 
@@ -44,15 +44,15 @@ _FIRST_BATCH = Path("report") / "first_batch.png"
 def plan_report(
     write: bool, asked: str | None, views: int | None, trainer: Trainer, data: SplitDataModule, network: TransferNetwork
 ) -> Plan:
-    """Decide what is kept of a training for its report.
+    """Decide which outputs of a training are kept for its report.
 
     Args:
-        write: whether there is to be one.
-        asked: look at the training images once more: "auto", "always", or "never" (None, too).
-        views: the drawn versions of each training image that were kept, if that was chosen.
-        trainer: not started yet.
-        data: what it trains on.
-        network: what it trains.
+        write: whether a report is written.
+        asked: evaluate the training images once more: "auto", "always", or "never" (also None).
+        views: number of cached augmented views of each training image, if any.
+        trainer: the Trainer before the fit.
+        data: its data module.
+        network: the network to train.
     """
     if not write or trainer.fast_dev_run or trainer.overfit_batches:  # type: ignore[attr-defined]
         return Plan(write=False)
@@ -61,7 +61,7 @@ def plan_report(
     num_features = next(layer.in_features for layer in network.head.modules() if isinstance(layer, nn.Linear))
     size = f"{count:,} images x {num_features:,} features"
     if isinstance(trainer.strategy, DataParallelStrategy):
-        return Plan(write=True, reason="trainer=dp runs copies of the head, whose inputs cannot be told apart")
+        return Plan(write=True, reason="trainer=dp runs copies of the head, whose inputs cannot be put in order")
     if 4 * num_features * count > _FEATURE_BYTES:
         return Plan(write=True, reason=f"{size} would take too much memory")
     if asked in (None, "never"):
@@ -80,14 +80,14 @@ def plan_report(
 
 
 def show_first_batch(run: RunFolder, images: ImageDataModule, fixed_views: bool, loggers: Sequence[Logger]) -> None:
-    """Draw the first training batch with its labels, after the transforms, before anything is trained."""
+    """Draw the first training batch with its labels, after the transforms and before training."""
     if not is_main_process():
         return
     batch, file = images.first_batch(_SHOWN, fixed_views), run.path / _FIRST_BATCH
     labels = [images.image_set.classes[target] for _, target, _ in batch]
     with report_only("the first batch"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        # One pixel of the file for one of the drawing: more would only make the file larger.
+        # One pixel of the file for each pixel of an image: more would only make the file larger.
         write_figure(file, gallery_figure([picture for picture, _, _ in batch], labels), dpi=100)
         rows = [{"path": path, "class": label} for (_, _, path), label in zip(batch, labels, strict=True)]
         write_table(file.with_suffix(".csv"), rows)
@@ -104,7 +104,7 @@ def report_training(
     metrics: Mapping[str, float],
     loggers: Sequence[Logger],
 ) -> None:
-    """Write the report of a training, and show in TensorBoard what it shows and the features of val."""
+    """Write the report of a training, and its figures and the features of val to TensorBoard."""
     splits = [outputs[split] for split in SPLITS if split in outputs]
     first_batch = record.folder.path / _FIRST_BATCH
     with report_only("the report"):
@@ -147,13 +147,13 @@ def report_evaluation(
             outputs={outputs.split: outputs},
             metrics=metrics,
             train_counts=class_counts(trained, model.classes),
-            # A model may have been made before there was one.
+            # Models of earlier versions have none.
             temperature=model.description.get("temperature"),
         )
 
 
 def _write(record: RunRecord, skipped: Mapping[str, str], notes: Sequence[str] = (), **more: Any) -> None:
-    """Write a report with what all have in common; `more` are further fields of `RunSummary`."""
+    """Write a report; `more` are further fields of `RunSummary`."""
     summary = RunSummary(
         overrides=record.overrides,
         settings=record.settings,
@@ -165,11 +165,11 @@ def _write(record: RunRecord, skipped: Mapping[str, str], notes: Sequence[str] =
 
 
 def _found(look: Callable[[Sequence[Outputs]], TableRows], outputs: Sequence[Outputs], reason: str) -> TableRows | str:
-    """Return what is found in all splits, or the reason why it is not looked for."""
+    """Return the rows found in all splits, or the reason why they were not computed."""
     if "train" not in [part.split for part in outputs]:
         return reason or "the training images could not be evaluated"
     try:
         return look(outputs)
-    # The rest of the report does without.
+    # The rest of the report does not need them.
     except Exception as error:
         return f"{type(error).__name__}: {error}"

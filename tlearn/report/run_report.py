@@ -1,4 +1,4 @@
-"""A finished run as one page: its metrics, where it fails, and which images to check."""
+"""The report page of a finished run: metrics, mistakes, and images to check."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +29,10 @@ from tlearn.report.sections import (
 from tlearn.runs.dotted_keys import flat
 
 _SECRET = re.compile(r"token|passw|secret|credential|(api|access|private)_?key|auth(?!or)", re.IGNORECASE)
-# In a text, an assignment to such a name
+# An assignment to such a name within a text
 _GIVEN = re.compile(rf"({_SECRET.pattern})\w*['\"]?\s*[:=]", re.IGNORECASE)
 _QUERY = re.compile(r"(?<=\?)[^\s,]+")
-# name:password@ in an address
+# name:password@ in a URL
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _WHAT = {
     "backbone": "backbone.name",
@@ -54,23 +54,23 @@ _RUN_FILES = {
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The content of a report.
+    """Content of a report.
 
     Args:
-        title: of the page.
+        title: title of the page.
         outputs: the network's outputs by split: test, val or train.
         metrics: the content of metrics.json.
-        subtitle: below the title.
-        overrides: of the command line.
+        subtitle: line below the title.
+        overrides: overrides of the command line.
         settings: the configuration, nested or by dotted keys.
         environment: versions and hardware.
-        notes: on the data.
+        notes: notes on the data.
         train_counts: training images of each class.
         temperature: fitted on val, or None where it was not fitted.
-        suspects: images with doubtful labels, as `suspects` returns them, or why they were not looked for; None leaves
-            them out.
-        near_duplicates: near-duplicates in several splits, or as above.
-        run_folder: where metrics.csv has the curves, or None.
+        suspects: rows of images with doubtful labels, or the reason why they were not computed; None leaves the
+            section out.
+        near_duplicates: rows of near-duplicates across splits, or as above.
+        run_folder: the folder with metrics.csv, for the learning curves, or None.
         extras: further figures, PNG files (their bytes, or their paths in the folder) and tables, by their captions.
     """
 
@@ -91,7 +91,7 @@ class RunSummary:
 
 
 def write_report(folder: Path, run: RunSummary) -> Path:
-    """Write report.html, and its figures and tables into report/; what fails becomes a note on the page."""
+    """Write report.html, and its figures and tables into report/; a section that fails becomes a note on the page."""
     report = _Report(folder, run)
     parts: dict[str, Callable[[], list[Block]]] = {
         "Summary": report.summary,
@@ -115,7 +115,7 @@ def write_report(folder: Path, run: RunSummary) -> Path:
 
 
 class _Report:
-    """Build the blocks of each section; a section without any is left out."""
+    """Build the blocks of each section; an empty section is left out."""
 
     def __init__(self, folder: Path, run: RunSummary) -> None:
         self.folder, self.run = folder, run
@@ -128,13 +128,13 @@ class _Report:
     def summary(self) -> list[Block]:
         """Show the most important metrics, and those of each split."""
         run = self.run
-        # At 1 nothing is scaled.
+        # A temperature of 1 scales nothing.
         temperature = None if run.temperature == 1.0 else run.temperature
         rows = [split_row(outputs, temperature) for outputs in self.splits]
         outcome = outcome_figures(rows[0]) if rows else []
         settings = flat(run.settings)
         chosen = {name: str(settings.get(key) or "") for name, key in _WHAT.items()}
-        # Of the class or function that builds it, the name alone
+        # Only the name of the class or function that builds it
         chosen |= {name: chosen[name].rpartition(".")[2] for name, key in _WHAT.items() if key.endswith("_target_")}
         blocks: list[Block] = [KeyMetrics([*outcome, *_views(run.metrics), *_costs(run.metrics)])]
         if chosen["backbone"]:
@@ -159,7 +159,7 @@ class _Report:
         return [self.exhibits.figure("curves", caption, lambda: learning_figure(table, kept), table)]
 
     def about_outputs(self) -> dict[str, Callable[[], list[Block]]]:
-        """Return the sections on the network's outputs, where there are any."""
+        """Return the sections on the network's outputs, if there are any."""
         if self.outputs is None:
             return {}
         run, outputs, exhibits = self.run, self.outputs, self.exhibits
@@ -238,7 +238,7 @@ def _pairs(settings: Mapping[str, Any], caption: str = "") -> Block:
 
 
 def _hidden(key: str, value: Any) -> Any:
-    """Remove secrets: a page is passed on."""
+    """Remove secrets: pages are shared."""
     if _SECRET.search(key):
         return "(not shown)"
     if isinstance(value, list):
@@ -247,7 +247,7 @@ def _hidden(key: str, value: Any) -> Any:
         return "null" if value is None else value
     if _GIVEN.search(value):
         return "(not shown)"
-    # Logins and signatures of addresses
+    # Logins and signatures in URLs
     return _QUERY.sub("(not shown)", _LOGIN.sub("(not shown)", value)) if "://" in value else value
 
 

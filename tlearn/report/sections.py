@@ -1,4 +1,4 @@
-"""A network's outputs as blocks of a page: confusion, classes, mistakes, calibration, doubtful labels and copies."""
+"""Sections of a report: confusion, classes, mistakes, calibration, doubtful labels and near-duplicates."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from tlearn.report.page_files import Exhibits
 
 TableRows = Sequence[Mapping[str, Any]]
 
-# How much is on the page; the tables beside it have everything.
+# Limits of the page; the CSV tables have every row.
 _CARDS, _PAIRS, _SUSPECTS, _COPIES = 12, 30, 24, 12
-# Of the confusion matrix as a table
+# Classes of a confusion matrix that is shown as a table
 _MOST_COLUMNS = 1000
-# Thumbnails reserved for doubtful labels and copies, which come after the mistakes
+# Thumbnails reserved for doubtful labels and near-duplicates, which come after the mistakes
 DOUBTFUL_PICTURES = _SUSPECTS + 2 * _COPIES
 # Column heads on the page
 LABELS = {
@@ -37,7 +37,7 @@ LABELS = {
 
 
 def outcome_figures(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Choose the most important metrics of a split, of those of `split_row`, for `KeyMetrics`."""
+    """Choose the most important metrics of a `split_row` for `KeyMetrics`."""
     count = f"{row['pictures']:,} images"
     items = [
         (
@@ -80,7 +80,7 @@ def confusion_blocks(outputs: Outputs, exhibits: Exhibits) -> list[Block]:
         f"{split}_confusion",
         f"{split}: images of each class (rows) by prediction (columns)",
         lambda: confusion.confusion_figure(matrix, outputs.classes),
-        # Beyond, the table of pairs is the one that can be read.
+        # With more classes, only the table of pairs is readable.
         confusion.matrix_table(matrix, outputs.classes) if len(matrix) <= _MOST_COLUMNS else pairs,
     )
     if not pairs:
@@ -99,7 +99,7 @@ def class_blocks(outputs: Outputs, train_counts: Mapping[str, int], exhibits: Ex
         exhibits.table(f"{split}_classes", f"{title}, with 95 % intervals", table, LABELS, short),
         exhibits.figure(f"{split}_class_accuracy", title, lambda: accuracy.accuracy_figure(table), table),
     ]
-    # Where classes are about equally large, there is nothing to see.
+    # Without a difference in class sizes there is nothing to see.
     if train_counts and max(train_counts.values()) > 1.2 * min(train_counts.values()):
         caption = f"{title}, over its number of training images"
         figure = exhibits.figure(f"{split}_class_counts", caption, lambda: accuracy.counts_figure(table), table)
@@ -151,7 +151,7 @@ def _by_class(outputs: Outputs, thumbnails: Thumbnails) -> list[Block]:
 
 
 def calibration_blocks(outputs: Outputs, temperature: float | None, exhibits: Exhibits) -> list[Block]:
-    """Show how well probabilities match accuracy, before and after temperature scaling."""
+    """Show calibration before and after temperature scaling."""
     before = calibration.reliability(outputs.scaled(1.0))
     scaled = temperature not in (None, 1.0)
     after = calibration.reliability(outputs.scaled(temperature or 1.0)) if scaled else None
@@ -175,13 +175,13 @@ def calibration_blocks(outputs: Outputs, temperature: float | None, exhibits: Ex
 def doubt_blocks(
     suspects: TableRows | str | None, copies: TableRows | str | None, exhibits: Exhibits, thumbnails: Thumbnails
 ) -> list[Block]:
-    """Show images with doubtful labels, and near-duplicates in several splits.
+    """Show images with doubtful labels, and near-duplicates across splits.
 
     Args:
-        suspects: the table, the most doubtful first, or why there is none; None to say nothing of them.
-        copies: the table, the most similar first, or as above.
-        exhibits: what writes the tables.
-        thumbnails: of the images.
+        suspects: rows, most doubtful first, or the reason why there are none; None leaves them out.
+        copies: rows, most similar first, or as above.
+        exhibits: writer of figures and tables.
+        thumbnails: thumbnails of the images.
     """
     blocks: list[Block] = []
     for stem, title, all_of_them, rows, make, most in (
