@@ -1,3 +1,3 @@
-"""Transfer-learning image classification you can trust: a frozen pretrained body, a small head, one command."""
+"""Transfer learning for image classification: a frozen pretrained body, a small head, one command."""
 
 __version__ = "0.2.0"

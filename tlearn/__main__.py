@@ -8,7 +8,7 @@ from tlearn.console import say
 
 
 def main() -> int:
-    """Print each program with one line of what it does, and return the exit status: a program's name is no argument."""
+    """Print each program with its purpose, and return the exit status; arguments are refused."""
     programs = (f"  python -m tlearn.{name:<9} {purpose}" for name, purpose in PROGRAMS.items())
     say(
         f"tlearn {__version__}\n",

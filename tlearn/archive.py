@@ -1,4 +1,4 @@
-"""Unpack zip and tar archives from anywhere, so that no member leaves its folder and a failure leaves nothing."""
+"""Unpack untrusted zip and tar archives: no member escapes the folder, and a failure leaves no files."""
 
 import lzma
 import os
@@ -20,7 +20,7 @@ CHUNK = 2**20
 # Three times the 5 GB of Food-101, and images hardly compress: an archive that grows beyond this is a bomb.
 MAX_BYTES = 16 * 2**30
 MAX_MEMBERS = 1_000_000
-# What zipfile and tarfile let through, beside their own errors, when bytes are damaged.
+# Raised by zipfile and tarfile on damaged bytes, beside their own errors.
 _ODD_ERRORS = (EOFError, LookupError, OverflowError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
 
 
@@ -28,8 +28,9 @@ def extract(archive: Path, folder: Path, *, top: str | None = None, max_bytes: i
     """Unpack a zip or tar archive into `folder`, which appears only when it is whole.
 
     With `top`, the archive's only top folder, which must have this name, becomes `folder`. Links become copies of what
-    they point to. Raises DataError for an archive with a member that leaves the folder or is no file or folder, or with
-    more than `max_bytes`; DownloadError for what is damaged or no archive; OutputError where it cannot be written.
+    they point to. Raises DataError for an archive with a member that escapes the folder or is neither file nor folder,
+    or with more than `max_bytes`; DownloadError for a damaged file or one that is not an archive; OutputError where it
+    cannot be written.
     """
     if os.path.exists(folder):
         raise OutputError(f"cannot unpack {archive} to {folder.absolute()}: this exists; remove it or choose another")
@@ -51,7 +52,7 @@ def extract(archive: Path, folder: Path, *, top: str | None = None, max_bytes: i
 
 
 class _Unpacking:
-    """Where an archive's members go, and how much of the limits is left."""
+    """The target of an archive's members, and the remaining limits."""
 
     def __init__(self, archive: Path, folder: Path, max_bytes: int) -> None:
         self.archive, self.folder, self.max_bytes = archive, folder, max_bytes
@@ -61,18 +62,18 @@ class _Unpacking:
         return DataError(f"{self.archive} is refused: its member {name!r} {reason}; get the archive from its publisher")
 
     def target(self, name: str) -> Path | None:
-        """Count one member and return its path, or None for what macOS adds to archives; refuse a name that leaves."""
+        """Count one member and return its path, or None for macOS metadata; refuse a name that escapes the folder."""
         self.members += 1
         if self.members > MAX_MEMBERS:
             raise self.refusal(name, f"is one more than {MAX_MEMBERS}")
-        # Windows rules are the wider ones: they split at both slashes and know drives.
+        # Windows rules are the stricter ones: both slashes separate, and drives exist.
         path = PureWindowsPath(name)
         if path.anchor or ".." in path.parts or "\0" in name:
             raise self.refusal(name, "does not stay inside the folder")
         return None if "__MACOSX" in path.parts else self.folder.joinpath(*path.parts)
 
     def write(self, name: str, target: Path, source: IO[bytes] | None) -> None:
-        """Write a file's content, or make a folder where there is none."""
+        """Write the content of a file, or create a folder."""
         with _writing_in(self.folder.parent):
             try:
                 (target.parent if source else target).mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ class _Unpacking:
                 block = source.read(CHUNK)
             if not block:
                 return
-            # What arrives is counted, not what the archive says of itself.
+            # Unpacked bytes are counted, not the sizes that the archive states.
             self.bytes += len(block)
             if self.bytes > self.max_bytes:
                 raise self.refusal(name, f"goes beyond {self.max_bytes} bytes unpacked")
@@ -102,7 +103,7 @@ def _unpack(archive: Path, unpacking: _Unpacking) -> None:
     if start.startswith((b"PK\3\4", b"PK\5\6")):
         return _unzip(archive, unpacking)
     if not tarfile.is_tarfile(archive):
-        raise DownloadError(f"{archive} is no zip or tar archive, it starts with {start!r}: delete it")
+        raise DownloadError(f"{archive} is not a zip or tar archive, it starts with {start!r}: delete it")
     with tarfile.open(archive) as opened:
         _untar(opened, unpacking)
 
@@ -135,7 +136,7 @@ def _untar(opened: tarfile.TarFile, unpacking: _Unpacking) -> None:
             raise unpacking.refusal(member.name, "is a device, or a link to no file of the archive")
         if target:
             unpacking.write(member.name, target, source)
-    # tarfile takes a cut or damaged header for the end, and leaves the checksum that ends a gzip unread.
+    # tarfile treats a truncated or damaged header as the end, and does not read the final gzip checksum.
     stream = opened.fileobj
     assert stream is not None
     stream.seek(opened.offset)
@@ -156,7 +157,7 @@ def _reading(archive: Path) -> Iterator[None]:
 
 @contextmanager
 def _writing_in(folder: Path) -> Iterator[None]:
-    """Turn what the machine refuses while something is written in a folder into an OutputError that names it."""
+    """Turn OSErrors of writing in a folder into an OutputError that names it."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Look at what is kept between runs, and make room: python -m tlearn.cache list|prune|clear."""
+"""List and prune the cache: python -m tlearn.cache list|prune|clear."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from tlearn.features.prune import folder_size, kept, prune
 _GIGABYTE = 1e9
 _DAY = 24 * 3600
 _FEATURES = "features"
-# The other folders that tlearn makes there; the user may have put more beside them.
+# The other folders that tlearn creates there; users may have added their own.
 _OTHERS = ("pixels", "shapes", "verified")
 
 
@@ -32,13 +32,13 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tlearn.cache",
-        description="Look at what is kept between runs, and make room. All of it can be made again at any time.",
+        description="List and prune the cache. Everything in it can be computed or downloaded again.",
     )
     where = os.environ.get("TLEARN_CACHE") or "~/.cache/tlearn"
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
-        ("list", "show the kept features, those unused for longest first, and what else there is"),
-        ("prune", "remove features that were unused for longest"),
+        ("list", "list cached features, least recently used first, and the other folders"),
+        ("prune", "remove the least recently used features"),
         ("clear", "remove everything"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
             "--cache", type=_folder, default=where, metavar="FOLDER", help="default: TLEARN_CACHE, or ~/.cache/tlearn"
         )
         if name == "prune":
-            command.add_argument("--gb", type=_positive, help="until all features together have at most so many GB")
-            command.add_argument("--days", type=_positive, help="those unused for so many days")
+            command.add_argument("--gb", type=_positive, help="until all features together take at most GB")
+            command.add_argument("--days", type=_positive, help="features unused for DAYS")
     return parser
 
 
@@ -63,7 +63,7 @@ def _positive(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of at least 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number >= 0")
     return value
 
 
@@ -96,7 +96,7 @@ def _prune(folder: Path, arguments: argparse.Namespace) -> int:
 
 def _clear(folder: Path, arguments: argparse.Namespace) -> int:
     size = _ours(folder)
-    # First those with locks: features that a run is writing stay.
+    # Spaces with locks first: features that a run is writing stay.
     prune(folder / _FEATURES, -1)
     for name in _OTHERS:
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""The one door to the terminal and to a run's log file: said once per run, not once per process.
+"""The one door to the terminal and to the log file of a run: printed once per run, not once per process.
 
-Lines for a reader go through `say`, lines that scripts read through `answer`, both to standard output; what went wrong
-goes to standard error, through `warn` if the run goes on. While a `session` lasts, its log file keeps all of it.
+`say` prints lines for people and `answer` lines for scripts, both to standard output; `warn` prints to standard error
+where the run continues, `complain` where it ends. During a `session`, a log file keeps all of them.
 """
 
 import logging
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_DRAWINGS = 10, 0.2
-# Columns of a table are not cut further than this: it leaves numbers whole.
+# Minimum width of a table column: numbers stay whole.
 _LEAST_WIDTH = 8
 _LOG = logging.getLogger("tlearn")
 _LOG.setLevel(logging.INFO)
-# Whoever has a handler at the root would see every line twice.
+# Otherwise a handler of the root logger would print every line twice.
 _LOG.propagate = False
-# Without any, Python prints warnings by itself.
+# Without a handler, Python prints warnings by itself.
 _LOG.addHandler(logging.NullHandler())
-# Whose messages a log file keeps, too
+# Loggers of libraries whose messages the log file keeps
 _LIBRARIES = ("lightning.pytorch", "lightning.fabric", "torch")
 _quiet = False
 
 
 def is_main_process() -> bool:
-    """Return whether this is the first of the processes of a run."""
+    """Return whether this is the main process (rank 0) of a run."""
     names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
     return next((int(os.environ[name]) for name in names if name in os.environ), 0) == 0
 
 
 @contextmanager
 def session(log: Path | None = None, *, quiet: bool = False) -> Iterator[None]:
-    """Choose what becomes of all that is said during the block.
+    """Send console output of the block to a log file, too, or silence it.
 
     Args:
-        log: a file to add it to, with the time and the level of each line, with warnings of all libraries and the
+        log: a file that it is appended to, with the time and level of each line, warnings of all libraries and the
             traceback of an error that ends the block; written by the main process alone.
         quiet: print answers, warnings and errors only.
     """
@@ -62,9 +62,9 @@ def session(log: Path | None = None, *, quiet: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _recorded(log: Path) -> Iterator[None]:
-    """Add to a log file what is said, warned of and raised during the block."""
+    """Append console output, warnings and the final error of the block to a log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    # Names of files need not be text.
+    # File names need not be valid UTF-8.
     handler = _LogFile(log, encoding="utf-8", errors="surrogateescape")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
     loggers, show_warning = [_LOG, *map(logging.getLogger, _LIBRARIES)], warnings.showwarning
@@ -89,41 +89,41 @@ def _recorded(log: Path) -> Iterator[None]:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that says once if it cannot be written: a run does not end for it."""
+    """A log file handler that warns once if it cannot write: a run does not fail because of its log."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         self.setLevel(logging.CRITICAL + 1)
         warn(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}")
 
     def close(self) -> None:
-        # What could not be written before cannot be now.
+        # An earlier write has failed, and so would this one.
         with suppress(OSError):
             super().close()
 
 
 def say(*lines: object) -> None:
-    """Print lines for a reader, each object on its own, unless the session is quiet."""
+    """Print lines for people, one per object, unless the session is quiet."""
     if is_main_process():
         _put(logging.INFO, lines, None if _quiet else sys.stdout)
 
 
 def answer(*lines: object) -> None:
-    """Print lines that scripts read, in a quiet session too."""
+    """Print lines for scripts, also in a quiet session."""
     if is_main_process():
         _put(logging.INFO, lines, sys.stdout)
 
 
 def warn(*lines: object, trace: bool = False) -> None:
-    """Print lines on standard error about what went wrong without an end to the run.
+    """Print warnings on standard error; the run continues.
 
-    `trace` adds to the log file the traceback of the error that is being handled.
+    `trace` adds the traceback of the current error to the log file.
     """
     if is_main_process():
         _put(logging.WARNING, lines, sys.stderr, trace)
 
 
 def complain(*lines: object) -> None:
-    """Print lines on standard error about what ends this process, which need not be the main one."""
+    """Print errors that end this process on standard error, whichever process it is."""
     _put(logging.ERROR, lines, sys.stderr)
 
 
@@ -137,9 +137,9 @@ def _put(level: int, lines: Sequence[object], stream: TextIO | None, trace: bool
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: int = 0) -> None:
-    """Print rows below their columns' names, numbers to the right.
+    """Print a table with column names, numbers right-aligned.
 
-    A terminal too narrow lacks as many as it must of the last `spare` columns, and then cuts the widest ones.
+    On a narrow terminal, first some of the last `spare` columns are left out, then the widest ones are truncated.
     """
     cells = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
@@ -160,7 +160,7 @@ def _on_one_line(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Count the columns that a text takes: two for each wide character, none for one that joins the last."""
+    """Count the terminal columns of a text: two for a wide character, none for a combining one."""
     return sum(
         0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text
     )
@@ -180,28 +180,28 @@ def _is_number(text: str) -> bool:
 
 
 def short(value: float) -> str:
-    """Write a number with four digits."""
+    """Format a number with four digits."""
     return f"{value:.{max(0, 4 - len(str(int(abs(value)))))}f}" if abs(value) < 1e5 else f"{value:.3g}"
 
 
 def percent(share: float) -> str:
-    """Write a share as percent."""
+    """Format a fraction as percent."""
     return f"{100 * share:.1f} %" if share < 1 else "100 %"
 
 
 def measured(name: str, value: float) -> str:
-    """Write a metric in words: `top-1 86.8 %`, `loss 0.412`."""
+    """Format a metric with its name: `top-1 86.8 %`, `loss 0.412`."""
     return f"top-{name[3:]} {percent(value)}" if name.startswith("top") else f"{name} {short(value)}"
 
 
 def duration(seconds: float) -> str:
-    """Write a time with the digits that matter."""
+    """Format a duration with a sensible number of digits."""
     return f"{seconds:.{int(seconds < 100)}f} s" if seconds < 1000 else f"{seconds / 60:.0f} min"
 
 
 @contextmanager
 def to_stderr() -> Iterator[None]:
-    """Send to standard error what goes to standard output, also from libraries and other processes."""
+    """Redirect standard output to standard error, also for libraries and child processes."""
     stdout, number = sys.stdout, os.dup(1)
     stdout.flush()
     os.dup2(2, 1)
@@ -216,7 +216,7 @@ def to_stderr() -> Iterator[None]:
 
 @contextmanager
 def report_only(what: str) -> Iterator[None]:
-    """Keep a finished run finished whatever becomes of what is only shown of it, and say what went wrong."""
+    """Turn an error in reporting into a warning: a finished run must not fail because of its report."""
     try:
         yield
     except Exception as error:
@@ -224,7 +224,7 @@ def report_only(what: str) -> Iterator[None]:
 
 
 class Bar:
-    """A moving bar on a terminal, and nothing elsewhere; it vanishes when it is stopped."""
+    """A progress bar on a terminal, nothing elsewhere; it is removed when stopped."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
@@ -232,7 +232,7 @@ class Bar:
         self._started = self._drawn = 0.0
 
     def start(self, label: str, total: float, done: int = 0) -> None:
-        """Begin, or begin anew with something else; `total` may be infinite."""
+        """Start, or restart with another description; `total` may be infinite."""
         if not _can_redraw():
             return
         if self._progress is None:
@@ -278,7 +278,7 @@ def _new_progress() -> "Progress":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     label, note = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
-    # What is said meanwhile passes through rich, which would break long paths at the width of the terminal.
+    # Output meanwhile passes through rich, which would break long paths at the width of the terminal.
     console = Console(file=sys.stdout, soft_wrap=True)
     columns = (label, BarColumn(20), MofNCompleteColumn(), note)
     # Standard error stays where it is if that is no terminal.
@@ -287,9 +287,9 @@ def _new_progress() -> "Progress":
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far a pass over images is: a bar, or now and then a line, and in the end a line with its speed.
+    """Show the progress of a pass over images: a bar or occasional lines, and a final line with the speed.
 
-    Yields a function to be called with each number of images done.
+    Yields a function to call with the number of images just done.
     """
     bar, done = Bar(), 0
     started = shown = time.monotonic()

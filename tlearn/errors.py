@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class TlearnError(Exception):
-    """Base of every error that is the input's or the machine's and not a bug in tlearn."""
+    """Base of every error caused by the input or the machine and not by a bug in tlearn."""
 
     exit_status = 1
 
@@ -70,5 +70,5 @@ def capped(items: Iterable[str], limit: int = 20, separator: str = ", ") -> str:
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """Say how many there are: 1 image, 2 images."""
+    """Format a count with its noun: 1 image, 2 images."""
     return f"{count} {one if count == 1 else many or one + 's'}"

@@ -1,8 +1,8 @@
-"""The one door to the disk: every file is whole or absent, and tables and JSON are written here.
+"""The one door to the disk: every file is written whole or not at all, tables and JSON included.
 
-A file is written under a temporary name beside its target and then replaces it; of a symbolic link, what it leads to is
-replaced. What is not a regular file (a device, a pipe, an open file such as /dev/stdout) is opened once and written to,
-never replaced. What the machine refuses is an OutputError that names the target; a pipe whose reader is gone stays a
+A file is written under a temporary name beside its target and then replaces it; for a symbolic link, the file it points
+to is replaced. A target that is not a regular file (a device, a pipe, an open file such as /dev/stdout) is opened once
+and written to, never replaced. Failed writes raise an OutputError that names the target; a closed pipe raises
 BrokenPipeError.
 """
 
@@ -39,7 +39,7 @@ def temporary_beside(path: Path) -> Path:
 
 
 def remove_temporaries(folder: Path, target: str = "") -> None:
-    """Remove what killed processes left in a folder, of all files or of one; what is being written stays."""
+    """Remove temporary files of killed processes in a folder, of all targets or of one; files in use stay."""
     for left in folder.glob(".*.tmp"):
         found = _TEMPORARY.fullmatch(left.name)
         if found and target[:_NAMED] in ("", found[1]):
@@ -143,7 +143,7 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 
 def write_json(path: Path, content: Any, *, durable: bool = False) -> None:
-    """Write JSON that people can read."""
+    """Write indented JSON."""
     write_text(path, json_text(content), durable=durable)
 
 
@@ -157,7 +157,7 @@ def write_table(
 ) -> None:
     """Write rows as CSV, with these columns or those of the first row; None and what a row lacks are empty."""
     with writing_text(path, durable=durable) as file:
-        # \r\n by default: with \n alone a value that holds \r would not be quoted
+        # The default \r\n: with \n alone, a value that contains \r would not be quoted.
         writer = csv.DictWriter(file, list(columns or (rows[0] if rows else ())))
         writer.writeheader()
         writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""What values may be: checks of one value, and the ranges that the configuration and a constructor both hold to."""
+"""Checks of single values, and the ranges shared by configuration and constructors."""
 
 import math
 import string
@@ -9,7 +9,7 @@ from typing import Any
 
 from tlearn.errors import ConfigError
 
-# Returns None for a good value, or what a good value is.
+# Returns None for a valid value, else a description of valid values.
 Check = Callable[[Any], str | None]
 
 

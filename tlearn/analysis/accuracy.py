@@ -1,4 +1,4 @@
-"""Accuracy per class with its interval, and against the number of training images."""
+"""Accuracy per class with confidence intervals, and against the number of training images."""
 
 import math
 import warnings
@@ -19,17 +19,17 @@ from tlearn.analysis.outputs import Outputs
 
 # With more classes, only the worst are drawn.
 _MOST_CLASSES, _DRAWN = 60, 40
-# With fewer classes, a rank correlation says nothing.
+# With fewer classes, a rank correlation is meaningless.
 _FEWEST = 5
-# Names in the scatter, and classes for which a place is looked for
+# Names in the scatter plot, and classes tried for a name
 _MOST_NAMED, _MOST_TRIED = 12, 60
 
 
 def wilson(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """Compute the Wilson interval of a share of which `right` of `count` were seen, at the level of confidence `level`.
+    """Compute the Wilson score interval of `right` successes in `count` trials at the confidence `level`.
 
-    Unlike the usual one it stays within 0 and 1 and has a width where none or all were right. (0, 1) where `count` is
-    0. Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
+    Unlike the normal approximation it stays within 0 and 1 and has a width for 0 and `count` successes. Returns (0, 1)
+    where `count` is 0. Source: Wilson 1927, Probable inference, the law of succession, and statistical inference.
     """
     if count == 0:
         return 0.0, 1.0
@@ -37,15 +37,14 @@ def wilson(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
     share, weight = right / count, z**2 / count
     centre = (share + weight / 2) / (1 + weight)
     half = z * math.sqrt(share * (1 - share) / count + weight / (4 * count)) / (1 + weight)
-    # Rounding must not put the ends beside the share where none or all were right.
+    # Rounding must not exclude the accuracy itself where it is 0 or 1.
     return min(max(0.0, centre - half), share), max(min(1.0, centre + half), share)
 
 
 def per_class(outputs: Outputs, train_counts: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
-    """List each class's accuracies with their intervals, and what it is most often confused with.
+    """List the accuracies of each class with their intervals, and the class it is most often confused with.
 
-    `train_counts` are images of the training split by class. None where nothing is known; no top5
-    up to five classes.
+    `train_counts` are training images by class. Values are None where unknown; top5 needs more than five classes.
     """
     count = len(outputs.classes)
     pictures = torch.bincount(outputs.targets, minlength=count).tolist()
@@ -83,8 +82,8 @@ def _most_taken_for(outputs: Outputs) -> dict[int, tuple[int, int]]:
 
 
 def accuracy_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the accuracy of each class with its interval, worst first; of very many classes the worst."""
-    # Stable: classes that are equally good keep their order.
+    """Draw the accuracy of each class with its interval, worst first; with many classes only the worst."""
+    # Stable sort: classes of equal accuracy keep their order.
     rows = sorted((row for row in table if row["pictures"]), key=lambda row: row["top1"])
     title = "Accuracy per class, with 95 % intervals"
     if len(rows) > _MOST_CLASSES:
@@ -107,7 +106,7 @@ def accuracy_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def counts_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the accuracy of each class against its training images, with the names of outliers."""
+    """Draw accuracy against the number of training images per class, with the names of outliers."""
     rows = [row for row in table if row["pictures"] and row["train_pictures"] is not None]
     x, y = [row["train_pictures"] for row in rows], [row["top1"] for row in rows]
     title = "Accuracy and training images per class"
@@ -131,7 +130,7 @@ def counts_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _name_outliers(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Annotate classes that are worse than others with as many images, where there is room for the name."""
+    """Annotate classes that are worse than others of their size, where the name fits."""
     x, y = [row["train_pictures"] for row in rows], [row["top1"] for row in rows]
     order = (_ranks(y) - _ranks(x)).argsort(stable=True).tolist()
     assert isinstance(axes.figure, Figure)
@@ -147,7 +146,7 @@ def _name_outliers(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _name(axes: Axes, row: Mapping[str, Any], points: Any, taken: Sequence[Bbox]) -> Bbox | None:
-    """Write a class's name beside its point, if somewhere there it covers neither points nor other names."""
+    """Write a class name beside its point, unless it would cover points or other names everywhere."""
     for side, away in (("left", (6, 0)), ("right", (-6, 0)), ("left", (5, -8)), ("left", (5, 8))):
         name = axes.annotate(
             shown(row["class"], 24),
@@ -168,13 +167,13 @@ def _name(axes: Axes, row: Mapping[str, Any], points: Any, taken: Sequence[Bbox]
 
 
 def _spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Compute the rank correlation; None where one side does not vary or there are too few classes."""
+    """Compute Spearman's rank correlation; None where one variable is constant or there are too few classes."""
     if len(x) < _FEWEST or len(set(x)) < 2 or len(set(y)) < 2:
         return None
     return float(spearman_corrcoef(torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)))
 
 
 def _ranks(values: Sequence[float]) -> Tensor:
-    """Rank values; equal ones share the mean of their places."""
+    """Rank values; ties get their mean rank."""
     _, which, counts = torch.tensor(values, dtype=torch.float64).unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1) / 2)[which].double()

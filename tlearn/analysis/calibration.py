@@ -12,14 +12,14 @@ from torch import Tensor
 
 from tlearn.analysis.outputs import Outputs, compute_metrics
 
-# Numbers that one step in double precision holds at once
+# Double-precision values in memory per step
 _CHUNK = 2_000_000
 # Half of the 95 % quantile of the chi-squared distribution with one degree of freedom
 _SIGNIFICANT = 1.92
 
 
 def reliability(outputs: Outputs, bins: int = 15) -> list[dict[str, Any]]:
-    """Count images in bins of equal width of the prediction's probability.
+    """Build the reliability table: images in equal-width bins of the prediction's probability.
 
     Each row has low, high (the bin's ends), pictures, confidence (the mean) and accuracy, None where the bin is empty.
     """
@@ -41,17 +41,17 @@ def reliability(outputs: Outputs, bins: int = 15) -> list[dict[str, Any]]:
 
 
 def calibration_error(table: Sequence[Mapping[str, Any]]) -> float:
-    """Compute the expected calibration error: the mean distance of accuracy and confidence over all images."""
+    """Compute the expected calibration error: the mean gap between accuracy and confidence, weighted by images."""
     filled = [row for row in table if row["pictures"]]
     total = sum(row["pictures"] for row in filled)
     return sum(row["pictures"] * abs(row["accuracy"] - row["confidence"]) for row in filled) / max(total, 1)
 
 
 def choose_temperature(logits: Tensor, targets: Tensor) -> float:
-    """Return the temperature of `fit_temperature`, or 1 where the images cannot tell the two apart.
+    """Return the temperature of `fit_temperature`, or 1 where the difference is not significant.
 
-    Kept is what makes the images significantly more probable (likelihood-ratio test at 5 %, Wilks 1938): of a few
-    hundred images with a handful of mistakes, the fit follows chance as often as it helps.
+    The fit is kept if a likelihood-ratio test at 5 % (Wilks 1938) rejects T = 1: on a few hundred images with a handful
+    of mistakes, it overfits as often as it helps.
     """
     temperature = fit_temperature(logits, targets)
     if temperature == 1.0:
@@ -64,8 +64,8 @@ def choose_temperature(logits: Tensor, targets: Tensor) -> float:
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """Find the temperature T > 0 with the smallest sum of the cross-entropies of logits / T, plus (log T)^2 / 2.
 
-    The second part is worth less than one image; it keeps T finite where no image is wrong. Returns 1 where a logit
-    is not finite. Source: Guo et al. 2017, arXiv:1706.04599.
+    The second term, a prior, weighs less than one image and keeps T finite where every prediction is right. Returns 1
+    where a logit is not finite. Source: Guo et al. 2017, arXiv:1706.04599.
 
     Args:
         logits: [N, C].
@@ -80,7 +80,7 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
         log_t.grad = torch.tensor(slope, dtype=torch.float64)
         return torch.tensor(objective, dtype=torch.float64)
 
-    # Down to the rounding of the objective, with which T is right to 1e-6
+    # Up to the rounding of the objective, so that T is accurate to 1e-6
     optimizer = torch.optim.LBFGS(
         [log_t], max_iter=100, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
     )
@@ -89,25 +89,25 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
 
 
 def _start(logits: Tensor, targets: Tensor) -> float:
-    """Choose log T to start from: 0 where T > 1 is better, and there is only one minimum.
+    """Choose the initial log T: 0 where T > 1 is better, as there is only one minimum.
 
-    Where T < 1 is better, the prior can make several, so look everywhere in steps of a factor e.
+    Where T < 1 is better, the prior can cause several minima, so search a grid with steps of a factor e.
     """
     if _objective(logits, targets, 0.0)[1] <= 0:
         return 0.0
     spread = float((logits.amax(1) - logits.amin(1)).double().mean())
-    # Where the mean distance of logits is e^8, nothing but the prior changes any more.
+    # Beyond a mean distance of logits of e^8, only the prior changes.
     last = max(1, math.ceil(8 - math.log(spread)))
     return min((-float(step) for step in range(last + 1)), key=lambda log_t: _objective(logits, targets, log_t)[0])
 
 
 def _objective(logits: Tensor, targets: Tensor, log_t: float) -> tuple[float, float]:
-    """Compute the objective and its derivative by log T, in double precision."""
+    """Compute the objective and its derivative with respect to log T, in double precision."""
     beta = math.exp(-log_t)
     sums = torch.zeros(2, dtype=torch.float64)
     rows = max(1, _CHUNK // logits.shape[1])
     for part, wanted in zip(logits.split(rows), targets.split(rows), strict=True):
-        # From the class's own logit: the objective is the logarithm of a sum of powers of these.
+        # Relative to the logit of the true class: the objective is a log-sum-exp of these.
         distances = part.double()
         distances = distances.sub_(distances.gather(1, wanted[:, None]))
         powers = beta * distances
@@ -121,7 +121,7 @@ def _objective(logits: Tensor, targets: Tensor, log_t: float) -> tuple[float, fl
 
 
 def calibrate(outputs: Mapping[str, Outputs]) -> dict[str, float]:
-    """Choose the temperature on val; return it with the calibration metrics of val and test before and after."""
+    """Fit the temperature on val; return it with the calibration metrics of val and test before and after."""
     val = outputs["val"]
     temperature = choose_temperature(val.logits, val.targets)
     metrics = {"temperature": temperature}
@@ -144,8 +144,8 @@ def reliability_figure(before: Sequence[Mapping[str, Any]], after: Sequence[Mapp
     """Draw accuracy against confidence, and below it the share of images in each bin.
 
     Args:
-        before: bins of the probabilities as the network gives them.
-        after: bins of those scaled by the temperature, if any.
+        before: bins of the network's probabilities.
+        after: bins of the probabilities scaled by the temperature, if any.
     """
     figure = Figure(figsize=(5, 5.4), layout="constrained")
     figure.suptitle("Reliability")
@@ -164,14 +164,14 @@ def reliability_figure(before: Sequence[Mapping[str, Any]], after: Sequence[Mapp
 
 
 def _draw(top: Axes, below: Axes, table: Sequence[Mapping[str, Any]], name: str, at: int, count: int) -> None:
-    """Draw one table in the colour number `at`: points of filled bins, larger ones of more images, and bars."""
+    """Draw one reliability table in colour number `at`: a point per filled bin, sized by its images, and bars."""
     filled = [row for row in table if row["pictures"]]
     total = max(1, sum(row["pictures"] for row in filled))
     shares = [row["pictures"] / total for row in filled]
     x, y = [row["confidence"] for row in filled], [row["accuracy"] for row in filled]
     label = f"{name}: ECE {calibration_error(table):.3f}" if name else f"ECE {calibration_error(table):.3f}"
     top.plot(x, y, color=f"C{at}", linewidth=1.2, label=label)
-    # A bin of two images says little; the largest lies at the edge as often as not.
+    # A bin of two images is noise; the largest bin is often at the edge.
     top.scatter(x, y, [8 + 120 * share for share in shares], color=f"C{at}", zorder=3, clip_on=False)
     width = (table[0]["high"] - table[0]["low"]) * 0.9 / count
     left = [row["low"] + (row["high"] - row["low"]) * 0.05 + at * width for row in filled]

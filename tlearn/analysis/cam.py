@@ -1,4 +1,4 @@
-"""Where in an image a network finds a class: Grad-CAM."""
+"""Class-activation maps by Grad-CAM."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,11 +15,10 @@ from tlearn.models.network import TransferNetwork
 
 
 def class_activation_maps(network: TransferNetwork, images: Tensor, classes: Tensor | None = None) -> Tensor:
-    """Compute how much each place of an image speaks for a class: [N, S, S] from 0 to 1, the highest place of each 1.
+    """Compute class-activation maps of images, [N, S, S] from 0 to 1, with a maximum of 1 each.
 
-    Where no place speaks for the class, the whole map is 0. Maps are made of the body's last feature map with more than
-    one place, in evaluation mode; the network is afterwards as it was. Source: Selvaraju et al. 2017, Grad-CAM,
-    arXiv:1610.02391.
+    A map without positive evidence for the class is 0 everywhere. Maps come from the body's last feature map larger
+    than 1x1, in eval mode; the network's modes are restored. Source: Selvaraju et al. 2017, Grad-CAM, arXiv:1610.02391.
 
     Args:
         images: normalised, [N, 3, S, S], on the network's device.
@@ -30,7 +29,7 @@ def class_activation_maps(network: TransferNetwork, images: Tensor, classes: Ten
     kept: list[Tensor] = []
 
     def take_over(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        # What lies before needs no graph, and what follows may change its input in place.
+        # Layers before it need no graph, and layers after it may change their input in place.
         kept.append(output.detach().requires_grad_())
         return kept[-1].clone()
 
@@ -50,13 +49,13 @@ def class_activation_maps(network: TransferNetwork, images: Tensor, classes: Ten
 
 
 def _last_map(body: nn.Module, image: Tensor) -> str:
-    """Return the name of the part of the body that computes the last feature map [1, C, H, W] with several places.
+    """Return the name of the module of the body that computes the last feature map [1, C, H, W] larger than 1x1.
 
-    Not only parts without further parts: some join what several branches give.
+    Not only leaf modules: some modules join the outputs of several branches.
     """
     last, after = None, ""
     for name, shape in _shapes(body, image):
-        # Of square images, maps are square; with the channels last, they are not.
+        # Maps of square images are square; channels-last maps are not.
         square = len(shape) == 4 and shape[2] == shape[3]
         if square and shape[2] > 1:
             last, after = name, ""
@@ -74,7 +73,7 @@ def _last_map(body: nn.Module, image: Tensor) -> str:
 
 @torch.no_grad()
 def _shapes(body: nn.Module, image: Tensor) -> list[tuple[str, tuple[int, ...]]]:
-    """List the parts of the body in the order in which they finish, with the shapes of the tensors that they give."""
+    """List the modules of the body in the order in which they finish, with the shapes of their outputs."""
     found = []
 
     def note(name: str) -> Any:
@@ -100,7 +99,7 @@ def _removing(handles: Sequence[RemovableHandle]) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode during the block, then restore the mode of each part."""
+    """Put a network into eval mode during the block, then restore the mode of each module."""
     modes = [(part, part.training) for part in network.modules()]
     network.eval()
     try:
@@ -111,13 +110,13 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def cam_figure(images: Sequence[Tensor], maps: Tensor, titles: Sequence[str], columns: int = 3) -> Figure:
-    """Draw each image, and beside it the same with its map laid over it.
+    """Draw each image beside its overlay with the map.
 
     Args:
         images: uint8 [3, S, S] each.
         maps: [N, S, S] from 0 to 1.
-        titles: one line for each.
-        columns: pairs in a row.
+        titles: one line per image.
+        columns: pairs per row.
     """
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))

@@ -1,4 +1,4 @@
-"""Which classes are confused with which."""
+"""Confusion matrix and confused pairs of classes."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -17,9 +17,9 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from tlearn.analysis.drawing import lettering, shown
 from tlearn.analysis.outputs import Outputs
 
-# With more classes: no numbers in the cells, and an order of its own
+# With more classes, cells have no numbers and confused classes are put side by side.
 _MOST_NUMBERS = 20
-# With more classes, names could not be read: some are drawn
+# With more classes, names would be illegible: only some classes are drawn.
 _MOST_NAMES, _DRAWN = 120, 60
 
 
@@ -32,9 +32,9 @@ def confusion_matrix(outputs: Outputs) -> Tensor:
 
 
 def confused_pairs(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """List the pairs of classes of which one was confused with the other, most images first.
+    """List confused pairs of classes, most images first.
 
-    `of` are all images of the class, `fraction` the part of them that was predicted as the other.
+    `of` is the number of images of the class, `fraction` the share of them predicted as the other.
     """
     pictures = matrix.sum(1).tolist()
     rows = []
@@ -47,8 +47,8 @@ def confused_pairs(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any
 
 
 def matrix_table(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Build a row for each class with the number of its images that were predicted as each class."""
-    # A class can be called "class".
+    """Build a row per class: how many of its images were predicted as each class."""
+    # A class may be called "class".
     columns = [f"predicted {name}" for name in classes]
     return [
         {"class": name, **dict(zip(columns, counts, strict=True))}
@@ -57,19 +57,19 @@ def matrix_table(matrix: Tensor, classes: Sequence[str]) -> list[dict[str, Any]]
 
 
 def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:
-    """Draw the share of each class that was predicted as each class: right ones in one hue, mistakes in another.
+    """Draw the confusion matrix, normalised by class: the diagonal in one hue, mistakes in another.
 
-    Beyond twenty classes, those that are confused stand beside each other; of very many, only the worst are drawn.
+    Beyond twenty classes, confused classes are put side by side; of very many, only the worst are drawn.
     """
     kept, title = _chosen(matrix)
     shares = (matrix / matrix.sum(1, keepdim=True))[kept][:, kept]
     count = len(kept)
     side = min(5 + 0.09 * count, 0.45 * count + 4.5)
-    # Compressed: the cells stay square, and constrained would cut the names off.
+    # Compressed layout keeps the cells square; constrained layout would clip the names.
     figure = Figure(figsize=(side + 1.2, side), layout="compressed")
     figure.suptitle(title)
     axes = figure.subplots()
-    # Without an image there is no share: grey.
+    # Grey: classes without images have no share.
     axes.set_facecolor("0.93")
     right, wrong = _draw_shares(axes, shares)
     _draw_names(axes, [shown(classes[index], 30) for index in kept.tolist()])
@@ -97,19 +97,19 @@ def _chosen(matrix: Tensor) -> tuple[Tensor, str]:
 
 
 def _most_confused(matrix: Tensor) -> Tensor:
-    """Choose the classes of the pairs with the most mistakes, both of each, as otherwise these would not be seen."""
+    """Choose both classes of the pairs with the most mistakes, so that these are visible."""
     both = (matrix + matrix.T).triu(1).flatten()
     pairs = both.argsort(descending=True, stable=True)[: _DRAWN * len(matrix)]
-    # Further pairs, without a mistake, only fill the figure.
+    # Pairs without mistakes only fill the figure.
     chosen = dict.fromkeys(index for pair in pairs.tolist() for index in divmod(pair, len(matrix)))
     return torch.tensor(list(chosen)[:_DRAWN]).sort().values
 
 
 def _order(likeness: Tensor) -> list[int]:
-    """Order things so that alike ones are neighbours: join the two chains with the highest mean, again and again.
+    """Order items so that similar ones are neighbours: repeatedly join the two chains with the highest mean similarity.
 
     Args:
-        likeness: symmetric, [C, C]; 0 for nothing in common.
+        likeness: symmetric similarity [C, C]; 0 for none.
     """
     chains = [[index] for index in range(len(likeness))]
     between = likeness.double().fill_diagonal_(0)
@@ -122,7 +122,7 @@ def _order(likeness: Tensor) -> list[int]:
         between[one], between[:, one] = joined, joined
         rest = [index for index in range(len(chains)) if index != other]
         between = between[rest][:, rest]
-        # Turned so that the two ends that are most alike meet
+        # Reversed if needed, so that the two most similar ends meet
         ways = product((chains[one], chains[one][::-1]), (chains[other], chains[other][::-1]))
         left, right = max(ways, key=lambda way: float(likeness[way[0][-1], way[1][0]]))
         chains[one] = left + right
@@ -131,12 +131,12 @@ def _order(likeness: Tensor) -> list[int]:
 
 
 def _draw_shares(axes: Axes, shares: Tensor) -> tuple[AxesImage, AxesImage]:
-    """Draw the diagonal and the rest as two images with colours of their own."""
+    """Draw the diagonal and the rest in two colour maps."""
     diagonal = torch.eye(len(shares), dtype=torch.bool)
     hidden = torch.tensor(float("nan"))
     right = axes.imshow(shares.where(diagonal, hidden).numpy(), cmap="Blues", vmin=0, vmax=1)
     most = max(float(shares.where(~diagonal, 0.0).nan_to_num().max()), 0.25)
-    # One of twenty must be seen: from no mistake to the smallest is a step, and the scale is that of the root.
+    # One mistake in twenty must be visible: a step from none to the smallest, and a square-root scale.
     reds = matplotlib.colormaps["Reds"]
     shades = LinearSegmentedColormap.from_list("mistakes", [reds(0.2 + 0.7 * step / 9) for step in range(10)])
     colours = shades.with_extremes(under="white")
@@ -163,7 +163,7 @@ def _draw_numbers(axes: Axes, counts: Tensor, shares: Tensor, most: float) -> No
     for row, column in product(range(len(counts)), repeat=2):
         if count := int(counts[row, column]):
             share = float(shares[row, column])
-            # As the scale of the mistakes is that of the root
+            # The scale of mistakes is the square root.
             depth = share if row == column else (share / most) ** 0.5
             colour = "white" if depth > 0.55 else "black"
             axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)

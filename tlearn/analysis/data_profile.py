@@ -1,4 +1,4 @@
-"""What a data set looks like before training: tables and figures from lists of images."""
+"""Profile of a data set before training: tables and figures from lists of images."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from tlearn.data.sources.base import Sample
 
 Splits = Mapping[str, Sequence[Sample]]
 
-# Beyond this a figure gets longer than viewers, and PNG writers, take.
+# A longer figure would exceed the limits of viewers and PNG writers.
 _MOST_NAMES = 300
 
 
@@ -27,7 +27,7 @@ def class_table(splits: Splits, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def image_sizes(root: Path, splits: Splits) -> dict[str, tuple[int, int]]:
-    """Read width and height in pixels of every image from its header; an unreadable one is left out."""
+    """Read width and height in pixels of every image from its header; unreadable images are left out."""
     sizes = {}
     for sample in (sample for samples in splits.values() for sample in samples):
         try:
@@ -39,7 +39,7 @@ def image_sizes(root: Path, splits: Splits) -> dict[str, tuple[int, int]]:
 
 
 def size_summary(sizes: Mapping[str, tuple[int, int]]) -> dict[str, float]:
-    """Compute smallest, median and largest width and height, and how many have a side under 10 pixels."""
+    """Compute minimum, median and maximum of width and height, and count images with a side under 10 pixels."""
     widths, heights = sorted(w for w, _ in sizes.values()), sorted(h for _, h in sizes.values())
     if not sizes:
         return {}
@@ -52,7 +52,7 @@ def size_summary(sizes: Mapping[str, tuple[int, int]]) -> dict[str, float]:
 
 
 def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
-    """Group files with the same bytes, as (split, path); only files of equal size are read."""
+    """Group identical files, as (split, path); only files of equal size are read."""
     by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for name, samples in splits.items():
         for sample in samples:
@@ -66,12 +66,12 @@ def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
 
 
 def size_table(sizes: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
-    """Build a row with width and height for each image."""
+    """Build a row per image with width and height."""
     return [{"path": path, "width": width, "height": height} for path, (width, height) in sizes.items()]
 
 
 def duplicate_table(groups: Sequence[Sequence[tuple[str, str]]]) -> list[dict[str, Any]]:
-    """Build a row for each file that has copies, with the number of its group."""
+    """Build a row per duplicated file with the number of its group."""
     return [
         {"group": number, "split": split, "path": path} for number, group in enumerate(groups) for split, path in group
     ]
@@ -90,7 +90,7 @@ def few_of_each(samples: Sequence[Sample], count: int) -> dict[str, list[str]]:
 
 
 def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> Figure:
-    """Draw the images per class as stacked bars, largest class first; beyond some hundred, without their names."""
+    """Draw the images per class as stacked bars, largest class first; without names beyond some hundred classes."""
     rows = sorted(table, key=lambda row: -sum(row[name] for name in splits))
     counts = {name: [row[name] for row in rows] for name in splits}
     figure = Figure(figsize=(8, 0.22 * len(rows) + 1.8 if len(rows) <= _MOST_NAMES else 5), layout="constrained")
@@ -101,7 +101,7 @@ def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> F
     else:
         axes.stackplot(range(len(rows)), *counts.values(), labels=list(counts), step="mid")
         axes.set(xlabel=f"{len(rows)} classes, largest first", ylabel="pictures", xlim=(-0.5, len(rows) - 0.5))
-    # Not inside: with few classes there is no place that no bar needs.
+    # Outside of the axes: with few classes, bars fill all of them.
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(splits), frameon=False)
     return figure
 
@@ -118,7 +118,7 @@ def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[
 
 
 def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
-    """Draw the distribution of the images' shorter sides and their shapes."""
+    """Draw the distributions of the shorter side and of the aspect ratio."""
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     shorter, sides = [min(size) for size in sizes.values()], [side for size in sizes.values() for side in size]
@@ -129,7 +129,7 @@ def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
     right.scatter([w for w, _ in sizes.values()], [h for _, h in sizes.values()], s=6, alpha=0.4)
     limits = (0.0, largest)
     if sides and largest > 20 * min(sides):
-        # One panorama would press all others into a corner.
+        # One panorama would compress the rest into a corner.
         right.loglog()
         limits = (min(sides) / 1.2, 1.2 * largest)
         for axis in (right.xaxis, right.yaxis):

@@ -1,4 +1,4 @@
-"""What all figures share: names that can be drawn, fonts that have their characters, and where figures go."""
+"""Shared by all figures: printable names, fonts for their characters, and saving."""
 
 import io
 import warnings
@@ -18,7 +18,7 @@ _FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "
 
 
 def shown(name: str, most: int = 40) -> str:
-    """Return a name that can be drawn: unprintable characters replaced, the middle of a long name left out."""
+    """Return a printable name: unprintable characters replaced, a long name shortened in the middle."""
     visible = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in name)
     if len(visible) <= most:
         return visible
@@ -27,18 +27,18 @@ def shown(name: str, most: int = 40) -> str:
 
 
 def fonts() -> list[str]:
-    """List matplotlib's own font, and installed ones that have further scripts."""
+    """List matplotlib's own font and installed fonts for further scripts."""
     installed = set(get_font_names())
     return ["DejaVu Sans", *(name for name in _FURTHER_FONTS if name in installed)]
 
 
 def lettering(size: int) -> dict[str, Any]:
-    """Return the style of names: a font that has their characters, and never a formula."""
+    """Return the text style of names: fonts for their characters, without math text."""
     return {"fontsize": size, "fontfamily": fonts(), "parse_math": False}
 
 
 def write_figure(path: Path, figure: Figure, dpi: int = 120) -> None:
-    """Write a figure as the path's ending says: png or svg."""
+    """Write a figure as png or svg, by the suffix of the path."""
     write_bytes(path, figure_bytes(figure, path.suffix[1:], dpi))
 
 
@@ -46,14 +46,14 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
     """Return a figure as the bytes of a png or svg file."""
     buffer = io.BytesIO()
     with _drawing():
-        # Without a date the same figure gives the same bytes.
+        # Without a date, the same figure always has the same bytes.
         figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
 
 
 @contextmanager
 def _drawing() -> Iterator[None]:
-    """Draw without a warning for characters that no font has: the tables have every name."""
+    """Suppress warnings about missing glyphs while drawing: the tables have every name."""
     with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "tlearn"}):
         warnings.filterwarnings("ignore", "Glyph .* missing")
         yield

@@ -1,4 +1,4 @@
-"""Images whose labels are doubtful, by classifiers that did not see them."""
+"""Doubtful labels, found by classifiers that did not see the image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from tlearn.analysis.outputs import Outputs, joined
 def suspects(outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
     """Rank all images of the splits by how doubtful their labels are, most doubtful first.
 
-    Compared are the probability of the class and that of another one, each relative to what images of that class
-    usually have, by classifiers that did not see the image. The only image of its class comes last, without
-    probabilities. Source: Northcutt et al. 2021, Confident learning, arXiv:1911.00068.
+    Compares the out-of-sample probabilities of the given class and of another one, each relative to the mean of that
+    class. The only image of a class comes last, without probabilities. Source: Northcutt et al. 2021, Confident
+    learning, arXiv:1911.00068.
 
     Each row has rank, split, path, class, suggested, probability_of_class and probability_of_suggested. Raises
     ValueError where features were not kept or there are fewer than two classes.
@@ -41,11 +41,11 @@ def suspects(outputs: Sequence[Outputs]) -> list[dict[str, Any]]:
 
 
 def _doubts(probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute how much better another class suits each image, -inf where nothing is known, and that class."""
+    """Compute how much better another class fits each image, -inf where unknown, and that class."""
     num_classes, own = probabilities.shape[1], targets[:, None]
     counts = torch.bincount(targets, minlength=num_classes)
     sums = torch.bincount(targets, probabilities.gather(1, own)[:, 0], num_classes)
-    # Not below chance: a class that is hardly ever known would be suggested everywhere.
+    # At least chance: otherwise a class that is rarely recognised would be suggested everywhere.
     usual = (sums / counts.clamp_min(1)).clamp_min(1 / num_classes)
     usual = usual.where(counts > 1, 1.0)
     suits = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log() - usual.log()

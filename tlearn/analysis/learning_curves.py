@@ -1,4 +1,4 @@
-"""Curves of runs: train beside validation of one, and several in one figure."""
+"""Learning curves: train and val of one run, and several runs in one figure."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,16 +15,16 @@ Table = list[dict[str, Any]]
 
 
 def learning_curves(run: Path) -> Table:
-    """Read a run's losses and accuracies from its metrics.csv: a row for each validation or end of an epoch.
+    """Read losses and accuracies of a run from metrics.csv: a row per validation or end of an epoch.
 
-    The columns are epoch, step and what was logged of `train/loss`, `val/loss`, `train/top1`, ...; what a row lacks is
-    None. Without a metrics.csv there are no rows.
+    The columns are epoch, step and the logged ones of `train/loss`, `val/loss`, `train/top1`, ...; missing values are
+    None. Without a metrics.csv the result is empty.
     """
     rows: dict[tuple[int, int], dict[str, float]] = {}
     for logged in _logged(run):
         found = {name: float(text) for name, text in logged.items() if text and _is_curve(name)}
         if found and logged.get("epoch") and logged.get("step"):
-            # One step can have several lines; of those that a resumed run wrote again, the later ones hold.
+            # A step can have several lines; of lines that a resumed run has repeated, the later ones count.
             place = int(logged["epoch"]), int(logged["step"])
             rows[place] = rows.get(place, {}) | found
     names = {name for row in rows.values() for name in row}
@@ -38,7 +38,7 @@ def learning_curves(run: Path) -> Table:
 def _logged(run: Path) -> Iterator[dict[str, str]]:
     try:
         with (Path(run) / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            # None: a line that a killed run has not finished
+            # None: an incomplete line of a killed run
             yield from (row for row in csv.DictReader(file) if None not in row and None not in row.values())
     except FileNotFoundError:
         return
@@ -49,7 +49,7 @@ def _is_curve(name: str) -> bool:
 
 
 def learning_figure(table: Sequence[Mapping[str, Any]], best_epoch: int | None = None) -> Figure:
-    """Draw losses and accuracies of train beside val; a line marks the epoch that was kept.
+    """Draw losses and accuracies of train and val; a line marks the best epoch.
 
     Args:
         table: from `learning_curves`.
@@ -94,27 +94,27 @@ def epochs_of(run: Path, metric: str) -> tuple[list[int], list[float]]:
 
 
 def curves_table(runs: Mapping[str, Path], metric: str = "val/top1") -> Table:
-    """List what `curves_figure` draws: a row for each run and epoch."""
+    """List the data of `curves_figure`: a row per run and epoch."""
     curves = {name: zip(*epochs_of(run, metric), strict=True) for name, run in runs.items()}
     return [{"run": name, "epoch": epoch, metric: value} for name, curve in curves.items() for epoch, value in curve]
 
 
 def curves_figure(runs: Mapping[str, Path], metric: str = "val/top1") -> Figure:
-    """Draw one figure over the epochs for each named run folder."""
+    """Draw a metric over the epochs, one curve per named run folder."""
     figure = Figure(figsize=(8 if len(runs) > 4 else 6, 3.8), layout="constrained")
     axes = figure.subplots()
     drawn: list[float] = []
     for place, (name, run) in enumerate(runs.items()):
         epochs, values = epochs_of(run, metric)
         drawn += values
-        # After ten, the colours come again.
+        # Colours repeat after ten.
         line = ("-", "--", ":")[place // 10 % 3]
         axes.plot(epochs, values, marker="o", markersize=3, linestyle=line, label=shown(name, 60))
     axes.set_xlabel("epoch")
     axes.set_ylabel(metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
-    # Runs that are close would lie on each other.
+    # Curves of similar runs would overlap.
     if metric.endswith(("top1", "top5")) and drawn and max(drawn) - min(drawn) > 0.3:
         axes.set_ylim(0, 1)
     if axes.lines:
@@ -123,7 +123,7 @@ def curves_figure(runs: Mapping[str, Path], metric: str = "val/top1") -> Figure:
 
 
 def _legend(axes: Axes, count: int) -> None:
-    """Add the legend; beside the axes where many runs would cover them."""
+    """Add the legend, outside of the axes where many runs would cover them."""
     beside: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False} if count > 4 else {}
     legend = axes.legend(prop={"family": fonts(), "size": 8}, **beside)
     for text in legend.get_texts():

@@ -1,4 +1,4 @@
-"""Linear probes: features on one scale, a linear layer fitted by L-BFGS, and probabilities of images held out."""
+"""Linear probes: standardised features, a linear layer fitted by L-BFGS, and out-of-sample probabilities."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# On half the squared weights beside the mean loss, for features with mean squared length 1; divided by the classes, as
-# the loss of one class is a smaller part of the mean where there are many.
+# Coefficient of half the squared weights added to the mean loss, for features with mean squared length 1; divided by
+# the number of classes, as each class has a smaller share of the mean where there are many.
 _WEIGHT_DECAY = 0.01
 _MOST_STEPS = 100
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Mean and deviation [F] that bring features [N, F] to mean 0 and deviation 1, so that none counts more."""
+    """Mean and standard deviation [F] that standardise features [N, F]."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
     def of(cls, features: Tensor) -> Self:
-        """Measure features [N, F]."""
+        """Compute mean and standard deviation of features [N, F]."""
         return cls(features.mean(0), features.std(0, correction=0))
 
     @property
     def scale(self) -> Tensor:
-        """What features are divided by; those that do not vary keep their size."""
+        """Divisor of the features; 1 for constant ones."""
         return self.deviation.where(self.deviation > 0, 1.0)
 
     def __call__(self, features: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Standardisation:
 
     @torch.no_grad()
     def adapt(self, layer: nn.Linear) -> None:
-        """Change a layer of features so that it computes the same logits from standardised ones."""
+        """Change a linear layer on raw features into one with the same logits on standardised features."""
         layer.bias.add_(layer.weight @ self.mean)
         layer.weight.mul_(self.scale)
 
@@ -66,7 +66,7 @@ def minimise(
     weight_decay: float,
     backward: Callable[[Tensor], Any] = Tensor.backward,
 ) -> None:
-    """Minimise a mean loss and a penalty on its layer's weight in one step of `lbfgs`, bare or wrapped by Lightning."""
+    """Minimise a mean loss plus weight decay in one step of `lbfgs`, bare or wrapped by Lightning."""
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -78,24 +78,24 @@ def minimise(
 
 
 def held_out(features: Tensor, targets: Tensor, num_classes: int, folds: int = 5, seed: int = 0) -> Tensor:
-    """Compute each image's probabilities [N, C] by a linear classifier fitted to the other folds.
+    """Compute cross-validated probabilities [N, C], each by a linear classifier fitted to the other folds.
 
-    Folds hold equal parts of each class. A class whose only image is the one looked at has a probability near 0.
+    Folds are stratified. The only image of a class gets a probability near 0 for it.
 
     Args:
         features: [N, F].
         targets: class indices [N].
-        folds: at most one for each image.
-        seed: decides which images are in a fold together; torch's own generator is not used.
+        folds: at most the number of images.
+        seed: seed of the folds; torch's global generator is not used.
     """
-    # Whatever mode the caller is in, fitting needs gradients.
+    # Fitting needs gradients, also where the caller has disabled them.
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors made in inference mode cannot be part of a graph.
         targets, features = targets.clone(), features.float()
         fold = _folds(targets, min(folds, len(targets)), seed)
         probabilities = torch.full((len(targets), num_classes), 1 / num_classes)
         mean = features.mean(0)
-        # Not `Standardisation.of`, whose last digit differs: a fit that stops early makes the fourth of it.
+        # Not `Standardisation.of`: its last digit differs, which becomes the fourth after a fit that stops early.
         standardise = Standardisation(mean, (features - mean).square().mean(0).sqrt())
         rows = standardise(features) / features.shape[1] ** 0.5
         for number in fold.unique().tolist() if len(targets) > 1 else ():
@@ -106,7 +106,7 @@ def held_out(features: Tensor, targets: Tensor, num_classes: int, folds: int = 5
 
 
 def _folds(targets: Tensor, folds: int, seed: int) -> Tensor:
-    """Deal the images of one class after the other out to folds, in a random order."""
+    """Assign the images of each class in turn to folds, in random order."""
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     order = order[targets[order].argsort(stable=True)]
     return torch.empty_like(order).scatter_(0, order, torch.arange(len(targets)) % max(1, folds))

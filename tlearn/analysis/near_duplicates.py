@@ -1,4 +1,4 @@
-"""Images that are alike: nearest neighbours by features, and the same photo in two splits."""
+"""Nearest neighbours by features, and near-duplicates across splits."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +20,13 @@ from tlearn.machine import available_cpus
 
 # Similarities that are in memory at once
 _CHUNK = 16_000_000
-# So many neighbours of an image may be copies of it, and the distance of the last of so many is its scale.
+# Neighbours of an image that may be copies of it; the distance of the last of them is the local scale.
 _COPIES, _SCALE = 3, 20
-# After so many pairs in a row that are not the same photo, there are hardly any more: nearer pairs come first.
+# Stop after this many pairs in a row that are not the same photo: nearer pairs come first.
 _PATIENCE, _BATCH = 100, 50
-# Pixels of the small versions of images, and of those that are compared
+# Side in pixels of small versions of images, and of the parts that are compared
 _SMALL, _SIDE = 64, 24
-# Of an image's width and height, what a cropped copy may have left of it
+# Share of width and height that a cropped copy may keep
 _LEFT = ((0, 1), (0.025, 0.975), (0, 0.95), (0.05, 1), (0.05, 0.95), (0.1, 1), (0, 0.9), (0.1, 0.9))
 # Recompressed, resized and cropped copies of photos had at least 0.82, different photos at most 0.49.
 _SAME = 0.8
@@ -51,13 +51,13 @@ def nearest(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def near_duplicates(outputs: Sequence[Outputs], limit: int = 2000) -> list[dict[str, Any]]:
     """List pairs of images in different splits that show the same photo, most similar first.
 
-    Found are copies in other formats, qualities and sizes, with up to 10 % cut from a side or 20 % from both, mirrored,
-    grey or brighter, and frames of one scene that are as close. Not found are stronger crops, turned images, wide
-    borders, what has no structure in its middle, and more than a few copies of one image in a split. Small drawn
-    symbols can be so much alike that different ones are listed.
+    Finds copies in other formats, qualities and sizes, with up to 10 % cropped from a side or 20 % from both, mirrored,
+    grey or brighter, and equally similar frames of one scene. Does not find stronger crops, rotated images, wide
+    borders, images without structure in the middle, and more than a few copies of one image in a split. Small drawn
+    symbols can be so similar that different ones are listed.
 
-    Features only say which pairs to look at, nearest first by their distance relative to that of other neighbours, so
-    that it does not matter how a backbone scales them; the pixels decide. At most `limit` pairs are looked at.
+    Features only rank candidate pairs, by distance relative to other neighbours, so that the scale of a backbone's
+    features does not matter; pixels decide. At most `limit` pairs are compared.
 
     Each row has similarity (of the pixels, up to 1), split, path, other_split, other_path and same_class. Raises
     ValueError where features were not kept.
@@ -79,7 +79,7 @@ def near_duplicates(outputs: Sequence[Outputs], limit: int = 2000) -> list[dict[
     return sorted(rows, key=lambda row: -row["similarity"])
 
 
-# A split's number and an image's
+# Index of a split and of an image
 _Place = tuple[int, int]
 
 
@@ -91,26 +91,26 @@ def _row(parts: Sequence[Outputs], place: _Place, other_place: _Place) -> dict[s
 
 
 def _candidates(parts: Sequence[Outputs], limit: int) -> list[tuple[_Place, _Place]]:
-    """List the pairs of images in different splits that are the nearest by features, nearest first."""
+    """List the nearest pairs of images in different splits by features, nearest first."""
     features = _standardised(parts)
     found: list[tuple[float, _Place, _Place]] = []
     for first, second in combinations(range(len(parts)), 2):
         ratios, ends = _neighbours(features[first], features[second])
-        # Most pairs are there twice, as either is the other's neighbour.
+        # Most pairs occur twice, as each image is the other's neighbour.
         for at in ratios.argsort(stable=True)[: 2 * limit].tolist():
             found.append((float(ratios[at]), (first, int(ends[0, at])), (second, int(ends[1, at]))))
     return list(dict.fromkeys((one, other) for _, one, other in sorted(found)))[:limit]
 
 
 def _neighbours(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Pair each image of two splits with the nearest of the other: relative distances [pairs], indices [2, pairs]."""
+    """Pair each image with the nearest of the other split; return relative distances [pairs], indices [2, pairs]."""
     (forth, to), (back, fro) = nearest(one, other, _SCALE), nearest(other, one, _SCALE)
     forth, back = ((2 - 2 * similarities).clamp_min(1e-12).sqrt() for similarities in (forth, back))
     to, fro = to[:, :_COPIES], fro[:, :_COPIES]
     left = torch.cat([torch.arange(len(to))[:, None].expand_as(to).flatten(), fro.flatten()])
     right = torch.cat([to.flatten(), torch.arange(len(fro))[:, None].expand_as(fro).flatten()])
     distances = torch.cat([forth[:, :_COPIES].flatten(), back[:, :_COPIES].flatten()])
-    # By both ends' scales: in a crowd, small distances say little.
+    # Relative to the scales of both images: in dense regions, small distances mean little.
     return distances / (forth[left, -1] * back[right, -1]).sqrt(), torch.stack([left, right])
 
 
@@ -127,10 +127,10 @@ def _standardised(parts: Sequence[Outputs]) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Look:
-    """What is compared of an image: differences of neighbouring pixels, everywhere and in the middle.
+    """The descriptor of an image: differences of neighbouring pixels, everywhere and in the middle.
 
-    Those of the parts that a copy may be of it, the whole first, and those of its mirror image, [parts, ...] each.
-    Brightness and contrast have no part in them, and different photos that are bright in the same places do not agree.
+    For each crop that a copy may be, the whole first, and for its mirror image, [parts, ...] each. They do not depend
+    on brightness and contrast, and different photos that are bright in the same places do not match.
     """
 
     parts: tuple[Tensor, Tensor]
@@ -138,7 +138,7 @@ class _Look:
 
 
 def _look(path: Path) -> _Look | None:
-    """Decode an image and make it small and grey; None where it cannot be read."""
+    """Decode an image and make it small and greyscale; None where it cannot be read."""
     try:
         pixels = _DECODE(path).float()
     except BadImageError:
@@ -149,9 +149,9 @@ def _look(path: Path) -> _Look | None:
 
 
 def _similarity(one: _Look | None, other: _Look | None) -> float:
-    """Compute the highest correlation of one whole image, as it is or mirrored, with a part of the other.
+    """Compute the highest correlation of one whole image, mirrored or not, with a crop of the other.
 
-    The middle alone must correlate as well: equal frames, bars and captions make much of different images.
+    The middle must correlate by itself: different images can share frames, bars and captions.
     """
     if one is None or other is None:
         return 0.0
@@ -164,7 +164,7 @@ def _similarity(one: _Look | None, other: _Look | None) -> float:
 
 
 def _edges(small: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut parts out of an image [1, 1, S, S] and return their normalised differences, everywhere and in the middle."""
+    """Crop an image [1, 1, S, S] and return the normalised differences of each crop, everywhere and in the middle."""
     parts = F.grid_sample(small.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False)
     parts = F.avg_pool2d(parts, 2)[:, 0]
     across, down = parts[:, :-1, 1:] - parts[:, :-1, :-1], parts[:, 1:, :-1] - parts[:, :-1, :-1]
@@ -174,13 +174,13 @@ def _edges(small: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
 
 def _unit(values: Tensor) -> Tensor:
     centred = values - values.mean(1, keepdim=True)
-    # Where there are only fractions of a grey level, what remains is noise, and agrees with nothing.
+    # Differences below one grey level are noise and must not match anything.
     return centred / centred.norm(dim=1, keepdim=True).clamp_min(0.1 * values.shape[1] ** 0.5)
 
 
 @cache
 def _windows() -> Tensor:
-    """Return where to sample the parts of an image that a copy may be, the whole first, [parts, 2 side, 2 side, 2]."""
+    """Return the sampling grids of the crops that a copy may be, the whole first, [parts, 2 side, 2 side, 2]."""
     theta = torch.tensor(
         [
             [[right - left, 0, right + left - 1], [0, low - top, low + top - 1]]

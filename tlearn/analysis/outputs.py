@@ -1,4 +1,4 @@
-"""The outputs of a network for the images of a split, from which all tables and figures are computed."""
+"""The outputs of a network on a split, from which all tables and figures are computed."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs of a network for the N images of a split, in the order of the split.
+    """The outputs of a network on the N images of a split, in the order of the split.
 
     Args:
         split: train, val or test.
         classes: the C class names in the order of the logits.
-        root: what the paths are relative to.
-        paths: the images' files, N.
+        root: folder that the paths are relative to.
+        paths: files of the N images.
         targets: true class indices [N].
         logits: [N, C] in single precision, on the CPU.
-        features: what the head turned into logits [N, F], or None where it was not kept.
-        temperature: what logits are divided by before the softmax; 1 leaves them as they are.
+        features: inputs of the head [N, F], or None where they were not kept.
+        temperature: divisor of the logits before the softmax; 1 for none.
     """
 
     split: str
@@ -62,7 +62,7 @@ class Outputs:
     def correct(self, top: int = 1) -> Tensor:
         """Return whether the class of each image is among the `top` most probable ones, bool [N]."""
         if top == 1:
-            # Of equal logits, topk can choose others than argmax.
+            # For equal logits, topk and argmax can differ.
             return self.predictions == self.targets
         among = self.logits.topk(min(top, len(self.classes)), dim=1).indices
         return (among == self.targets[:, None]).any(1)
@@ -70,13 +70,13 @@ class Outputs:
     def best(self, index: int, count: int = 5) -> list[tuple[str, float]]:
         """Return the most probable classes of an image with their probabilities, at most `count`."""
         top = self.logits[index].topk(min(count, len(self.classes))).indices.tolist()
-        # Of equal logits, topk can choose others than argmax.
+        # For equal logits, topk and argmax can differ.
         order = list(dict.fromkeys([int(self.predictions[index]), *top]))[:count]
         return [(self.classes[at], float(self.probabilities[index, at])) for at in order]
 
     def scaled(self, temperature: float) -> Self:
-        """Return the same outputs with other probabilities."""
-        # The same ones keep what they have computed.
+        """Return the outputs with another temperature."""
+        # The same temperature keeps cached properties.
         return self if temperature == self.temperature else replace(self, temperature=temperature)
 
     def rows(self, count: int = 5) -> list[dict[str, Any]]:
@@ -103,12 +103,12 @@ def compute_metrics(outputs: Outputs) -> dict[str, float]:
 
 
 def averaged(views: Tensor) -> Tensor:
-    """Return the logarithms [N, C] of the mean probabilities of views [N, V, C], which are logits, too."""
+    """Return the logarithms [N, C] of the mean probabilities of views [N, V, C], which are valid logits."""
     return views.double().log_softmax(-1).logsumexp(1).sub(math.log(views.shape[1])).float()
 
 
 def view_metrics(outputs: Outputs, views: Tensor) -> dict[str, float]:
-    """Compute the metrics of the mean of all views [N, V, C], and what they change."""
+    """Compute the metrics with test-time augmentation over views [N, V, C], and their changes."""
     single, mean = compute_metrics(outputs), compute_metrics(replace(outputs, logits=averaged(views)))
     metrics = {f"{outputs.split}/tta/{name}": value for name, value in mean.items()}
     return metrics | {f"{outputs.split}/tta/{name}_change": mean[name] - single[name] for name in mean}

@@ -1,4 +1,4 @@
-"""What the comments in conf/ say of a program, of its groups and of every key: the words of --help."""
+"""The text of --help, read from the comments in conf/: of each program, group and key."""
 
 import re
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def read_comments(path: Path) -> Comments:
 
 
 def key_meanings(program: str, choices: dict[str, str | None], folders: Sequence[Path]) -> dict[str, str]:
-    """Return what the comments say of each dotted key, those of the chosen options first.
+    """Return the comment of each dotted key, chosen options first.
 
     Args:
         program: whose own file says more than any option.

@@ -1,4 +1,4 @@
-"""An evaluation from its configuration: which images, which views, and what a model makes of them."""
+"""Evaluate a model on the images and views of a configuration."""
 
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from tlearn.training.test_time_augmentation import preprocessing_for
 def measure(
     config: DictConfig, model: Model, features: bool = False
 ) -> tuple[dict[str, float], Outputs, dict[str, str]]:
-    """Return a model's metrics on the images of an evaluation, its outputs, and what could not be read by path.
+    """Return the metrics and outputs of a model on the images of an evaluation, and unreadable images by path.
 
-    `features` keeps what the head was given, too.
+    `features` also keeps the head's inputs.
     """
     trainer = build.trainer(config, Path(config.paths.output_dir))
     own = config.data.root is None and config.data.name == "folder"
@@ -31,7 +31,7 @@ def measure(
     verified = Path(config.paths.cache).expanduser() / "verified"
     unreadable, samples = readable(root, chosen, model.decoder, config.data.on_bad_image, verified)
     if unreadable:
-        say(f"left out {len(unreadable)} unreadable pictures: {', '.join(list(unreadable)[:20])}")
+        say(f"left out {len(unreadable)} unreadable images: {', '.join(list(unreadable)[:20])}")
     loading = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
     image_set = ImageSet(root, {"test": samples}, model.classes)
     data = ImageDataModule(image_set, model.decoder, transform, transform, **loading)

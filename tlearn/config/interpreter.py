@@ -1,4 +1,4 @@
-"""What a program borrows from the interpreter it runs in, and how it ends one that was started for it alone."""
+"""Interpreter settings during a program, restored afterwards, and the exit of a process of its own."""
 
 import atexit
 import gc
@@ -17,10 +17,10 @@ _VARIABLES = ("HYDRA_FULL_ERROR", "OMP_WAIT_POLICY")
 
 @contextmanager
 def borrowed_interpreter(arguments: Sequence[str] | None) -> Iterator[None]:
-    """Set the interpreter up for a program, and give it back as it was found: a notebook goes on in it.
+    """Set up the interpreter for a program and restore it afterwards, as a notebook continues in it.
 
     Args:
-        arguments: take the place of the command line's while the program runs; None leaves those.
+        arguments: replace those of the command line while the program runs; None keeps them.
     """
     argv, threshold, asked = sys.argv, gc.get_threshold(), {name: os.environ.get(name) for name in _VARIABLES}
     streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
@@ -32,12 +32,12 @@ def borrowed_interpreter(arguments: Sequence[str] | None) -> Iterator[None]:
         cwd = None
     try:
         sys.argv = [*argv[:1], *(argv[1:] if arguments is None else arguments)]
-        # Importing torch makes a million objects and no garbage, which Python would look for hundreds of times.
+        # Importing torch creates a million objects and no garbage, yet the collector would run hundreds of times.
         gc.set_threshold(100_000, 20, 20)
         for stream in streams:
             # File names need not be text in the terminal's encoding.
             stream.reconfigure(errors="backslashreplace")
-        # Before torch is loaded: math threads that wait in a busy loop take CPUs from loader workers and others.
+        # Set before torch is loaded: math threads that wait in a busy loop take CPUs from loader workers and others.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         yield
     finally:
@@ -55,7 +55,7 @@ def borrowed_interpreter(arguments: Sequence[str] | None) -> Iterator[None]:
 
 @contextmanager
 def variable(name: str, value: str | None) -> Iterator[None]:
-    """Set an environment variable during the block; None: to nothing."""
+    """Set an environment variable during the block; None unsets it."""
     before = os.environ.get(name)
     try:
         _set_variable(name, value)
@@ -72,10 +72,10 @@ def _set_variable(name: str, value: str | None) -> None:
 
 
 def end_process(status: int) -> NoReturn:
-    """End a program's own process, without taking torch down object by object, which would take a second."""
+    """End a program's own process without deleting torch's objects one by one, which would take a second."""
     if "torch" not in sys.modules or is_observed():
         sys.exit(status)
-    # What the interpreter does first: wait for threads, then call what was registered.
+    # As at interpreter shutdown: wait for threads, then run the registered exit functions.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -1,4 +1,4 @@
-"""Options without a file of their own: backbones by name, and switches of a value or two.
+"""Options without a yaml file: backbones by name, and switches of one or two values.
 
 They come from a source of Hydra's search path, tlearn://, which the programs' own files name in hydra.searchpath: it is
 the last to be asked, so that a file of the same name wins, be it in conf/ or in a folder given with --config-dir. Not
@@ -44,7 +44,7 @@ _GLOBAL = "logger/none"
 
 
 def option(path: str) -> dict[str, Any] | None:
-    """Return what an option such as backbone/resnet18, backbone/timm/resnet10t or features/off sets, or None."""
+    """Return the content of an option such as backbone/resnet18, backbone/timm/resnet10t or features/off, or None."""
     group, _, name = path.removesuffix(".yaml").partition("/")
     if group == "backbone" and name in TORCHVISION:
         return _backbone("torchvision.TorchvisionBackbone", name)
@@ -64,7 +64,7 @@ class Options(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """Return what a path of this source begins with."""
+        """Return the scheme of this source's paths."""
         return "tlearn"
 
     def available(self) -> bool:
@@ -80,7 +80,7 @@ class Options(ConfigSource):
         return config_path in ("backbone", *SWITCHES)
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return what an option sets."""
+        """Return the content of an option."""
         node = option(config_path)
         if node is None:
             raise ConfigLoadError(f"{config_path} is not an option of tlearn")

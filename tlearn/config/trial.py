@@ -1,4 +1,4 @@
-"""One trial of a sweep: how it ends is recorded in its folder, and a failure leaves the other trials alone."""
+"""One trial of a sweep: its end is recorded in its folder, and its failure does not stop other trials."""
 
 import math
 import os
@@ -17,12 +17,12 @@ from tlearn.console import complain, warn
 from tlearn.errors import ConfigError
 from tlearn.runs.trial import Trial, write_trial
 
-# From here on, statuses are of signals and of a closed output, which end the sweep.
+# Statuses from here on mean a signal or a closed output, which end the sweep.
 _STOPPED = 128
 
 
 def run_trial(task: Callable[[], dict[str, float]], objective: str | None, check: Callable[[], None]) -> float | None:
-    """Run one trial and record how it ends.
+    """Run one trial and record its result.
 
     Args:
         task: runs it and returns its metrics.
@@ -30,11 +30,11 @@ def run_trial(task: Callable[[], dict[str, float]], objective: str | None, check
         check: refuses a wrong configuration.
 
     Returns:
-        The value of the objective, and the worst one where the trial failed or the metric is NaN, which Optuna ends a
-        search for; None without an objective.
+        The value of the objective; the worst possible value where the trial failed or the metric is NaN, as Optuna would
+        stop the search; None without an objective.
 
     Raises:
-        BaseException: what ends the whole sweep, such as an interruption.
+        BaseException: an error that ends the whole sweep, such as an interruption.
     """
     trial = _begin(objective)
     write_trial(trial)
@@ -74,7 +74,7 @@ def _begin(objective: str | None) -> Trial:
 
 
 def end_sweep(error: BaseException | None) -> None:
-    """Show the table of a sweep that an error has ended, as Hydra has it shown of others, and judge its trials.
+    """Show the table of a sweep that ended with an error, as Hydra does for others, and check its trials.
 
     Raises:
         SweepError: some trials are not done, and the error, if any, is not one that explains itself.
@@ -88,6 +88,6 @@ def end_sweep(error: BaseException | None) -> None:
     if error is None:
         table.require_all_done(sweep.hydra)
     elif isinstance(error, Exception) and explain(error, list)[1] is None:
-        # Such as a launcher's, one of whose processes was killed
+        # Such as an error of a launcher, one of whose processes was killed
         warn(f"tlearn: the sweep stopped: {type(error).__name__}: {error}")
         table.require_all_done(sweep.hydra)

@@ -1,4 +1,4 @@
-"""What tells one content of a file from another without reading it."""
+"""The state of a file, which changes with its content, without reading it."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class FileState(NamedTuple):
-    """Absolute path, size in bytes and modification time in ns: what is kept of a file is right while these stay."""
+    """Absolute path, size in bytes and modification time in ns: cached results of a file are valid while these stay."""
 
     path: str
     size: int
@@ -14,7 +14,7 @@ class FileState(NamedTuple):
 
 
 def file_state(path: str | Path) -> FileState | None:
-    """Look a file up; return None if there is none."""
+    """Return the state of a file; None if it does not exist."""
     try:
         status = os.stat(path)
     # ValueError: a NUL in the name

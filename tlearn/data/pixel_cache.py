@@ -29,11 +29,11 @@ from tlearn.machine import available_memory
 # The file at a path -> uint8 [3, H, W]
 Decode = Callable[[str | Path], Tensor]
 
-# Part of what a kept file is valid for: raise it when files are laid out anew or the pixels become others.
+# Part of the cache key: increment it when the file format or the pixels change.
 _FORMAT = 1
 # Height and width, before the pixels
 _HEADER = np.dtype(("<u4", 2))
-# Bytes left free: a disk filled to its last one would end the run when it writes a checkpoint.
+# Free bytes to leave: on a full disk, writing a checkpoint would end the run.
 _RESERVE = 2**30
 # Images by which the memory for all is estimated
 _SAMPLED = 64
@@ -114,7 +114,7 @@ class DiskPixels:
         return self._folder / name[:2] / f"{name[2:]}.pixels"
 
     def _write(self, file: Path, image: Tensor) -> None:
-        """Write a file; after a failure, write no more."""
+        """Write a file; after a failure, stop writing."""
         if not self._writing:
             return
         try:
@@ -155,7 +155,7 @@ def _read(file: Path) -> Tensor | None:
 
 
 def _check_memory(sample: Sequence[Tensor], count: int) -> None:
-    """Refuse what would not fit: the system would end the run without a word."""
+    """Refuse images that would not fit: the system would kill the run without a message."""
     needed = sum(image.nbytes for image in sample) * count // max(1, len(sample))
     available = available_memory()
     if available is not None and needed > available:

@@ -13,13 +13,13 @@ from tlearn.errors import ConfigError
 from tlearn.ranges import require
 
 _DRAWING = threading.Lock()
-# What weights do not determine; older model folders lack it
+# Preprocessing that weights do not determine; older model folders lack it
 _DEFAULTS: dict[str, Any] = {"fit": "crop", "average": []}
 KEYS = ("resize", "size", "interpolation", "mean", "std", *_DEFAULTS)
 
 
 def complete(preprocessing: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill what was not chosen with what the backbone's weights were trained with.
+    """Fill in missing preprocessing from the backbone's weights.
 
     A chosen `size` alone keeps the weights' ratio of `resize` to `size`, so that the same part of an image is seen.
 

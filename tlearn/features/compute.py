@@ -1,4 +1,4 @@
-"""Features of many images: read those in the store, compute and keep the others, some at a time."""
+"""Features of many images: load those in the store; compute and store the others in segments."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""From image files to features, as fast as the machine allows: decode, transform and a forward pass, nothing else."""
+"""Feature extraction: decode, transform and a forward pass, as fast as the machine allows."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""In which precision the frozen body computes: bfloat16 where it is asked for and features stay the same."""
+"""Precision of the frozen body: bfloat16 on request, and only where features stay the same."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from tlearn.errors import ConfigError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # Mean cosine similarity to float32. A MobileNet V2, with the many small layers that suffer most, has 0.9995; features
-# that turn by more than this have been seen to move decisions.
+# with a lower similarity have been seen to change predictions.
 _LEAST_SIMILARITY = 0.998
 
 

@@ -1,4 +1,4 @@
-"""How much room kept features take, and which go first."""
+"""Remove the least recently used features."""
 
 import fcntl
 import json
@@ -16,7 +16,7 @@ RECIPE, LOCK, READERS = "recipe.json", ".lock", ".readers"
 
 @dataclass(frozen=True)
 class Kept:
-    """A space: its folder, recipe, size in bytes and last use in seconds since the epoch."""
+    """A space: its folder, feature key, size in bytes and last use in seconds since the epoch."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -44,7 +44,7 @@ def folder_size(folder: Path) -> int:
 
 
 def prune(root: Path, limit: float, unused_since: float | None = None) -> list[Kept]:
-    """Remove the least recently used spaces until all together have at most `limit` bytes; give those removed.
+    """Remove the least recently used spaces until all together have at most `limit` bytes; return those removed.
 
     Spaces that a process writes or reads stay.
 
@@ -64,7 +64,7 @@ def prune(root: Path, limit: float, unused_since: float | None = None) -> list[K
 
 
 def _remove(folder: Path) -> bool:
-    """Remove a space that nobody writes or reads; what cannot be removed, such as another user's, stays."""
+    """Remove a space that no process writes or reads; one that cannot be removed, such as another user's, stays."""
     try:
         with (folder / LOCK).open("a") as writers, (folder / READERS).open("a") as readers:
             for lock in (writers, readers):

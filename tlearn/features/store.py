@@ -1,8 +1,8 @@
-"""Features on disk: written once, whole or absent, found again by everything they depend on.
+"""Features on disk: written once, whole or not at all, keyed by everything that they depend on.
 
-A *space* is a folder for one recipe (body, cut, transform, precision, versions), named by its hash. It holds segments,
-safetensors files that never change, each with some pictures' features and their keys. A picture's key is a hash of its
-path, size, modification time and draw, so a changed picture is another one.
+A *space* is a folder for one feature key (body, cut, transform, precision, versions), named by its hash. It holds
+segments: immutable safetensors files with the features and keys of some images. The key of an image is a hash of its
+path, size, modification time and augmentation, so a changed image has another key.
 """
 
 import errno
@@ -31,16 +31,16 @@ from tlearn.files import remove_temporaries, write_text, written_by_library
 
 _KEYS, _FEATURES = "keys", "features"
 _KEY_BYTES = 16
-# Bytes left free: a disk filled to its last one would end the run when it writes a checkpoint.
+# Free bytes to leave: on a full disk, writing a checkpoint would end the run.
 _RESERVE = 2**30
 
 
 def image_key(path: str | Path, version: str = "") -> bytes:
-    """Hash what a picture's features depend on beside the recipe.
+    """Hash everything that the features of one image depend on beside the space.
 
     Args:
         path: the file; FileNotFoundError if there is none.
-        version: what is drawn for it, if something is.
+        version: identifies its augmentation; empty for none.
     """
     state = file_state(path)
     if state is None:
@@ -92,7 +92,7 @@ class FeatureRows:
 
 
 class Space:
-    """The features of one recipe; constructing it touches no disk."""
+    """The features of one feature key; constructing it does not touch the disk."""
 
     def __init__(self, root: Path, recipe: Mapping[str, Any]) -> None:
         text = json.dumps(recipe, indent=2, sort_keys=True)
@@ -101,7 +101,7 @@ class Space:
         self._opened: dict[str, tuple[np.ndarray, Tensor]] = {}
 
     def find(self, keys: Sequence[bytes]) -> tuple[FeatureRows | None, list[int]]:
-        """Return the rows of the keys, or the places of those that are missing; rows in use are not pruned."""
+        """Return the rows of the keys, or the indices of the missing ones; rows in use are not pruned."""
         lock = self._read_lock()
         parts: list[Tensor] = []
         places: dict[bytes, tuple[int, int]] = {}
@@ -130,7 +130,7 @@ class Space:
                 raise OSError(errno.ENOSPC, "less than 1 GiB would be left on the disk")
         except OSError as error:
             raise OutputError(f"cannot keep features in {self.folder}: {error}") from error
-        # Durable, as what a loss of power makes of a file can look like features.
+        # Durable: after a loss of power, a damaged file could look like valid features.
         segment = self.folder / f"{uuid.uuid4().hex}.safetensors"
         with written_by_library(segment, SafetensorError, durable=True) as file:
             save_file({_KEYS: packed, _FEATURES: features.contiguous()}, file)

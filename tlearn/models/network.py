@@ -1,4 +1,4 @@
-"""Body and head as one network whose frozen parts stay exactly as they are."""
+"""Body and head as one network whose frozen parts never change."""
 
 import difflib
 import hashlib
@@ -50,8 +50,8 @@ class TransferNetwork(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Compute features [N, F] of images [N, 3, S, S], without a graph while the whole body is frozen.
 
-        Of images [N, V, 3, S, S], V versions of each, it computes the mean features. After `start_after`, what crosses
-        the cut takes the place of [3, S, S].
+        For images [N, V, 3, S, S], V versions of each, it returns the mean features. After `start_after`, inputs are
+        outputs of the frozen part, with their shape in place of [3, S, S].
         """
         # Not inference mode: the head's backward pass needs ordinary tensors.
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.stages)):

@@ -1,4 +1,4 @@
-"""A data set before training as one page: classes, image sizes, examples of each class, and what is unusual."""
+"""The report page of a data set: classes, image sizes, examples of each class, and anything unusual."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _PICTURES, _EACH, _GROUPS, _GROUP_SIZE = 300, 6, 12, 4
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found in a data set.
+    """The profile of a data set.
 
     Args:
         title: of the page.

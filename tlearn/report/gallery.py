@@ -1,4 +1,4 @@
-"""Images beside each other, with class and prediction."""
+"""Galleries: images with class and prediction."""
 
 import io
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tlearn.data.decode import Decoder
 from tlearn.errors import BadImageError
 from tlearn.report.page import Card
 
-# For looking only: nothing is measured on these pixels.
+# For display only: no metric uses these pixels.
 _DECODE = Decoder(high_bit_depth="scale")
 # Pixels of an image and its margin in a gallery
 _CELL = 160

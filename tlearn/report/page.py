@@ -1,7 +1,7 @@
-"""A self-contained HTML page made of sections: the only place where HTML is made.
+"""A self-contained HTML page of sections: the only place that renders HTML.
 
-Whatever a user named is escaped by the template, and letters that are no text are shown as such. The page loads
-nothing: its pictures, style and script are in it, and it forbids the browser everything else.
+The template escapes all text, and unprintable characters are marked. The page loads nothing: images, style and script
+are embedded, and its content-security policy forbids everything else.
 """
 
 import base64
@@ -23,7 +23,7 @@ from tlearn.files import write_text
 
 # Longer than any path can be
 _LONGEST = 5000
-# Letters of a cell that stay in one line
+# Characters of a cell that stay on one line
 _WIDEST = 40
 
 
@@ -111,7 +111,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Card:
-    """A picture of a gallery.
+    """An image of a gallery.
 
     Args:
         thumbnail: the bytes of a JPEG, or why there is none.
@@ -128,7 +128,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures beside each other; `groups` of several belong together."""
+    """Images side by side; `groups` of several belong together."""
 
     groups: Sequence[Sequence[Card]]
     caption: str = ""
@@ -188,7 +188,7 @@ def _template() -> Template:
 
 
 def _visible(value: Any) -> Any:
-    """Mark what is no letter in anything that is written into the page, but for what the template itself is."""
+    """Mark unprintable characters in every value of the page, except in the template's own markup."""
     return value if isinstance(value, Markup) else shown(str(value), _LONGEST)
 
 
@@ -199,14 +199,14 @@ def _cell(value: Any) -> tuple[str, str, str]:
     if isinstance(value, bool):
         return "text", "yes" if value else "no", ""
     if isinstance(value, int | float):
-        # What is no number comes last, as what is missing does.
+        # Values that are not numbers come last, as missing ones do.
         return ("number", number(value), repr(value)) if math.isfinite(value) else ("none", str(value), "")
     text = value.text if isinstance(value, Link) else str(value)
     return "long" if len(text) > _WIDEST else "text", text, ""
 
 
 def _data_uri(content: bytes, media: str) -> Markup:
-    # The letters of base64 mean nothing in HTML.
+    # No base64 character has a meaning in HTML.
     return Markup("data:{};base64,{}").format(media, base64.b64encode(content).decode("ascii"))
 
 

@@ -1,4 +1,4 @@
-"""What a page shows, also as files beside it: figures as PNG, and what they show as CSV of the same name."""
+"""The files beside a page: figures as PNG, and their data as CSV of the same name."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ _PER_INCH = 96
 
 
 class Exhibits:
-    """Makes blocks of a page and writes them down; what cannot be made becomes a note in the page.
+    """Build figures and tables of a page and write their files; one that fails becomes a note on the page.
 
     Args:
         folder: where the page lies.

@@ -8,7 +8,7 @@ from tlearn.report.gallery import Thumbnails
 from tlearn.report.page import Card, Gallery, Section, page_text
 from tlearn.runs.predictions import Prediction
 
-# Of a page with more, nobody would look at the rest; and each is some kilobytes.
+# More would not be looked at, and each is some kilobytes.
 MOST_SHOWN = 200
 
 
@@ -21,7 +21,7 @@ def predictions_page(predictions: Sequence[Prediction], count: int, model_name: 
         model_name: what made them.
     """
     thumbnails = Thumbnails(Path(), MOST_SHOWN)
-    # What all paths have in common says nothing.
+    # The common prefix of all paths carries no information.
     common = os.path.commonpath([os.path.dirname(path) for path, _ in predictions]) if predictions else ""
     cards = [
         [Card(thumbnails(path), os.path.relpath(path, common or "."), bars=[(*one, False) for one in best])]

@@ -1,4 +1,4 @@
-"""Results in a few lines of words; metrics.json and the tables hold all of them."""
+"""Results in a few lines on the terminal; metrics.json and the tables have all of them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,12 +10,12 @@ from tlearn.console import answer, measured, print_table, say
 from tlearn.report.data_report import Survey
 
 _ACCURACIES = ("top1", "top5")
-# What a list on the terminal holds; a file has the rest.
+# Maximum length of a list on the terminal; a file has the rest.
 _MOST_CLASSES, _MOST_FILES = 30, 20
 
 
 def show_result(metrics: Mapping[str, float], outputs: Outputs) -> None:
-    """Say how good a model is on a split, whose outputs these are."""
+    """Print the accuracy and loss of a model on a split."""
     split, images = outputs.split, len(outputs)
     top1, *top5 = [measured(name, metrics[f"{split}/{name}"]) for name in _ACCURACIES if f"{split}/{name}" in metrics]
     low, high = wilson(round(metrics[f"{split}/top1"] * images), images)
@@ -28,7 +28,7 @@ def show_result(metrics: Mapping[str, float], outputs: Outputs) -> None:
 
 
 def _changed(metrics: Mapping[str, float], split: str, names: Iterable[str]) -> Iterator[str]:
-    """Yield what test-time augmentation makes of metrics, and how much better or worse that is."""
+    """Yield metrics with test-time augmentation, and their changes."""
     for name in names:
         key = f"{split}/tta/{name}"
         if key in metrics:
@@ -43,7 +43,7 @@ def _change(name: str, value: float) -> str:
 
 
 def show_survey(survey: Survey, folder: Path) -> None:
-    """Say what a data set holds, with the tables in a folder where it is too much."""
+    """Print the profile of a data set; long lists refer to the tables in a folder."""
     rows = class_table(survey.splits, survey.classes)
     print_table(["class", *survey.splits], [list(map(str, row.values())) for row in rows[:_MOST_CLASSES]])
     _say_rest(len(rows) - _MOST_CLASSES, "classes", folder / "classes.csv")
@@ -73,7 +73,7 @@ def _say_rest(count: int, what: str, file: Path) -> None:
 
 
 def show_paths(folder: Path) -> None:
-    """Say where the report and the run folder are; scripts read the last line."""
+    """Print the paths of the report and the run folder; scripts read the last line."""
     report, here = folder / "report.html", Path.cwd()
     if report.is_file():
         say(f"report: {report.relative_to(here) if report.is_relative_to(here) else report}")

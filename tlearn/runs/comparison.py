@@ -1,4 +1,4 @@
-"""Finished runs side by side: what was chosen differently in each, and what came of it."""
+"""Compare finished runs: settings that differ, and metrics."""
 
 import glob
 import json
@@ -18,7 +18,7 @@ from tlearn.runs.trial import read_trials
 
 # In C where PyYAML was built with it: ten times as fast
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# What says where a run was and what it reported, and not how it was trained
+# Keys of paths and reporting, not of training
 _NO_SETTINGS = (
     *("paths.", "logger.", "report.", "quiet", "resume", "optimized_metric"),
     # The summary was a callback once.
@@ -87,13 +87,13 @@ def read_runs(given: str | Sequence[str]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run | None:
-    """Read a run folder as plain data; None for what is no training, such as an evaluation."""
+    """Read a run folder as plain data; None for a folder that is not of a training, such as an evaluation."""
     try:
         settings = dict(islice(leaves(_configuration(folder)), _MOST_SETTINGS))
         choices = _choices(folder)
         found = _json(folder / _METRICS) if (folder / _METRICS).is_file() else {}
         metrics = {name: value for name, value in found.items() if isinstance(value, int | float)}
-    # Files that are damaged or cut short give nearly anything.
+    # Damaged or truncated files can parse as any structure.
     except Exception as error:
         return Run(folder, "damaged", error=(str(error) or type(error).__name__).splitlines()[0])
     # Evaluations can have a backbone too.

@@ -52,7 +52,7 @@ def _own(manifest: Manifest, split: str) -> list[Sample]:
 
 
 def _check_classes(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> None:
-    """Refuse classes that the model does not know, and name those without a picture."""
+    """Refuse classes that the model does not know, and name those without an image."""
     present = {sample.label for sample in samples}
     unknown, absent = sorted(present - set(classes)), sorted(set(classes) - present)
     if unknown:

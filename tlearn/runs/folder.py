@@ -1,4 +1,4 @@
-"""The run folder: held by one run, and explaining itself."""
+"""The run folder: locked by one run at a time."""
 
 import fcntl
 import os

@@ -55,7 +55,7 @@ class Model:
 
     @property
     def temperature(self) -> float:
-        """What its logits are divided by to give probabilities that hold, fitted on val; 1 where it was not fitted."""
+        """The temperature for calibrated probabilities, fitted on val; 1 where it was not fitted."""
         return float(self.description.get("temperature", 1.0))
 
     @property
@@ -86,7 +86,7 @@ def save_model(
         folder: where to.
         network: in whatever state it is.
         description: see `Model`, and architecture (the backbone's), replace (how it was cut) and head.
-        recipe: how it was trained, for the metadata of the weights file, which may travel alone.
+        recipe: training settings, for the metadata of the weights file, which may be copied alone.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -126,7 +126,7 @@ def load_model(run: str | Path) -> Model:
         state = load_file(folder / WEIGHTS)
     except CheckpointError:
         raise
-    # A description that somebody has changed makes what reads it raise nearly anything.
+    # A description edited by hand can raise errors of any type in the code that reads it.
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
     try:
@@ -145,12 +145,12 @@ def _check(description: dict[str, Any]) -> None:
     """Raise an error of some kind for what would only fail later."""
     classes = description["classes"]
     if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
-        raise ValueError("classes is no list of names")
+        raise ValueError("classes is not a list of names")
     if not isinstance(description["data_root"], str):
         raise ValueError("data_root is no path")
     temperature = description.get("temperature", 1.0)
     if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
-        raise ValueError("temperature is no number above 0")
+        raise ValueError("temperature is not a number above 0")
     Decoder(**description["decoding"])
     Transform(description["preprocessing"])(torch.zeros(3, 8, 8, dtype=torch.uint8))
 

@@ -1,4 +1,4 @@
-"""What a model takes images for: its most probable classes, with their probabilities."""
+"""Predictions: the most probable classes of images, with their probabilities."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A backbone with its own classifier as a model: it names pictures by the classes of its weights, without training."""
+"""A backbone with its own classifier as a model: it predicts the classes of its weights, without training."""
 
 from dataclasses import asdict
 from pathlib import Path

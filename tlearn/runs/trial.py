@@ -1,4 +1,4 @@
-"""How one trial of a sweep went: a row in the trial's own folder, which any process of any launcher can write."""
+"""The result of one trial: a row in the trial's own folder, which any process of any launcher can write."""
 
 import json
 from collections.abc import Mapping, Sequence

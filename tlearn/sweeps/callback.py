@@ -1,4 +1,4 @@
-"""What Hydra tells of a sweep: its start, the end of each trial in the process that ran it, and its own end."""
+"""Hydra callback of sweeps: their start, the end of each trial in its own process, and their end."""
 
 import math
 from contextlib import suppress
@@ -21,7 +21,7 @@ from tlearn.sweeps.table import show_sweep
 
 
 class SweepTable(Callback):
-    """Write results.csv after each trial, and show the table in the end.
+    """Write results.csv after each trial, and print the table at the end.
 
     It keeps nothing in memory: launchers give each process its own copy, and the trials' rows have everything.
     """

@@ -1,4 +1,4 @@
-"""What a reader sees of a sweep: its trials by what tells them apart, the best first, and where that one lies."""
+"""The table of a sweep: trials by the settings that differ, best first, and the folder of the best one."""
 
 from collections.abc import Sequence
 from pathlib import Path

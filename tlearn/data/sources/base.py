@@ -1,4 +1,4 @@
-"""What a source of images is: subclass or imitate `Source` to bring your own, and name it in data.source._target_."""
+"""The contract of an image source: implement `Source` for your own, and name it in data.source._target_."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -77,7 +77,7 @@ class TorchvisionSource:
 
     def _caltech(self) -> Listing:
         root, found = self.folder / "101_ObjectCategories", Found()
-        # clutter for detectors to reject, no class
+        # clutter for detectors to reject, not a class
         scan_classes(root, root, None, found, skip=("BACKGROUND_Google",))
         if len(found.samples) < CALTECH_IMAGES:
             # torchvision takes a half extracted archive for the whole data set

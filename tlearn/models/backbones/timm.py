@@ -103,7 +103,7 @@ class TimmBackbone:
         cut |= self._pool(cut)
         try:
             return _timm().create_model(self.name, pretrained=pretrained, **cut)
-        # The hub, its cache and the network raise nearly anything.
+        # The hub, its cache and the network raise errors of many unrelated types.
         except Exception as error:
             if not pretrained:
                 raise

@@ -88,7 +88,7 @@ class SmallBackbone:
     def _classifier(self) -> nn.Module:
         kind = getattr(models, self.name, None)
         if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            raise ConfigError(f"backbone.name={self.name} is no class of networks in torchvision.models")
+            raise ConfigError(f"backbone.name={self.name} is not a network class in torchvision.models")
         try:
             return kind(**self._arguments)
         except (TypeError, ValueError) as error:

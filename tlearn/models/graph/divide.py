@@ -13,7 +13,7 @@ from tlearn.models.graph.tracing import Tracer
 
 
 class NotDivisibleError(Exception):
-    """Why no part of a body can be computed ahead."""
+    """The reason why no part of a body can be computed once."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class FrozenPart:
     """The part of a body whose output no training step can change.
 
     Attributes:
-        module: images [N, 3, S, S] -> what crosses the cut; the body itself when all of it is frozen. It shares its
+        module: images [N, 3, S, S] -> the tensor at the cut; the body itself when all of it is frozen. It shares its
             layers with the body.
         rest: computes features [N, F] from that, run against the body; None when all of it is frozen.
         name: for logs and keys: the same in every run, and different for every two cuts of a body.
-        shape: of what crosses the cut, for one image.
+        shape: of the tensor at the cut, for one image.
         stages: the parts of the body that may train.
     """
 
@@ -66,7 +66,7 @@ def divide(body: nn.Module, trains: Callable[[str], bool], size: int) -> FrozenP
 
 
 def run_rest(body: nn.Module, rest: fx.Graph, values: Tensor) -> Tensor:
-    """Compute features [N, F] from what crosses the cut, with the parameters and buffers that the body has now."""
+    """Compute features [N, F] from the tensor at the cut, with the current parameters and buffers of the body."""
     return fx.Interpreter(body, graph=rest).run(values)
 
 
