@@ -281,7 +281,7 @@ def _new_progress() -> "Progress":
     # Output meanwhile passes through rich, which would break long paths at the width of the terminal.
     console = Console(file=sys.stdout, soft_wrap=True)
     columns = (label, BarColumn(20), MofNCompleteColumn(), note)
-    # Standard error stays where it is if that is no terminal.
+    # Standard error is not redirected unless it is a terminal.
     return Progress(*columns, console=console, transient=True, redirect_stderr=sys.stderr.isatty())
 
 

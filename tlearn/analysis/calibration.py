@@ -156,7 +156,7 @@ def reliability_figure(before: Sequence[Mapping[str, Any]], after: Sequence[Mapp
         _draw(top, below, table, "" if after is None else name, at, len(tables))
     top.set(ylabel="accuracy", xlim=(0, 1), ylim=(-0.02, 1.02))
     top.legend(loc="upper left", fontsize=8)
-    below.set(xlabel="confidence", ylabel="pictures", ylim=(0, None))
+    below.set(xlabel="confidence", ylabel="images", ylim=(0, None))
     below.yaxis.set_major_formatter(PercentFormatter(1))
     for axes in (top, below):
         axes.grid(alpha=0.3)

@@ -100,7 +100,7 @@ def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> F
         _draw_bars(axes, counts, [shown(row["class"]) for row in rows])
     else:
         axes.stackplot(range(len(rows)), *counts.values(), labels=list(counts), step="mid")
-        axes.set(xlabel=f"{len(rows)} classes, largest first", ylabel="pictures", xlim=(-0.5, len(rows) - 0.5))
+        axes.set(xlabel=f"{len(rows)} classes, largest first", ylabel="images", xlim=(-0.5, len(rows) - 0.5))
     # Outside of the axes: with few classes, bars fill all of them.
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(splits), frameon=False)
     return figure
@@ -114,7 +114,7 @@ def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[
     axes.set_yticks(range(len(names)), names, **lettering(8))
     axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("pictures")
+    axes.set_xlabel("images")
 
 
 def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
@@ -125,7 +125,7 @@ def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
     most, largest = 1.05 * max(shorter, default=1), 1.05 * max(sides, default=1)
     left.hist(shorter, bins=50, range=(0, most))
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
-    left.set(title="Shorter sides", xlabel="pixels", ylabel="pictures", xlim=(0, most))
+    left.set(title="Shorter sides", xlabel="pixels", ylabel="images", xlim=(0, most))
     right.scatter([w for w, _ in sizes.values()], [h for _, h in sizes.values()], s=6, alpha=0.4)
     limits = (0.0, largest)
     if sides and largest > 20 * min(sides):

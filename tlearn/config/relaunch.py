@@ -108,7 +108,7 @@ def _read(run: Path) -> tuple[list[str], str | None, Path]:
         # Such arguments can load pickles and plugins; Hydra itself never stores any.
         foreign = [argument for argument in arguments if argument.startswith("-") or _key(argument).startswith("hydra")]
         if foreign:
-            raise ValueError(f"{foreign[0]} is no argument of a run")
+            raise ValueError(f"{foreign[0]} is not an argument of a run")
         return arguments, directories[0] if directories else None, Path(str(runtime["cwd"]))
     except FileNotFoundError as error:
         raise CheckpointError(f"{run} holds no run to resume: {error.filename} is missing") from error

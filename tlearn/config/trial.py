@@ -30,8 +30,8 @@ def run_trial(task: Callable[[], dict[str, float]], objective: str | None, check
         check: refuses a wrong configuration.
 
     Returns:
-        The value of the objective; the worst possible value where the trial failed or the metric is NaN, as Optuna would
-        stop the search; None without an objective.
+        The value of the objective; the worst possible value where the trial failed or the metric is NaN, which would
+        end Optuna's search; None without an objective.
 
     Raises:
         BaseException: an error that ends the whole sweep, such as an interruption.

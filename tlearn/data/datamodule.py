@@ -29,7 +29,7 @@ class SplitDataModule(LightningDataModule):
     """What loaders of images and of their features share: which images come, in which order and in which process.
 
     Args:
-        pictures: the splits, made and checked before.
+        image_set: the checked splits.
         datasets: one for each split, with the `targets` and `paths` of its images.
         batch_size: of training, per process.
         balance: "sampler" draws the classes of train equally often.
@@ -107,7 +107,7 @@ class ImageDataModule(SplitDataModule):
     normalised as a whole.
 
     Args:
-        pictures: the splits, made and checked before.
+        image_set: the checked splits.
         train_transform: for training images.
         transform: for all others.
         balance: "sampler" draws the classes of train equally often.

@@ -35,8 +35,8 @@ def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[
     given = {sample.split for sample in listing.samples}
     if given == {None} and same:
         raise DataError(
-            f"{root} has {same} of the run's {len(manifest.sizes)} pictures and no splits of its own: metrics would "
-            "include pictures it was trained on; give the whole set, or other pictures"
+            f"{root} has {same} of the run's {len(manifest.sizes)} images and no splits of its own: metrics would "
+            "include images it was trained on; give the whole set, or other images"
         )
     if given != {None} and split not in given:
         raise DataError(f"{root} has no {split} split: it has {', '.join(sorted(map(str, given)))}")

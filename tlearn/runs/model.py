@@ -147,7 +147,7 @@ def _check(description: dict[str, Any]) -> None:
     if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
         raise ValueError("classes is not a list of names")
     if not isinstance(description["data_root"], str):
-        raise ValueError("data_root is no path")
+        raise ValueError("data_root is not a path")
     temperature = description.get("temperature", 1.0)
     if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
         raise ValueError("temperature is not a number above 0")

@@ -15,7 +15,7 @@ from tlearn.analysis.direction import lower_is_better
 MAIN_METRICS = ("val/top1", "val/loss", "test/top1", "test/loss", "time/fit_s")
 _WORDS = {"time/fit_s": "fit (s)", "time/total_s": "total (s)"}
 _WIDEST = 24
-# More settings than these are no columns of a table.
+# With more settings than this, a table has no column for each.
 MOST_SETTINGS = 6
 # Ends of dotted keys that say nothing without what they belong to
 _VAGUE = ("name", "metric", "mode")

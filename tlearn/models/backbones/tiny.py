@@ -61,7 +61,7 @@ class SmallBackbone:
         return dict(self._preprocessing)
 
     def categories(self) -> list[str] | None:
-        """Return None: the classes that it was trained on are no use elsewhere."""
+        """Return None: the classes that it was trained on are useless elsewhere."""
         return None
 
     def skeleton(self, replace: str = "classifier") -> Body:
