@@ -524,7 +524,7 @@ class TestResume:
     )
     def test_code_that_a_stored_run_names_must_be_given_again(self, tmp_path, stored):
         run = self.stopped(tmp_path / "run", "seed=3", "data.root=../pictures", stored)
-        with pytest.raises(ConfigError, match="give it again") as caught:
+        with pytest.raises(ConfigError, match="repeat these arguments with resume") as caught:
             restored_arguments([f"resume={run}"])
         assert stored in str(caught.value)
         assert "pictures" not in str(caught.value)
@@ -533,7 +533,7 @@ class TestResume:
     @pytest.mark.parametrize("stored", ["--experimental-rerun=x.pickle", "hydra.searchpath=[x]", "+hydra/launcher=x"])
     def test_a_stored_run_cannot_steer_hydra(self, tmp_path, stored):
         run = self.stopped(tmp_path / "run", stored)
-        with pytest.raises(CheckpointError, match="is no argument of a run"):
+        with pytest.raises(CheckpointError, match="is not an argument of a run"):
             restored_arguments([f"resume={run}"])
 
     def test_a_folder_that_is_missing_is_named(self, tmp_path):

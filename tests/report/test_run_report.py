@@ -179,7 +179,7 @@ def test_without_a_test_split_val_is_shown_and_what_was_not_looked_for_is_told(t
     assert not (tmp_path / "run" / "report" / "val_class_counts.png").exists()
     assert "Most doubtful labels: not computed: it would take long." in page.text
     assert "Near-duplicates in several splits: none found." in page.text
-    assert "training pictures" not in page.text
+    assert "its number of training images" not in page.text
 
 
 def test_what_a_run_does_not_have_is_left_out(tmp_path):

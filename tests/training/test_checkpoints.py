@@ -38,7 +38,7 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path):
         with pytest.raises(CheckpointError, match=r"cut\.ckpt"):
             CheckpointIO().load_checkpoint(tmp_path / "cut.ckpt")
     CheckpointIO().save_checkpoint({"something": 1}, tmp_path / "other.ckpt")
-    with pytest.raises(CheckpointError, match="no checkpoint of a run"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of a run"):
         CheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match=r"none\.ckpt"):
         CheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
