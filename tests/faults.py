@@ -28,10 +28,18 @@ class Disk:
         step: write, fsync or replace.
         at: which of them fails, from 1; 0 for none.
         error: what it fails with; a function is called instead.
+        ending: only targets whose path ends so count; how many steps another file takes depends on its size.
     """
 
-    def __init__(self, step: str = "", at: int = 0, error: BaseException | Callable[[], None] | None = None) -> None:
-        self.step, self.at, self.error = step, at, error
+    def __init__(
+        self,
+        step: str = "",
+        at: int = 0,
+        error: BaseException | Callable[[], None] | None = None,
+        ending: str = "",
+    ) -> None:
+        self.step, self.at, self.error, self.ending = step, at, error, ending
+        self._counted = 0
         # step -> the targets, in order
         self.taken: dict[str, list[Path]] = {name: [] for name in STEPS}
         # The target at which it failed
@@ -45,7 +53,10 @@ class Disk:
     def take(self, step: str, target: Path, instead: Callable[[], Any] = lambda: None) -> None:
         """Note a step, and fail if its turn has come, after doing something else `instead`."""
         self.taken[step].append(target)
-        if step != self.step or len(self.taken[step]) != self.at:
+        if step != self.step or not str(target).endswith(self.ending):
+            return
+        self._counted += 1
+        if self._counted != self.at:
             return
         self.failed = target
         instead()
