@@ -64,8 +64,7 @@ def session(log: Path | None = None, *, quiet: bool = False) -> Iterator[None]:
 def _recorded(log: Path) -> Iterator[None]:
     """Append console output, warnings and the final error of the block to a log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    # File names need not be valid UTF-8.
-    handler = _LogFile(log, encoding="utf-8", errors="surrogateescape")
+    handler = _LogFile(log, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
     loggers, show_warning = [_LOG, *map(logging.getLogger, _LIBRARIES)], warnings.showwarning
 
@@ -130,7 +129,8 @@ def complain(*lines: object) -> None:
 def _put(level: int, lines: Sequence[object], stream: TextIO | None, trace: bool = False) -> None:
     if not lines:
         return
-    text = "\n".join(map(str, lines))
+    # Names of files need not be text, which neither every terminal nor a notebook takes.
+    text = "\n".join(map(str, lines)).encode("utf-8", "backslashreplace").decode("utf-8")
     _LOG.log(level, text, exc_info=trace)
     if stream is not None:
         print(text, file=stream, flush=True)
