@@ -19,6 +19,7 @@ import pytest
 
 import tlearn
 from tests.faults import STEPS, Killed, fault, temporaries
+from tlearn import files
 from tlearn.errors import OutputError
 from tlearn.files import (
     STDOUT,
@@ -328,6 +329,11 @@ class TestStreams:
             file.write(b"after")
         assert (tmp_path / "file").read_bytes() == b"before text text text after"
         assert (tmp_path / "link").is_symlink()
+
+    def test_standard_output_needs_no_link_of_the_machines(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(files, "STDOUT", tmp_path / "lost")
+        assert is_stream(tmp_path / "lost")
+        assert opened_number(tmp_path / "lost") == 1
 
     def test_a_file_that_is_not_open_is_refused(self):
         with pytest.raises(OutputError, match="cannot write /dev/fd/789: Bad file descriptor"):
