@@ -6,22 +6,13 @@ where the run continues, `complain` where it ends. During a `session`, a log fil
 
 import logging
 import os
-import shutil
 import sys
-import time
-import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-_SECONDS_BETWEEN_LINES, _SECONDS_BETWEEN_DRAWINGS = 10, 0.2
-# Minimum width of a table column: numbers stay whole.
-_LEAST_WIDTH = 8
 _LOG = logging.getLogger("tlearn")
 _LOG.setLevel(logging.INFO)
 # Otherwise a handler of the root logger would print every line twice.
@@ -136,49 +127,6 @@ def _put(level: int, lines: Sequence[object], stream: TextIO | None, trace: bool
         print(text, file=stream, flush=True)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], spare: int = 0) -> None:
-    """Print a table with column names, numbers right-aligned.
-
-    On a narrow terminal, first some of the last `spare` columns are left out, then the widest ones are truncated.
-    """
-    cells = [[_on_one_line(cell) for cell in row] for row in (columns, *rows)]
-    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
-    # Each column takes two spaces more, but for the last.
-    room = shutil.get_terminal_size().columns + 2
-    while spare and _is_terminal() and sum(widths) + 2 * len(widths) > room:
-        widths, spare = widths[:-1], spare - 1
-    while _is_terminal() and sum(widths) + 2 * len(widths) > room and max(widths) > _LEAST_WIDTH:
-        widths[widths.index(max(widths))] -= 1
-    right = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(widths))]
-    for row in cells:
-        padded = map(_padded, row, widths, right)
-        say("  ".join(padded).rstrip())
-
-
-def _on_one_line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def _width(text: str) -> int:
-    """Count the terminal columns of a text: two for a wide character, none for a combining one."""
-    return sum(
-        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text
-    )
-
-
-def _padded(text: str, width: int, right: bool) -> str:
-    if _width(text) > width:
-        while _width(text) >= width:
-            text = text[:-1]
-        text += "\N{HORIZONTAL ELLIPSIS}"
-    space = " " * (width - _width(text))
-    return space + text if right else text + space
-
-
-def _is_number(text: str) -> bool:
-    return not text.strip("0123456789.,-+%e ")
-
-
 def short(value: float) -> str:
     """Format a number with four digits."""
     return f"{value:.{max(0, 4 - len(str(int(abs(value)))))}f}" if abs(value) < 1e5 else f"{value:.3g}"
@@ -223,93 +171,11 @@ def report_only(what: str) -> Iterator[None]:
         warn(f"{what} could not be made: {type(error).__name__}: {error}", trace=True)
 
 
-class Bar:
-    """A progress bar on a terminal, nothing elsewhere; it is removed when stopped."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._total, self._begun, self._done = 0.0, 0, 0
-        self._started = self._drawn = 0.0
-
-    def start(self, label: str, total: float, done: int = 0) -> None:
-        """Start, or restart with another description; `total` may be infinite."""
-        if not _can_redraw():
-            return
-        if self._progress is None:
-            self._progress = _new_progress()
-        for task in self._progress.task_ids:
-            self._progress.remove_task(task)
-        self._total, self._begun, self._done = total, done, done
-        self._started = self._drawn = time.monotonic()
-        self._progress.add_task(label, total=total if total < float("inf") else None, completed=done, note="")
-        self._progress.start()
-
-    def advance(self, count: int = 1, note: Callable[[], str] = str) -> None:
-        """Count what is done; `note` is called for a text beside the bar when it is drawn, a few times a second."""
-        self._done += count
-        now = time.monotonic()
-        # Drawing takes longer than the step of a head on cached features.
-        if self._progress is not None and now - self._drawn >= _SECONDS_BETWEEN_DRAWINGS:
-            left = (self._total - self._done) * (now - self._started) / (self._done - self._begun)
-            known = f"{duration(left)} left" if left < float("inf") else ""
-            [task] = self._progress.task_ids
-            self._progress.update(task, completed=self._done, note="  ".join(filter(None, (note(), known))))
-            self._drawn = now
-
-    def stop(self) -> None:
-        """Remove the bar."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-
-def _can_redraw() -> bool:
+def can_redraw() -> bool:
     """Return whether a bar can move: not in a pipe, a file, a notebook, or a terminal that cannot go back."""
-    return is_main_process() and not _quiet and _is_terminal() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return is_main_process() and not _quiet and is_terminal() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
-
-
-def _new_progress() -> "Progress":
-    # Imported here: most programs show no bar, and all must start at once.
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    label, note = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[note]"))
-    # Output meanwhile passes through rich, which would break long paths at the width of the terminal.
-    console = Console(file=sys.stdout, soft_wrap=True)
-    columns = (label, BarColumn(20), MofNCompleteColumn(), note)
-    # Standard error is not redirected unless it is a terminal.
-    return Progress(*columns, console=console, transient=True, redirect_stderr=sys.stderr.isatty())
-
-
-@contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show the progress of a pass over images: a bar or occasional lines, and a final line with the speed.
-
-    Yields a function to call with the number of images just done.
-    """
-    bar, done = Bar(), 0
-    started = shown = time.monotonic()
-    moving = _can_redraw()
-
-    def speed() -> float:
-        return done / max(time.monotonic() - started, 1e-3)
-
-    def advance(count: int) -> None:
-        nonlocal done, shown
-        done += count
-        bar.advance(count, lambda: f"{speed():,.0f} images/s")
-        if not moving and time.monotonic() - shown >= _SECONDS_BETWEEN_LINES:
-            shown = time.monotonic()
-            left = (total - done) / speed()
-            say(f"{label}: {done:,} of {total:,} images, {speed():,.0f} images/s, {left:,.0f} s left")
-
-    bar.start(label, total)
-    try:
-        yield advance
-    finally:
-        bar.stop()
-    say(f"{label}: {done:,} images in {time.monotonic() - started:.1f} s, {speed():,.0f} images/s")

@@ -7,7 +7,8 @@ from contextlib import closing
 import torch
 from torch import Tensor
 
-from tlearn.console import progress, warn
+from tlearn.console import warn
+from tlearn.display import progress
 from tlearn.errors import NonFiniteError, OutputError
 from tlearn.features.extract import Extractor, Item
 from tlearn.features.store import FeatureRows, Space

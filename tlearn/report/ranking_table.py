@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tlearn.console import print_table, say
+from tlearn.console import say
+from tlearn.display import print_table
 from tlearn.runs.ranking import (
     MAIN_METRICS,
     MOST_SETTINGS,

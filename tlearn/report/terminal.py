@@ -6,7 +6,8 @@ from pathlib import Path
 from tlearn.analysis.accuracy import wilson
 from tlearn.analysis.data_profile import class_table, size_summary
 from tlearn.analysis.outputs import Outputs
-from tlearn.console import answer, measured, print_table, say
+from tlearn.console import answer, measured, say
+from tlearn.display import print_table
 from tlearn.report.data_report import Survey
 
 _ACCURACIES = ("top1", "top5")

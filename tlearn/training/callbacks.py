@@ -8,7 +8,8 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 
-from tlearn.console import Bar, duration, measured, say, short
+from tlearn.console import duration, measured, say, short
+from tlearn.display import Bar
 from tlearn.training.module import TransferModule
 
 # Metrics of an epoch's line and their names there; accuracies are those of val.
