@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 from torch import Tensor
 from torchmetrics.functional import spearman_corrcoef
 
-from tlearn.analysis.drawing import lettering, shown
+from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.analysis.outputs import Outputs
 
 # With more classes, only the worst are drawn.
@@ -89,7 +89,7 @@ def accuracy_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
     if len(rows) > _MOST_CLASSES:
         title = f"{title}: the worst {_DRAWN} of {len(rows):,} classes"
         rows = rows[:_DRAWN]
-    figure = Figure(figsize=(8, 0.2 * len(rows) + 1.5), layout="constrained")
+    figure = Drawing(figsize=(8, 0.2 * len(rows) + 1.5), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots()
     places, shares = range(len(rows)), [row["top1"] for row in rows]
@@ -112,7 +112,7 @@ def counts_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
     title = "Accuracy and training images per class"
     if (correlation := _spearman(x, y)) is not None:
         title += f" (rank correlation {correlation:.2f})"
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Drawing(figsize=(7, 4.5), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots()
     axes.scatter(x, y, s=14, alpha=0.6)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
+from tlearn.analysis.drawing import Drawing
 from tlearn.analysis.outputs import Outputs, compute_metrics
 
 # Double-precision values in memory per step
@@ -147,7 +148,7 @@ def reliability_figure(before: Sequence[Mapping[str, Any]], after: Sequence[Mapp
         before: bins of the network's probabilities.
         after: bins of the probabilities scaled by the temperature, if any.
     """
-    figure = Figure(figsize=(5, 5.4), layout="constrained")
+    figure = Drawing(figsize=(5, 5.4), layout="constrained")
     figure.suptitle("Reliability")
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfectly calibrated")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from tlearn.analysis.drawing import lettering, shown
+from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.models.network import TransferNetwork
 
 
@@ -120,7 +120,7 @@ def cam_figure(images: Sequence[Tensor], maps: Tensor, titles: Sequence[str], co
     """
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
-    figure = Figure(figsize=(3.4 * columns, 1.95 * rows), layout="constrained")
+    figure = Drawing(figsize=(3.4 * columns, 1.95 * rows), layout="constrained")
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")

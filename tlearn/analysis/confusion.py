@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, PercentFormatter
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from tlearn.analysis.drawing import lettering, shown
+from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.analysis.outputs import Outputs
 
 # With more classes, cells have no numbers and confused classes are put side by side.
@@ -66,7 +66,7 @@ def confusion_figure(matrix: Tensor, classes: Sequence[str]) -> Figure:
     count = len(kept)
     side = min(5 + 0.09 * count, 0.45 * count + 4.5)
     # Compressed layout keeps the cells square; constrained layout would clip the names.
-    figure = Figure(figsize=(side + 1.2, side), layout="compressed")
+    figure = Drawing(figsize=(side + 1.2, side), layout="compressed")
     figure.suptitle(title)
     axes = figure.subplots()
     # Grey: classes without images have no share.

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
-from tlearn.analysis.drawing import lettering, shown
+from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.data.sources.base import Sample
 
 Splits = Mapping[str, Sequence[Sample]]
@@ -93,7 +93,7 @@ def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> F
     """Draw the images per class as stacked bars, largest class first; without names beyond some hundred classes."""
     rows = sorted(table, key=lambda row: -sum(row[name] for name in splits))
     counts = {name: [row[name] for row in rows] for name in splits}
-    figure = Figure(figsize=(8, 0.22 * len(rows) + 1.8 if len(rows) <= _MOST_NAMES else 5), layout="constrained")
+    figure = Drawing(figsize=(8, 0.22 * len(rows) + 1.8 if len(rows) <= _MOST_NAMES else 5), layout="constrained")
     figure.suptitle("Images per class")
     axes = figure.subplots()
     if len(rows) <= _MOST_NAMES:
@@ -119,7 +119,7 @@ def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[
 
 def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:
     """Draw the distributions of the shorter side and of the aspect ratio."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Drawing(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     shorter, sides = [min(size) for size in sizes.values()], [side for size in sizes.values() for side in size]
     most, largest = 1.05 * max(shorter, default=1), 1.05 * max(sides, default=1)

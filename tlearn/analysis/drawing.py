@@ -1,4 +1,4 @@
-"""Shared by all figures: printable names, fonts for their characters, and saving."""
+"""Shared by all figures: how notebooks show them, printable names, fonts for their characters, and saving."""
 
 import io
 import warnings
@@ -15,6 +15,13 @@ from tlearn.files import write_bytes
 
 # Chinese, Japanese and Korean as Linux, Windows and macOS have them; a name that is not installed makes matplotlib warn
 _FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "Arial Unicode MS")
+
+
+class Drawing(Figure):
+    """A figure that a notebook shows as an image, with or without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        return figure_bytes(self, dpi=72)
 
 
 def shown(name: str, most: int = 40) -> str:

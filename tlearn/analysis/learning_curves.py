@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tlearn.analysis.drawing import fonts, shown
+from tlearn.analysis.drawing import Drawing, fonts, shown
 
 Table = list[dict[str, Any]]
 
@@ -56,7 +56,7 @@ def learning_figure(table: Sequence[Mapping[str, Any]], best_epoch: int | None =
         best_epoch: the epoch whose weights were kept.
     """
     kinds = list(dict.fromkeys(name.partition("/")[2] for row in table[:1] for name in row if "/" in name))
-    figure = Figure(figsize=(4 * max(1, len(kinds)), 3.3), layout="constrained")
+    figure = Drawing(figsize=(4 * max(1, len(kinds)), 3.3), layout="constrained")
     axis = _axis(table)
     for axes, kind in zip(figure.subplots(1, max(1, len(kinds)), squeeze=False).flat, kinds, strict=False):
         for split, colour in (("train", "tab:orange"), ("val", "tab:blue")):
@@ -101,7 +101,7 @@ def curves_table(runs: Mapping[str, Path], metric: str = "val/top1") -> Table:
 
 def curves_figure(runs: Mapping[str, Path], metric: str = "val/top1") -> Figure:
     """Draw a metric over the epochs, one curve per named run folder."""
-    figure = Figure(figsize=(8 if len(runs) > 4 else 6, 3.8), layout="constrained")
+    figure = Drawing(figsize=(8 if len(runs) > 4 else 6, 3.8), layout="constrained")
     axes = figure.subplots()
     drawn: list[float] = []
     for place, (name, run) in enumerate(runs.items()):

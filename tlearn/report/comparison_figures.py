@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tlearn.analysis.drawing import lettering, shown
+from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.runs.ranking import Group, metric_words, short_names
 
 _MOST_SETTINGS = 12
@@ -16,7 +16,7 @@ _MOST_SETTINGS = 12
 
 def ranking_figure(groups: Mapping[str, Group], metric: str) -> Figure:
     """Draw a metric of each named group, the first at the top: each seed's value, the mean and standard deviation."""
-    figure = Figure(figsize=(6.4, 0.28 * len(groups) + 1), layout="constrained")
+    figure = Drawing(figsize=(6.4, 0.28 * len(groups) + 1), layout="constrained")
     axes = figure.subplots()
     for place, group in enumerate(groups.values()):
         values = group.values(metric)
@@ -41,7 +41,7 @@ def settings_figure(groups: Sequence[Group], metric: str) -> Figure:
     short = short_names(names)
     columns = min(3, max(1, len(names)))
     lines = max(1, -(-len(names) // columns))
-    figure = Figure(figsize=(3.6 * columns, 3.2 * lines), layout="constrained")
+    figure = Drawing(figsize=(3.6 * columns, 3.2 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(names) :]:
         axes.axis("off")

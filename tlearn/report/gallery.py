@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tlearn.analysis.drawing import lettering, shown
+from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.decode import Decoder
 from tlearn.errors import BadImageError
@@ -96,7 +96,7 @@ def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str
     above, rows = 16 * lines + 4, -(-len(pictures) // columns)
     # One drawing of all: matplotlib takes 50 ms for each that stands alone.
     canvas = Image.new("RGB", (columns * _CELL, max(1, rows * (_CELL + above))), "white")
-    figure = Figure(figsize=(canvas.width / _CELL * 1.6, canvas.height / _CELL * 1.6))
+    figure = Drawing(figsize=(canvas.width / _CELL * 1.6, canvas.height / _CELL * 1.6))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.axis("off")
     for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
@@ -117,7 +117,7 @@ def answers_figure(outputs: Outputs, indices: Sequence[int]) -> Figure:
     """Draw each image beside its five most probable classes, the true one in green; for up to 12 images."""
     columns = min(3, len(indices)) or 1
     rows = -(-len(indices) // columns) or 1
-    figure = Figure(figsize=(4.4 * columns, 1.9 * rows), layout="constrained")
+    figure = Drawing(figsize=(4.4 * columns, 1.9 * rows), layout="constrained")
     grid = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1, 1] * columns)
     for axes in grid.flat:
         axes.axis("off")
