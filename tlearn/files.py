@@ -8,7 +8,6 @@ BrokenPipeError.
 
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
@@ -19,9 +18,15 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO, TextIO
 
 from tlearn.errors import OutputError
+
+try:
+    import portalocker
+# It needs fcntl or its counterpart of Windows.
+except ImportError:  # pragma: no cover
+    portalocker = None
 
 # Standard output, whatever a machine has there
 STDOUT = Path("/dev/stdout")
@@ -31,6 +36,32 @@ _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}\.tmp", re.DOTALL)
 # Characters of its target's name in a temporary one, which no file system must find too long
 _NAMED = 50
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def lock(file: IO[Any], *, shared: bool = False, wait: bool = False) -> None:
+    """Lock an open file until it is closed, also by the end of the process; without effect where a system cannot.
+
+    Args:
+        file: what to lock.
+        shared: others may have a shared lock at the same time. (On Windows this takes pywin32.)
+        wait: until others release it.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+        OSError: its file system has no locks.
+    """
+    if portalocker is None:
+        return
+    flags = portalocker.LOCK_SH if shared else portalocker.LOCK_EX
+    try:
+        portalocker.lock(file, flags if wait else flags | portalocker.LOCK_NB)
+    except portalocker.AlreadyLocked as error:
+        raise BlockingIOError(errno.EWOULDBLOCK, "locked by another process") from error
+    except portalocker.LockException as error:
+        raise OSError(errno.ENOLCK, str(error)) from error
+    except ImportError:
+        if not shared:
+            raise
 
 
 def temporary_beside(path: Path) -> Path:
@@ -49,7 +80,7 @@ def remove_temporaries(folder: Path, target: str = "") -> None:
                     shutil.rmtree(left)
                     continue
                 with left.open("r+b") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(file)
                     left.unlink()
 
 
@@ -99,7 +130,7 @@ def writing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
             with _buffered(descriptor, path, durable) as file:
                 # Tells `remove_temporaries` that this process lives; some network file systems cannot.
                 with suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(file)
                 yield file
 
 
@@ -259,6 +290,9 @@ def _named(path: Path, failure: type[Exception] = OSError) -> Iterator[None]:
 
 def _sync(path: Path) -> None:
     """Have the disk keep a file's bytes, or the names in a folder."""
+    if os.name == "nt" and path.is_dir():
+        # Windows opens no folder, and keeps names by itself.
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,5 @@
 """Remove the least recently used features."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -8,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tlearn.files import lock
 
 # Files of a space: what its features depend on, last modified when they were last used, and what writers and readers
 # lock
@@ -67,8 +68,8 @@ def _remove(folder: Path) -> bool:
     """Remove a space that no process writes or reads; one that cannot be removed, such as another user's, stays."""
     try:
         with (folder / LOCK).open("a") as writers, (folder / READERS).open("a") as readers:
-            for lock in (writers, readers):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for file in (writers, readers):
+                lock(file)
             # Another process may have removed it, and a third one made it again.
             if os.fstat(writers.fileno()).st_nlink:
                 shutil.rmtree(folder)

@@ -6,7 +6,6 @@ path, size, modification time and augmentation, so a changed image has another k
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ from tlearn.console import say, warn
 from tlearn.data.file_state import file_state
 from tlearn.errors import OutputError
 from tlearn.features.prune import LOCK, READERS, RECIPE
-from tlearn.files import remove_temporaries, write_text, written_by_library
+from tlearn.files import lock, remove_temporaries, write_text, written_by_library
 
 _KEYS, _FEATURES = "keys", "features"
 _KEY_BYTES = 16
@@ -102,7 +101,7 @@ class Space:
 
     def find(self, keys: Sequence[bytes]) -> tuple[FeatureRows | None, list[int]]:
         """Return the rows of the keys, or the indices of the missing ones; rows in use are not pruned."""
-        lock = self._read_lock()
+        readers = self._read_lock()
         parts: list[Tensor] = []
         places: dict[bytes, tuple[int, int]] = {}
         for number, (segment_keys, features) in enumerate(self._segments()):
@@ -115,7 +114,7 @@ class Space:
         # Marks the recent use that pruning goes by
         with suppress(OSError):
             os.utime(self.folder / RECIPE)
-        return FeatureRows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), lock), []
+        return FeatureRows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), readers), []
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Write one segment, whole or not at all.
@@ -166,24 +165,24 @@ class Space:
     def _read_lock(self) -> IO[str] | None:
         """Keep the space from being pruned while the file is open; None where there is nothing or it is read-only."""
         try:
-            lock = (self.folder / READERS).open("a")
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            readers = (self.folder / READERS).open("a")
+            lock(readers, shared=True)
         except OSError:
             return None
-        return lock
+        return readers
 
     def _lock(self) -> IO[str]:
         while True:
             try:
                 self._prepare()
-                lock = (self.folder / LOCK).open("a")
-                _wait_for(lock)
+                writers = (self.folder / LOCK).open("a")
+                _wait_for(writers)
             except OSError as error:
                 raise OutputError(f"cannot keep features in {self.folder}: {error}") from error
             # Pruning may have removed the folder meanwhile, and with it the file that others would lock.
-            if os.fstat(lock.fileno()).st_nlink:
-                return lock
-            lock.close()
+            if os.fstat(writers.fileno()).st_nlink:
+                return writers
+            writers.close()
 
     def _prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -207,12 +206,12 @@ class Space:
         return list(self._opened.values())
 
 
-def _wait_for(lock: IO[str]) -> None:
+def _wait_for(writers: IO[str]) -> None:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(writers)
     except BlockingIOError:
         say("another process computes these features: waiting for it")
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock(writers, wait=True)
 
 
 def _packed(keys: Sequence[bytes]) -> np.ndarray:

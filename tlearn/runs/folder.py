@@ -1,16 +1,15 @@
 """The run folder: locked by one run at a time."""
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from tlearn.console import is_main_process
 from tlearn.errors import OutputError
-from tlearn.files import remove_temporaries, write_json
+from tlearn.files import lock, remove_temporaries, write_json
 
 _LOCK = ".lock"
 # What a run leaves that another must not write over
@@ -40,7 +39,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / _LOCK).open("a+", encoding="utf-8")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._lock)
         except BlockingIOError as error:
             holder = (self.path / _LOCK).read_text(encoding="utf-8", errors="replace").strip()
             self._lock = None
@@ -75,8 +74,8 @@ class RunFolder:
     def is_taken(self) -> bool:
         """Return whether a run is writing to the folder or has left its results there."""
         try:
-            with (self.path / _LOCK).open("r+", encoding="utf-8") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with (self.path / _LOCK).open("r+", encoding="utf-8") as file:
+                lock(file)
         except BlockingIOError:
             return True
         except OSError:
@@ -87,7 +86,9 @@ class RunFolder:
     def release(self) -> None:
         """Release the folder for other runs."""
         if self._lock is not None:
-            (self.path / _LOCK).unlink(missing_ok=True)
+            # Before the lock is gone, or another run could have it by now; Windows keeps files that are open.
+            with suppress(OSError):
+                (self.path / _LOCK).unlink()
             self._lock.close()
             self._lock = None
 
