@@ -19,7 +19,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
     run = RunFolder(config.paths.output_dir)
     with session(run.path / "evaluate.log", quiet=config.quiet):
-        model = load_model(config.run)
+        model = load_model(config.run, config.trust)
         metrics, outputs, unreadable = measure(config, model)
         if is_main_process():
             run.write_json("metrics.json", metrics)

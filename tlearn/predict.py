@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def predict(config: DictConfig) -> dict[str, float]:
     """Write one row per readable image: path, and the `topk` most probable classes with their probabilities."""
     # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
-    from tlearn.config.build import build
+    from tlearn.config import seats
     from tlearn.report.predictions_page import MOST_SHOWN, predictions_page
     from tlearn.runs.model import load_model
     from tlearn.runs.predictions import predict_files
@@ -40,7 +40,10 @@ def predict(config: DictConfig) -> dict[str, float]:
             with writing_text(output) as table, telling():
                 say(*notes)
                 own = config.get("backbone") is None
-                model = load_model(config.run) if own else pretrained_model(build(config.backbone), config.classes)
+                if own:
+                    model = load_model(config.run, config.trust)
+                else:
+                    model = pretrained_model(seats.backbone(config.backbone), config.classes)
                 options = {key: config[key] for key in ("topk", "calibrated", "batch_size", "num_workers", "device")}
                 shown, bad = _write_rows(table, config.topk, predict_files(model, images, **options), MOST_SHOWN)
             if page_file is not None:

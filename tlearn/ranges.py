@@ -52,6 +52,11 @@ def text(value: Any) -> str | None:
     return None if isinstance(value, str) and value else "a text"
 
 
+def package(value: Any) -> str | None:
+    """Accept names of top-level packages."""
+    return None if isinstance(value, str) and value.isidentifier() else "the name of a package, such as mylab"
+
+
 def path(value: Any) -> str | None:
     """Accept file names."""
     if _is_number(value):

@@ -22,6 +22,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.report.after_training import plan_report, report_training, show_first_batch
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.folder import RunFolder
+    from tlearn.runs.model import described_backbone
     from tlearn.runs.record import RunRecord
     from tlearn.training.best import evaluate_best
     from tlearn.training.ddp import further_processes
@@ -48,8 +49,9 @@ def train(config: DictConfig) -> dict[str, float]:
         images = build.datamodule(config, image_set)
         module = build.module(config, network, images, optimizer)
         options = FeatureOptions(**config.features)
-        body = {**backbone.architecture(), "replace": config.head.replace}
-        data = choose_features(options, body, module, images, trainer, record.augmentation, record.cache)
+        architecture = described_backbone(backbone)
+        body = {**architecture, "replace": config.head.replace}
+        data = choose_features(options, body, module, images, trainer, record.feature_parts, record.cache)
         plan = plan_report(
             config.report.write, config.report.get("train_pictures"), options.views, trainer, data, network
         )
@@ -65,7 +67,7 @@ def train(config: DictConfig) -> dict[str, float]:
         metrics |= {"params/total": total, "params/trainable": trainable}
         metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
         if is_main_process():
-            record.finish(network, backbone.architecture(), images, metrics)
+            record.finish(network, architecture, images, metrics)
             show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
             if plan.write:
                 report_training(record, plan, network, image_set, outputs, metrics, trainer.loggers)

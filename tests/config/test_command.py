@@ -506,11 +506,17 @@ class TestResume:
         run = self.stopped(tmp_path / "my run", "seed=3")
         assert compose(restored_arguments([f"resume={quote}{run}{quote}"])[:-2]).resume == str(run)
 
-    def test_options_of_your_own_are_found_again_unless_others_are_given(self, tmp_path):
-        run = self.stopped(tmp_path / "run", "seed=3", config_dir="my options")
-        assert restored_arguments([f"resume={run}"])[:2] == ["--config-dir", "my options"]
-        arguments = restored_arguments([f"resume={run}", "--config-dir", "others"])
-        assert "my options" not in arguments
+    @pytest.mark.parametrize("flag", [["--config-dir", "others"], ["--config-dir=others"], ["-cd", "others"]])
+    def test_a_folder_of_options_must_be_given_again_and_is_found_from_here(self, tmp_path, flag, monkeypatch):
+        (tmp_path / "elsewhere").mkdir()
+        run = self.stopped(tmp_path / "run", "seed=3", config_dir="/my options", cwd=tmp_path / "elsewhere")
+        with pytest.raises(ConfigError, match="given again: python -m tlearn.train --config-dir '/my options' resume="):
+            restored_arguments([f"resume={run}"])
+        here = Path.cwd()
+        for arguments in ([*flag, "head=mlp", f"resume={run}"], ["head=mlp", f"resume={run}", *flag]):
+            monkeypatch.chdir(here)
+            restored = restored_arguments(arguments)
+            assert restored[:4] == ["--config-dir", str(here / "others"), "seed=3", "head=mlp"]
 
     @pytest.mark.parametrize(
         "stored",
@@ -524,9 +530,9 @@ class TestResume:
     )
     def test_code_that_a_stored_run_names_must_be_given_again(self, tmp_path, stored):
         run = self.stopped(tmp_path / "run", "seed=3", "data.root=../pictures", stored)
-        with pytest.raises(ConfigError, match="repeat these arguments with resume") as caught:
+        with pytest.raises(ConfigError, match="must be given again") as caught:
             restored_arguments([f"resume={run}"])
-        assert stored in str(caught.value)
+        assert stored in shlex.split(str(caught.value).partition("again: ")[2])
         assert "pictures" not in str(caught.value)
         assert restored_arguments([stored, f"resume={run}"]).count(stored) == 1
 

@@ -15,7 +15,7 @@ from tlearn.models import heads
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
 from tlearn.runs import model as bundle
-from tlearn.runs.model import DESCRIPTION, WEIGHTS, head_of, load_model, save_model
+from tlearn.runs.model import DESCRIPTION, WEIGHTS, described_backbone, described_head, load_model, save_model
 
 CLASSES = ["blue", "grün", "a,b"]
 MLP = {"kind": "mlp", "hidden": [8, 6], "dropout": 0.5, "activation": "GELU"}
@@ -180,6 +180,17 @@ PREPROCESSING = {"resize": 32, "size": 32, "interpolation": "bilinear", "mean": 
         {"head": []},
         {"head": {"kind": "os.system"}},
         {"head": {"kind": "linear", "_target_": "os.system"}},
+        {"head": {"_target_": "os.system"}},
+        {"head": {"_target_": "posix.system"}},
+        {"head": {"_target_": "torch.hub.load"}},
+        {"head": {"_target_": ["tlearn.models.heads.linear"]}},
+        {"head": {"_target_": "torch.nn.functional.torch.hub.load"}},
+        {"head": {"_target_": "torch.nn.Module"}},
+        {"head": {"_target_": "mine.heads.Head"}},
+        {"head": {"_target_": "tlearn.models.heads.mlp", "activation": {"_target_": "os.system", "command": "true"}}},
+        {"architecture": {"_target_": "os.system"}},
+        {"architecture": {"_target_": "tlearn.models.backbones.torchvision.TorchvisionBackbone", **SHUFFLENET}},
+        {"architecture": {"_target_": "mine.nets.Net"}},
         {"head": {"kind": "linear", "in_features": 3}},
         {"head": {"kind": "mlp", "hidden": "wide"}},
         {"head": {"kind": "mlp", "hidden": [10**30]}},
@@ -293,12 +304,27 @@ def test_weights_of_another_network_are_refused(damaged, change):
         load_model(folder)
 
 
-def test_a_head_is_described_by_kind_and_arguments():
+def test_a_head_is_described_by_what_builds_it():
     config = {"_target_": "tlearn.models.heads.mlp", "_partial_": True, "hidden": [4], "dropout": 0.1}
-    assert head_of(config) == {"kind": "mlp", "hidden": [4], "dropout": 0.1}
+    assert described_head(config) == {"_target_": "tlearn.models.heads.mlp", "hidden": [4], "dropout": 0.1}
 
 
-@pytest.mark.parametrize("target", ["os.system", "my.heads.linear", "tlearn.models.heads.Sequential", "linear"])
-def test_a_head_from_elsewhere_cannot_be_saved(target):
-    with pytest.raises(CheckpointError, match="only linear, mlp can"):
-        head_of({"_target_": target})
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("os.system", "damaged or hostile"),
+        ("subprocess.run", "damaged or hostile"),
+        ("torch.hub.load", "of libraries, only"),
+        ("torch.nn.functional.torch.hub.load", "must be annotated to return"),
+        ("torch.nn.init.xavier_uniform_", "must be annotated"),
+        ("torchmetrics.Accuracy", "of libraries, only"),
+        ("tlearn.models.heads.Sequential", "cannot be imported"),
+        ("tlearn.models.heads.require", "must be annotated"),
+        ("tlearn.download.fetch", "of libraries, only"),
+        ("no_such_package.heads.Cosine", "start from the folder that holds it"),
+        ("linear", "start from the folder that holds it"),
+    ],
+)
+def test_what_is_no_head_cannot_be_described(target, reason):
+    with pytest.raises(CheckpointError, match=reason):
+        described_head({"_target_": target})

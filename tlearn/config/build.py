@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
+from tlearn.config import seats
 from tlearn.config.relaunch import child_command
+from tlearn.config.seats import build
 from tlearn.console import is_main_process, say
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
@@ -18,10 +21,9 @@ from tlearn.data.pixel_cache import pixel_cache
 from tlearn.data.prepare import BadImagesError, ImageSet, prepare
 from tlearn.data.transforms import KEYS, Transform, complete, mixing
 from tlearn.errors import ConfigError
-from tlearn.models.backbones.base import Backbone
+from tlearn.models.backbones.base import Backbone, backbone_name
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder
-from tlearn.runs.model import head_of
 from tlearn.training.callbacks import EpochProgress, Unfreeze
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.data_parallel import DataParallelStrategy
@@ -31,20 +33,12 @@ from tlearn.training.full_batch import FullBatch, FullBatchModule
 from tlearn.training.module import TransferModule
 
 
-def build(node: Any, **more: Any) -> Any:
-    """Instantiate a node of the configuration with plain lists and dictionaries as arguments.
-
-    OmegaConf's containers would end up in optimizers and checkpoints, which could then not be read as plain data.
-    """
-    return instantiate(node, _convert_="all", **more)
-
-
 def backbone(config: DictConfig) -> Backbone:
     """Build the backbone without loading weights, and fill in `config.transforms` from their preprocessing.
 
     Augmentations in the configuration refer to these values, such as `transforms.size`.
     """
-    chosen: Backbone = build(config.backbone, **({} if config.finetune.pretrained else {"weights": None}))
+    chosen = seats.backbone(config.backbone, config.finetune.pretrained)
     given = OmegaConf.to_container(config.transforms)
     config.transforms.update(complete(chosen.preprocessing(), given))  # type: ignore[arg-type]
     return chosen
@@ -55,7 +49,7 @@ def image_set(config: DictConfig, run: RunFolder) -> ImageSet:
     data, split = config.data, config.data.split
     try:
         found = prepare(
-            build(data.source),
+            seats.source(data.source),
             _decoder(data),
             list(split.fractions),
             split.val_fraction,
@@ -112,20 +106,17 @@ def network(
         seed: seeds the initialisation of the head.
         size: the side of the images in pixels.
     """
-    # A network that a model folder cannot describe is refused now and not after training.
-    head_of(head["build"])
-    chosen.architecture()
-    body = chosen.build(head["replace"])
+    body = seats.body(chosen, head["replace"], finetune["pretrained"])
     # The head's initialisation depends on the seed alone, not on random numbers drawn while building the body.
     torch.manual_seed(seed)
-    built = TransferNetwork(body.module, build(head["build"])(body.num_features, num_classes), finetune["stages"])
+    new = seats.head(head["build"], body.num_features, num_classes)
+    built = TransferNetwork(body.module, new, finetune["stages"])
     if size != chosen.preprocessing()["size"]:
         _check_size(built, size)
     # Checked here so that a wrong name fails now and not when its epoch comes.
     built.frozen_keys(finetune["later_stages"])
     total, trained = built.count_parameters()
-    name = getattr(chosen, "name", type(chosen).__name__)
-    say(f"network: {name}; {total:,} parameters, {trained:,} trained")
+    say(f"network: {backbone_name(chosen)}; {total:,} parameters, {trained:,} trained")
     # Convolutions are fastest in this layout, on CPUs and GPUs alike.
     return built.to(memory_format=torch.channels_last)
 
@@ -157,8 +148,9 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, op
         raise ConfigError(f"loss.weight has {len(weight)} values for the {len(classes)} classes {', '.join(classes)}")
     if weight is None and config.data.balance == "weights":
         weight = data.class_weights()
-    loss = build(config.loss)(**({} if weight is None else {"weight": list(weight)}))
     tuning, transforms = config.finetune, config.transforms
+    mix = mixing(len(classes), transforms.mixup_alpha, transforms.cutmix_alpha)
+    loss = seats.loss(config.loss, len(classes), weight, mixed=mix is not None)
     if isinstance(optimizer, FullBatch):
         if config.scheduler.build is not None or config.scheduler.warmup_steps:
             raise ConfigError("optimizer=lbfgs fits to convergence and has no learning rate: choose scheduler=none")
@@ -173,7 +165,7 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, op
         build(config.scheduler),
         body_lr_scale=tuning.body_lr_scale,
         later_stages=_names(tuning.later_stages),
-        mix=mixing(len(classes), transforms.mixup_alpha, transforms.cutmix_alpha),
+        mix=mix,
         monitor=config.monitor.metric,
     )
 
@@ -184,10 +176,10 @@ def trainer(config: DictConfig, folder: Path) -> Trainer:
     parts: dict[str, Any] = {"callbacks": [EpochProgress()], "logger": False, "enable_checkpointing": False}
     tuning = config.get("finetune")
     if tuning is not None:
-        callbacks = [build(one) for one in (config.callbacks or {}).values() if one is not None]
+        callbacks = seats.parts(config.callbacks, Callback, "callbacks")
         if tuning.unfreeze_epoch is not None:
             callbacks.append(Unfreeze(tuning.unfreeze_epoch, _names(tuning.later_stages)))
-        loggers = [build(one) for one in (config.logger or {}).values() if one is not None]
+        loggers = seats.parts(config.logger, Logger, "logger")
         parts = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
     built: Trainer = build(config.trainer, **parts)
     _check_devices(built, config.trainer.devices)

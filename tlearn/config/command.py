@@ -26,6 +26,7 @@ from tlearn.config.trial import end_sweep, run_trial
 from tlearn.console import complain, is_main_process, say, warn
 from tlearn.errors import ConfigError, OutputError
 from tlearn.runs.folder import RunFolder
+from tlearn.runs.trust import check_trust
 
 Task = Callable[[DictConfig], dict[str, float]]
 
@@ -106,7 +107,7 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     objective = config.get("optimized_metric")
-                    return run_trial(lambda: task(config), objective, lambda: rules.check(plain(config), []))
+                    return run_trial(lambda: task(config), objective, lambda: _check_rules(config, []))
                 task(config)
             except BaseException as error:
                 raise _Stopped(error, Path(config.paths.output_dir)) from error
@@ -149,7 +150,14 @@ def _check(config_name: str, overrides: list[str], config_dir: str | None) -> No
     config.pop("hydra")
     # It refers to Hydra's run folder, which does not exist yet.
     config.paths.output_dir = "."
-    rules.check(plain(config), known_keys(config_name))
+    _check_rules(config, known_keys(config_name))
+    if config.get("resume"):
+        # The run's stored command line chose this code.
+        check_trust(plain(config), config.trust, str(config.resume))
+
+
+def _check_rules(config: DictConfig, known: list[str]) -> None:
+    rules.check(plain(config), known, rules.references(plain(config, resolve=False)))
 
 
 def known_keys(config_name: str) -> list[str]:

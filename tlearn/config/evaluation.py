@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from tlearn.analysis.calibration import calibration_metrics
 from tlearn.analysis.outputs import Outputs, view_metrics
-from tlearn.config import build
+from tlearn.config import build, seats
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.prepare import ImageSet, readable
@@ -26,7 +26,7 @@ def measure(
     """
     trainer = build.trainer(config, Path(config.paths.output_dir))
     own = config.data.root is None and config.data.name == "folder"
-    root, chosen = evaluated_samples(model, config.split, None if own else build.build(config.data.source))
+    root, chosen = evaluated_samples(model, config.split, None if own else seats.source(config.data.source))
     transform = Transform(preprocessing_for(config.tta, model.description["preprocessing"]))
     verified = Path(config.paths.cache).expanduser() / "verified"
     unreadable, samples = readable(root, chosen, model.decoder, config.data.on_bad_image, verified)

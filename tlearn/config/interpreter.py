@@ -39,7 +39,8 @@ def borrowed_interpreter(arguments: Sequence[str] | None) -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
         # Set before torch is loaded: math threads that wait in a busy loop take CPUs from loader workers and others.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        yield
+        with _importable(cwd):
+            yield
     finally:
         sys.argv = argv
         gc.set_threshold(*threshold)
@@ -51,6 +52,24 @@ def borrowed_interpreter(arguments: Sequence[str] | None) -> Iterator[None]:
         if cwd is not None:
             with suppress(OSError):
                 os.chdir(cwd)
+
+
+@contextmanager
+def _importable(folder: str | None) -> Iterator[None]:
+    """Let code be imported from the working folder, as `python -m` does and a console program does not.
+
+    It comes last, so that no file in it takes the place of a library. A notebook's empty entry, which stands for it, is
+    made definite: a resumed run takes the process to another folder, which may be somebody else's.
+    """
+    path = list(sys.path)
+    if folder is not None:
+        sys.path[:] = [entry or folder for entry in path]
+        if folder not in sys.path and not sys.flags.safe_path:
+            sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path[:] = [*path, *(entry for entry in sys.path if entry not in (*path, folder))]
 
 
 @contextmanager

@@ -14,11 +14,12 @@ from omegaconf import OmegaConf
 from tlearn import __version__
 from tlearn.errors import CheckpointError, ConfigError
 from tlearn.runs.dotted_keys import flat
+from tlearn.runs.trust import own_packages
 from tlearn.training.resume import last_checkpoint
 
 # Settings that may change on resume: hardware, reporting, length
 _FREE = (
-    *("resume", "paths", "extra", "quiet", "logger", "callbacks", "report", "data.root", "data.num_workers"),
+    *("resume", "trust", "paths", "extra", "quiet", "logger", "callbacks", "report", "data.root", "data.num_workers"),
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps"),
     # where features are kept, and whether: the metrics are the same
     *("features.mode", "features.on_write_error", "features.limit_gb"),
@@ -29,7 +30,7 @@ def restored_arguments(arguments: list[str]) -> list[str]:
     """Replace `resume=RUN_FOLDER` by the run's own arguments, its folder and its working directory.
 
     Arguments given beside `resume` win over the stored ones. The stored ones are data, not code: one that names a
-    `_target_` counts only if it is given again.
+    `_target_`, or a folder of options, counts only if it is given again.
 
     Raises:
         CheckpointError: the folder holds no run.
@@ -41,18 +42,34 @@ def restored_arguments(arguments: list[str]) -> list[str]:
     if "-m" in arguments or "--multirun" in arguments:
         raise ConfigError("resume continues one run: give it without -m")
     stored, config_dir, cwd = _read(run)
-    others = [argument for argument in arguments if _key(argument) != "resume"]
-    keys = {_key(argument) for argument in others}
-    missing = [argument for argument in stored if _names_code(argument) and argument not in others]
-    if missing:
-        raise ConfigError(f"this run uses its own code: repeat these arguments with resume: {' '.join(missing)}")
+    flags, given = _flags([argument for argument in arguments if _key(argument) != "resume"])
+    if any(_names_code(argument) and argument not in given for argument in stored) or (
+        config_dir and "--config-dir" not in flags
+    ):
+        raise ConfigError(f"this run uses options or code of its own, which must be given again: {_resuming(run)}")
+    keys = {_key(argument) for argument in given}
     kept = [argument for argument in stored if _key(argument) not in keys]
     if cwd.is_dir():
         # Relative paths such as data.root meant this folder.
         os.chdir(cwd)
-    search = ["--config-dir", config_dir] if config_dir and "--config-dir" not in others else []
     folder = quoted(run)
-    return [*search, *kept, *others, f"resume={folder}", f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+    return [*flags, *kept, *given, f"resume={folder}", f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+
+
+def _flags(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Separate the flags, which go first, from the overrides; a folder of options becomes absolute."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        name, _, value = argument.partition("=")
+        if name in ("--config-dir", "-cd"):
+            flags += ["--config-dir", os.path.abspath(value or next(remaining, ""))]
+        elif argument.startswith("-") or (flags and "=" not in argument and not overrides):
+            flags.append(argument)
+        else:
+            overrides.append(argument)
+    return flags, overrides
 
 
 def resume_command(run: Path) -> str | None:
@@ -61,7 +78,21 @@ def resume_command(run: Path) -> str | None:
         last_checkpoint(run)
     except CheckpointError:
         return None
-    return f"python -m tlearn.train resume={shlex.quote(str(run))}"
+    return _resuming(run)
+
+
+def _resuming(run: Path) -> str:
+    """Return what to type for a run to go on: its folder, and again what chooses code."""
+    stored, config_dir, _ = _read(run)
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=False)
+    except (OSError, ValueError):
+        config = {}
+    search = ["--config-dir", config_dir] if config_dir else []
+    own = own_packages(config)
+    trust = [f"trust=[{','.join(own)}]"] if own else []
+    again = [argument for argument in stored if _names_code(argument)]
+    return shlex.join(["python", "-m", "tlearn.train", *search, f"resume={run}", *trust, *again])
 
 
 def resumed_run(arguments: list[str]) -> Path | None:

@@ -1,11 +1,13 @@
 """The valid values of every configuration key, checked before anything is imported, read or written.
 
-A rule is a dotted key pattern and a check. A node with a `_target_` may have further arguments without a rule
-(`+trainer.limit_train_batches=3`), which its constructor checks. Any other key without a rule is an error.
+A rule is a dotted key pattern and a check. Where something is built, at the `SEATS`, a node may have a `_target_` and
+further arguments without a rule (`+trainer.limit_train_batches=3`), which its constructor checks. A key of your own
+option file needs none if another value refers to it (`${head.scale}`). Any other key without a rule is an error.
 """
 
 import difflib
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -26,6 +28,7 @@ from tlearn.ranges import (
     number,
     one_of,
     optional,
+    package,
     path,
     require,
     text,
@@ -33,6 +36,16 @@ from tlearn.ranges import (
 
 _PREPROCESSING = ("resize", "size", "interpolation", "mean", "std")
 _STAGES = either(one_of("all"), list_of(text))
+# Where a `_target_` is built, with all below it
+SEATS = (
+    *("backbone", "data.source", "head.build", "loss", "optimizer", "scheduler", "trainer", "callbacks.*", "logger.*"),
+    "transforms.train",
+)
+# The seats that a configuration gives names to, each of which must be built
+_NAMED = ("callbacks", "logger")
+# The keys of Hydra
+_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
+_REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)")
 
 RULES: dict[str, Check] = {
     **RANGES,
@@ -43,6 +56,7 @@ RULES: dict[str, Check] = {
     "monitor.mode": one_of("auto", "min", "max"),
     "optimized_metric": text,
     "quiet": boolean,
+    "trust": list_of(package),
     "resume": optional(path),
     "run": optional(path),
     "classes": optional(path),
@@ -201,9 +215,20 @@ def _alike(one: str, other: str) -> bool:
     return part or bool(difflib.get_close_matches(one, [other]))
 
 
+def references(config: dict[str, Any]) -> set[str]:
+    """List the keys that values of an unresolved configuration refer to, such as ${head.scale}."""
+    found = set()
+    for key, value, _ in _leaves(config):
+        for dots, name in _REFERENCE.findall(str(value)):
+            # One dot is the node that holds the key, and each further one the node above.
+            above = key.split(".")[: -len(dots)] if dots else []
+            found.add(".".join([*above, name]))
+    return found
+
+
 def _leaves(node: dict[str, Any], prefix: str = "", free: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    """Yield (dotted key, value, is an argument of some `_target_`) for all values that are not dictionaries."""
-    free = free or "_target_" in node
+    """Yield (dotted key, value, is an argument of what is built) for all values that are not dictionaries."""
+    free = free or ("_target_" in node and _is_built(f"{prefix}_target_"))
     for name, value in node.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and value:
@@ -218,12 +243,18 @@ def _rule(key: str) -> Check | None:
     return next((check for pattern, check in RULES.items() if "*" in pattern and fnmatchcase(key, pattern)), None)
 
 
-def check(config: dict[str, Any], known: list[str]) -> None:
+def _is_built(key: str) -> bool:
+    """Return whether a key lies in a seat."""
+    return any(fnmatchcase(key, f"{seat}.*") for seat in SEATS)
+
+
+def check(config: dict[str, Any], known: list[str], referred: Collection[str] = ()) -> None:
     """Refuse unknown keys and values of a wrong type or range.
 
     Args:
         config: the composed configuration as plain data.
         known: the keys to choose suggestions from.
+        referred: keys that values refer to, see `references`.
 
     Raises:
         ConfigError: names the key, the value and what was expected.
@@ -232,14 +263,46 @@ def check(config: dict[str, Any], known: list[str]) -> None:
     if removed:
         raise ConfigError(f"{removed[0]} is missing: it can be changed, not removed")
     for key, value, free in _leaves(config):
-        rule = _rule(key)
-        if rule is None and not free:
-            raise ConfigError(f"unknown key {key}{suggestion(key, known)} (notes of your own go under extra.)")
-        if rule:
+        _check_place(key, value, free or _is_referred(key, referred), known)
+        if rule := _rule(key):
             require(key, value, rule)
+    for group in _NAMED:
+        for name, part in (config.get(group) or {}).items():
+            if part is not None and not (isinstance(part, dict) and "_target_" in part):
+                others = [one for one in known if one.startswith(f"{group}.") and one.count(".") == 1]
+                raise ConfigError(f"{group}.{name} has no _target_{suggestion(f'{group}.{name}', others)}")
     if "transforms" in config:
         _check_transforms(config["transforms"])
     _check_together(config)
+
+
+def _check_place(key: str, value: Any, free: bool, known: list[str]) -> None:
+    """Refuse a key that nothing reads; a `free` one needs no rule."""
+    node, _, last = key.rpartition(".")
+    if last == "_target_" and not free and node.partition(".")[0] != "extra":
+        raise ConfigError(f"nothing is built at {node}, so {key}={value} would be ignored{_seat_like(node)}")
+    if free and last.startswith("_") and last.endswith("_") and last not in _HYDRA:
+        raise ConfigError(f"unknown key {key}{suggestion(last, list(_HYDRA))}")
+    if not free and _rule(key) is None:
+        raise ConfigError(f"unknown key {key}{suggestion(key, known)} (notes of your own go under extra.)")
+
+
+def _is_referred(key: str, referred: Collection[str]) -> bool:
+    """Return whether a value refers to a key, or to a node above it that has no rules of its own."""
+    nodes = (one for one in referred if key.startswith(f"{one}."))
+    return key in referred or any(not any(known.startswith(f"{one}.") for known in RULES) for one in nodes)
+
+
+def _seat_like(node: str) -> str:
+    """Return "; did you mean ...?" for a node that is like a seat, or list the seats."""
+    # What others call it, and the group that holds a seat
+    names = {"model": "module", "net": "backbone", "network": "backbone", "dataset": "data.source"}
+    seats = [seat.replace("*", "NAME") for seat in SEATS]
+    inner = [seat for seat in seats if seat.startswith(f"{node}.")]
+    close = inner or [names[node]] * (names.get(node) in seats) or difflib.get_close_matches(node, seats, n=2)
+    if close:
+        return f"; did you mean {', '.join(close)}?"
+    return f"; own code goes to {', '.join(seats)}"
 
 
 def _check_together(config: dict[str, Any]) -> None:
@@ -258,6 +321,9 @@ def _check_together(config: dict[str, Any]) -> None:
         )
     if "run" in config:
         _check_model(config)
+    opened = config["resume"] if "resume" in config else config.get("run")
+    if config.get("trust") and opened is None:
+        raise ConfigError(f"trust={config['trust']} is for the code that a stored run names, and none is opened here")
 
 
 def _check_model(config: dict[str, Any]) -> None:

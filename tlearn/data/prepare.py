@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlearn.data.decode import Decoder
-from tlearn.data.sources.base import Sample, Source
+from tlearn.data.sources.base import Sample, Source, listing_of
 from tlearn.data.split import class_list, make_splits
 from tlearn.data.verify import find_bad_images
 from tlearn.errors import DataError, capped, counted
@@ -51,8 +51,7 @@ def prepare(
         DataError: a split or a class list that cannot be used.
         ConfigError: options of the split that do not suit the images.
     """
-    source.prepare()
-    listing = source.listing()
+    listing = listing_of(source)
     bad, samples = readable(listing.root, listing.samples, decoder, on_bad_image, cache)
     if lost := {sample.label for sample in listing.samples} - {sample.label for sample in samples}:
         raise BadImagesError(listing.root, bad, sorted(lost))

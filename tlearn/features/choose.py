@@ -19,6 +19,7 @@ from tlearn.features import precision
 from tlearn.features.compute import compute
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.features.extract import Extractor, Item, Reader
+from tlearn.features.own_code import UnknownCodeError, code_digests
 from tlearn.features.prune import prune
 from tlearn.features.store import FeatureRows, Space, image_key
 from tlearn.machine import has_bf16
@@ -58,7 +59,7 @@ def choose_features(
     module: TransferModule,
     images: ImageDataModule,
     trainer: Trainer,
-    augmentation: Sequence[Any],
+    parts: Mapping[str, Any],
     cache: Path,
 ) -> SplitDataModule:
     """Return cached features where the run can train on them, else the images; print which, and why.
@@ -71,15 +72,22 @@ def choose_features(
         module: its network contains the frozen part.
         images: data module of the images.
         trainer: features are computed on its device.
-        augmentation: configured random transforms of train, for the key.
+        parts: settings of the backbone, the source and the augmentation of train, for the key.
         cache: the cache folder.
 
     Raises:
         ConfigError: cached features are required and not possible.
     """
     part = _frozen_part(options, module, images, trainer)
+    code: dict[str, str] = {}
     if isinstance(part, FrozenPart):
         part = _too_many(options, part, images) or part
+    if isinstance(part, FrozenPart):
+        try:
+            # The whole body: what computes the part may be a forward pass of the layer that holds it.
+            code = code_digests(module.network.body, parts)
+        except UnknownCodeError as error:
+            part = str(error)
     if module.full_batch and (options.views is not None or trainer.world_size > 1):
         raise ConfigError("optimizer=lbfgs fits one view of all images in one process: transforms=none, one device")
     if isinstance(part, str):
@@ -90,7 +98,10 @@ def choose_features(
         return images
     device = trainer.strategy.root_device
     key = _feature_key(body, part, images, device)
-    rows = _Features(options, key, augmentation, part, images, device, cache).rows()
+    if code:
+        # A backbone of the user's own may depend on more than it describes.
+        key |= {"code": code, "settings": parts["backbone"]}
+    rows = _Features(options, key, parts["augmentation"], part, images, device, cache).rows()
     module.network.start_after(part)
     return FeatureDataModule(images, rows, module.full_batch)
 
@@ -220,7 +231,7 @@ def _feature_key(
 ) -> dict[str, Any]:
     """Return everything that features depend on, except the precision, the image and its augmentation."""
     # The output of a timm model can change with timm's version, as torchvision's can.
-    libraries = ["torch", "torchvision", "pillow", *(["timm"] if body["library"] == "timm" else [])]
+    libraries = ["torch", "torchvision", "pillow", *(["timm"] if body.get("library") == "timm" else [])]
     return {
         "format": _FORMAT,
         "backbone": {**body, "part": part.name},

@@ -111,7 +111,7 @@ def report_training(
         _write(
             record,
             image_set.skipped,
-            title=f"{record.settings['backbone']['name']} on {record.settings['data']['name']}",
+            title=f"{record.backbone} on {record.settings['data']['name']}",
             subtitle=str(record.folder.path),
             outputs=outputs,
             metrics=metrics,

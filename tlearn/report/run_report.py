@@ -133,6 +133,8 @@ class _Report:
         rows = [split_row(outputs, temperature) for outputs in self.splits]
         outcome = outcome_figures(rows[0]) if rows else []
         settings = flat(run.settings)
+        # A backbone of a library has a name
+        settings.setdefault("backbone.name", str(settings.get("backbone._target_", "")).rpartition(".")[2])
         chosen = {name: str(settings.get(key) or "") for name, key in _WHAT.items()}
         # Only the name of the class or function that builds it
         chosen |= {name: chosen[name].rpartition(".")[2] for name, key in _WHAT.items() if key.endswith("_target_")}

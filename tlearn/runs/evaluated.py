@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tlearn.console import say
 from tlearn.data.prepare import Source
-from tlearn.data.sources.base import Sample
+from tlearn.data.sources.base import Sample, listing_of
 from tlearn.data.split import Manifest, check_manifest, read_manifest, unchanged_files
 from tlearn.errors import DataError
 from tlearn.runs.model import MANIFEST, Model
@@ -27,8 +27,7 @@ def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[
         root = Path(model.description["data_root"])
         check_manifest(manifest, root)
         return root, _own(manifest, split)
-    source.prepare()
-    listing = source.listing()
+    listing = listing_of(source)
     root, same = listing.root, unchanged_files(manifest, listing.root)
     if same == len(manifest.sizes):
         return root, _own(manifest, split)

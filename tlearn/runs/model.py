@@ -2,32 +2,40 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import CheckpointError
 from tlearn.files import json_text, writing_text, written_by_library
-from tlearn.models import heads
+from tlearn.models.backbones.base import Backbone, Body
 from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.tiny import SmallBackbone
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
+from tlearn.runs.trust import LIBRARIES, Seat, check_trust, locate, targets, trusted
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, MANIFEST = "model.safetensors", "model.json", "splits.csv"
 # Far above what a description needs: a million class names are about 16 MiB.
 _LARGEST_DESCRIPTION = 64 * 2**20
 
-# A description only chooses among these: names in it are never imported.
-_LIBRARIES: dict[str, Any] = {"small": SmallBackbone, "torchvision": TorchvisionBackbone, "timm": TimmBackbone}
-_HEADS: dict[str, Any] = {"linear": heads.linear, "mlp": heads.mlp}
+# A description without trust only chooses among these.
+_BACKBONES: dict[str, Any] = {"small": SmallBackbone, "torchvision": TorchvisionBackbone, "timm": TimmBackbone}
+_HEADS = "tlearn.models.heads"
+_BACKBONE = Seat("backbone", Backbone, ())
+_HEAD = Seat("head", nn.Module, (_HEADS, "torch.nn", "torchvision.ops", "timm.layers"))
+# Keys by which Hydra instantiates a node, and which are no arguments
+_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_")
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,8 @@ class Model:
     @property
     def name(self) -> str:
         """What it is called: the backbone and, where it was trained, the data."""
-        trained, backbone = self.description["config"], self.description["architecture"]["name"]
+        trained, architecture = self.description["config"], self.description["architecture"]
+        backbone = architecture.get("name") or architecture["_target_"].rpartition(".")[2]
         return f"{backbone} of {trained['data']['name']}" if trained else backbone
 
     @property
@@ -64,17 +73,45 @@ class Model:
         return Decoder(**self.description["decoding"])
 
 
-def head_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Describe a head as data: its kind and arguments.
+def described_head(build: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the node that builds a head, such as settings["head"]["build"], as a description holds it.
 
     Raises:
-        CheckpointError: the head is not one that a description can name.
+        CheckpointError: no model folder could be opened that names such a head.
     """
-    target = str(config["_target_"])
-    kind = target.rpartition(".")[2]
-    if target != f"{heads.__name__}.{kind}" or kind not in _HEADS:
-        raise CheckpointError(f"a head made by {target} cannot go into a model folder: only {', '.join(_HEADS)} can")
-    return {"kind": kind, **{key: value for key, value in config.items() if not key.startswith("_")}}
+    if "_args_" in build:
+        raise CheckpointError("head.build._args_: give arguments by name")
+    head = {key: value for key, value in build.items() if key == "_target_" or key not in _HYDRA}
+    _head_builder(head, _named_packages(head))
+    return head
+
+
+def described_backbone(backbone: Backbone) -> dict[str, Any]:
+    """Return the architecture of a backbone as a description holds it, with the class of one that is not tlearn's.
+
+    Raises:
+        CheckpointError: no model folder could be opened that names it.
+    """
+    architecture, kind = dict(backbone.architecture()), type(backbone)
+    if kind in _BACKBONES.values():
+        return architecture
+    target = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        same = json.loads(json.dumps(architecture)) == architecture
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise CheckpointError(f"architecture() of {target} must return plain data with texts as keys: {architecture}")
+    described = {**architecture, "_target_": target}
+    try:
+        _own_backbone(described, _named_packages(described))
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{target}.from_architecture cannot read what its architecture() returned: {type(error).__name__}: {error}"
+        ) from error
+    return described
 
 
 def save_model(
@@ -105,11 +142,15 @@ def save_model(
             save_file(state, weights, metadata=metadata)
 
 
-def load_model(run: str | Path) -> Model:
+def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
     """Read a model folder, or the one of a run folder; the network is in eval mode on the CPU.
 
+    Args:
+        run: the folder.
+        trust: packages whose code it may name.
+
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, it is damaged, or it names code that is not trusted.
     """
     run = Path(run).expanduser()
     folder = next((path for path in (run / "model", run) if (path / DESCRIPTION).is_file()), None)
@@ -122,10 +163,11 @@ def load_model(run: str | Path) -> Model:
         if description["format"] != FORMAT:
             raise CheckpointError(f"{folder} has format {description['format']}, and this tlearn reads {FORMAT}")
         _check(description)
-        network = _skeleton(description)
+        check_trust([description["architecture"], description["head"]], trust, str(folder))
+        network = _skeleton(description, trust)
         state = load_file(folder / WEIGHTS)
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        raise CheckpointError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from error
     # A description edited by hand can raise errors of any type in the code that reads it.
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
@@ -155,13 +197,57 @@ def _check(description: dict[str, Any]) -> None:
     Transform(description["preprocessing"])(torch.zeros(3, 8, 8, dtype=torch.uint8))
 
 
-def _skeleton(description: dict[str, Any]) -> TransferNetwork:
+def _skeleton(description: Mapping[str, Any], trust: Sequence[str]) -> TransferNetwork:
     """Build the described network without weights."""
-    architecture, head = dict(description["architecture"]), dict(description["head"])
-    library, kind = architecture["library"], head.pop("kind")
-    if library not in _LIBRARIES or kind not in _HEADS:
-        raise ValueError(f"unknown library {library} or head {kind}")
-    body = _LIBRARIES[library].from_architecture(architecture).skeleton(description["replace"])
-    with torch.device("meta"):
-        built = _HEADS[kind](body.num_features, len(description["classes"]), **head)
+    head = dict(description["head"])
+    if "kind" in head:
+        # As earlier versions wrote it
+        head["_target_"] = f"{_HEADS}.{head.pop('kind')}"
+    builder = _head_builder(head, trust)
+    # Code of the user's own may compute while it builds, which the meta device cannot.
+    device = "meta" if builder.func.__module__.partition(".")[0] in LIBRARIES else "cpu"
+    # What is random there must not change what follows.
+    with torch.random.fork_rng(devices=[]):
+        body = _body(description["architecture"], description["replace"], trust)
+        with torch.device(device):
+            built = builder(body.num_features, len(description["classes"]))
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"the head is of {type(built).__name__}, which is not a torch.nn.Module")
     return TransferNetwork(body.module, built)
+
+
+def _body(architecture: Mapping[str, Any], replace: str, trust: Sequence[str]) -> Body:
+    if "_target_" not in architecture:
+        return _BACKBONES[architecture["library"]].from_architecture(dict(architecture)).skeleton(replace)
+    backbone = _own_backbone(architecture, trust)
+    return getattr(backbone, "skeleton", backbone.build)(replace)
+
+
+def _own_backbone(architecture: Mapping[str, Any], trust: Sequence[str]) -> Backbone:
+    kind: Any = trusted(architecture["_target_"], trust, _BACKBONE)
+    return kind.from_architecture({key: value for key, value in architecture.items() if key != "_target_"})
+
+
+def _head_builder(head: Mapping[str, Any], trust: Sequence[str]) -> partial[nn.Module]:
+    """Return what builds the head from in_features and num_classes."""
+    arguments = {key: _built(value, trust) for key, value in head.items() if key != "_target_"}
+    return partial(trusted(head["_target_"], trust, _HEAD), **arguments)
+
+
+def _built(value: Any, trust: Sequence[str]) -> Any:
+    """Build the layers in an argument of a head, as Hydra does where it is trained."""
+    if isinstance(value, list):
+        return [_built(item, trust) for item in value]
+    if not isinstance(value, dict):
+        return value
+    arguments = {key: _built(item, trust) for key, item in value.items() if key not in _HYDRA}
+    if "_target_" not in value:
+        return arguments
+    layer = partial(trusted(value["_target_"], trust, _HEAD), **arguments)
+    return layer if value.get("_partial_") else layer()
+
+
+def _named_packages(node: Any) -> list[str]:
+    """List the packages that must be trusted for plain data: those of its targets' names, and that define them."""
+    homes = [str(getattr(locate(target), "__module__", "")) for target in targets(node)]
+    return sorted({name.partition(".")[0] for name in (*targets(node), *homes)} - set(LIBRARIES))

@@ -9,9 +9,9 @@ from torchvision.models import get_weight
 
 from tlearn.data.decode import Decoder
 from tlearn.errors import ConfigError
-from tlearn.models.backbones.base import Backbone, Body
+from tlearn.models.backbones.base import Backbone, Body, backbone_name
 from tlearn.models.network import TransferNetwork
-from tlearn.runs.model import Model
+from tlearn.runs.model import Model, described_backbone
 
 IMAGENET = "imagenet"
 
@@ -29,7 +29,7 @@ def pretrained_model(backbone: Backbone, classes: str | None = None) -> Model:
         CheckpointError, DownloadError: the weights cannot be had, or they hold no classifier.
     """
     names = _names(backbone, classes)
-    if classes is not None:
+    if classes is not None and hasattr(backbone, "skeleton"):
         # Before anything is downloaded
         _check_count(names, backbone.skeleton("nothing"), backbone)
     body = backbone.build("nothing")
@@ -38,7 +38,7 @@ def pretrained_model(backbone: Backbone, classes: str | None = None) -> Model:
         "classes": names,
         "preprocessing": backbone.preprocessing(),
         "decoding": asdict(Decoder()),
-        "architecture": backbone.architecture(),
+        "architecture": described_backbone(backbone),
         "replace": "nothing",
         "data_root": "",
         "figures": {},
@@ -50,20 +50,22 @@ def pretrained_model(backbone: Backbone, classes: str | None = None) -> Model:
 
 def _names(backbone: Backbone, classes: str | None) -> list[str]:
     """Find out what the logits are called, and never guess."""
-    if backbone.weights is None:
+    # Only some backbones know weights and pooling: see the contract.
+    weights, pooling = getattr(backbone, "weights", "its own"), getattr(backbone, "pooling", "avg")
+    if weights is None:
         raise ConfigError("backbone.weights=null: random weights can name nothing; take DEFAULT or a file")
-    if backbone.pooling != "avg":
-        raise ConfigError(f"backbone.pooling={backbone.pooling}: the classifier was trained with avg; take that")
-    if backbone.architecture()["library"] == "small" and backbone.weights == "DEFAULT":
+    if pooling != "avg":
+        raise ConfigError(f"backbone.pooling={pooling}: the classifier was trained with avg; take that")
+    if backbone.architecture().get("library") == "small" and weights == "DEFAULT":
         raise ConfigError(
             "the weights that come with tlearn are a body without classes; take another backbone, or run="
         )
     if classes is not None:
         return _imagenet() if classes == IMAGENET else _read(Path(classes).expanduser())
-    names = backbone.categories()
+    names = backbone.categories() if hasattr(backbone, "categories") else None
     if names is None:
         raise ConfigError(
-            f"nothing tells the classes of {backbone.name} with backbone.weights={backbone.weights}: where they are "
+            f"nothing tells the classes of {backbone_name(backbone)} with backbone.weights={weights}: where they are "
             f"the 1000 of ImageNet in their usual order, say so with classes={IMAGENET}; or name them in a text file, "
             "one per line in the order of the logits: classes=FILE; or take weights that tell"
         )
@@ -89,4 +91,4 @@ def _read(path: Path) -> list[str]:
 
 def _check_count(names: list[str], body: Body, backbone: Backbone) -> None:
     if len(names) != body.num_features:
-        raise ConfigError(f"{backbone.name} has {body.num_features} classes, and {len(names)} are named")
+        raise ConfigError(f"{backbone_name(backbone)} has {body.num_features} classes, and {len(names)} are named")

@@ -13,7 +13,7 @@ from tlearn.files import write_bytes
 from tlearn.machine import environment
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder
-from tlearn.runs.model import MANIFEST, head_of, save_model
+from tlearn.runs.model import MANIFEST, described_head, save_model
 
 # Configuration groups that determine training; the others are paths and reporting.
 TRAINING_GROUPS = ("seed", "backbone", "head", "finetune", "features", "loss", "optimizer", "scheduler", "transforms")
@@ -36,9 +36,16 @@ class RunRecord:
     overrides: list[str]
 
     @property
-    def augmentation(self) -> list[Any]:
-        """The configured random transforms of train."""
-        return self.settings["transforms"]["train"]
+    def backbone(self) -> str:
+        """What the backbone is called."""
+        backbone = self.settings["backbone"]
+        return str(backbone.get("name") or backbone["_target_"].rpartition(".")[2])
+
+    @property
+    def feature_parts(self) -> dict[str, Any]:
+        """The settings of what features depend on beside weights and preprocessing."""
+        backbone, data, transforms = (self.settings[name] for name in ("backbone", "data", "transforms"))
+        return {"backbone": backbone, "source": data["source"], "augmentation": transforms["train"]}
 
     @property
     def cache(self) -> Path:
@@ -73,7 +80,7 @@ class RunRecord:
 
         Args:
             network: the best network, as evaluated.
-            architecture: description of the backbone.
+            architecture: the backbone, as `described_backbone` returns it.
             data: the images with transform and decoder.
             metrics: content of metrics.json.
         """
@@ -84,7 +91,7 @@ class RunRecord:
             "decoding": asdict(data.decoder),
             "architecture": architecture,
             "replace": settings["head"]["replace"],
-            "head": head_of(settings["head"]["build"]),
+            "head": described_head(settings["head"]["build"]),
             "data_root": str(data.image_set.root.absolute()),
             "temperature": metrics["temperature"],
             "figures": metrics,

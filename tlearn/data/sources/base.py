@@ -1,8 +1,10 @@
 """The contract of an image source: implement `Source` for your own, and name it in data.source._target_."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from tlearn.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
 # What folders and tables may call the splits
@@ -51,3 +53,21 @@ class Source(Protocol):
 
     def listing(self) -> Listing:
         """List all images without opening one; raise DataError, naming file or folder, for what cannot be used."""
+
+
+def listing_of(source: Source) -> Listing:
+    """Prepare a source and list its images, ordered by path.
+
+    Raises:
+        ConfigError: what it returns is not as `Listing` says.
+    """
+    source.prepare()
+    listing, name = source.listing(), f"listing() of {type(source).__module__}.{type(source).__qualname__}"
+    if not isinstance(listing, Listing) or not isinstance(listing.root, Path):
+        raise ConfigError(f"data.source: {name} must return tlearn.data.sources.base.Listing, its root a pathlib.Path")
+    for sample in listing.samples:
+        if not isinstance(sample, Sample) or sample.split not in (None, *SPLITS):
+            known = f"Sample(path, label, split), split one of {', '.join(SPLITS)} or None"
+            raise ConfigError(f"data.source: {name} has {sample!r}, and not {known}")
+    # The order decides what a seed draws.
+    return replace(listing, samples=sorted(listing.samples, key=lambda sample: sample.path))

@@ -1,7 +1,7 @@
-"""The contract of a backbone: what every one provides."""
+"""The contract of a backbone: implement `Backbone` for your own, and name it in backbone._target_."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import nn
 
@@ -19,24 +19,37 @@ class Body:
     digest: str | None = None
 
 
+@runtime_checkable
 class Backbone(Protocol):
-    """A backbone of any library."""
+    """A network without its classifier. Constructing a backbone builds and loads nothing.
 
-    name: str
-    weights: str | None
-    pooling: str
+    A backbone may also have, and tlearn then uses:
+        weights: an argument of its constructor, which `finetune.pretrained=false` sets to None for random weights.
+        name: what reports call it; else that is the name of its class.
+        skeleton(replace): a method as `build`, which loads no weights; else `build` of `from_architecture` is called.
+        categories(): a method that returns the class names of its logits, or None; with `build("nothing")`, which keeps
+            the logits as features, `python -m tlearn.predict backbone=...` predicts them.
+    """
 
-    def categories(self) -> list[str] | None:
-        """Return the class names of the weights, or None where they are unknown."""
-
-    def preprocessing(self) -> dict[str, Any]:
-        """Return resize and size in pixels, interpolation, mean and std of the weights."""
+    @classmethod
+    def from_architecture(cls, architecture: dict[str, Any]) -> Self:
+        """Build the backbone that `architecture()` describes, without weights: those of a model are loaded into it."""
 
     def architecture(self) -> dict[str, Any]:
-        """Describe the backbone in plain data."""
+        """Describe the backbone in plain data that JSON can hold: what `from_architecture` needs, and no weights."""
 
-    def skeleton(self, replace: str) -> Body:
-        """Build the body without weights."""
+    def preprocessing(self) -> dict[str, Any]:
+        """Return resize and size in pixels, interpolation, and mean and std per channel, as the weights want them."""
 
     def build(self, replace: str) -> Body:
-        """Build the body and load its weights."""
+        """Build the body and load its weights, if any.
+
+        Args:
+            replace: "classifier" to leave out the whole classifier, "last" only its last layer. A backbone without a
+                classifier of its own may ignore it.
+        """
+
+
+def backbone_name(backbone: Backbone) -> str:
+    """Return what a backbone is called."""
+    return str(getattr(backbone, "name", None) or type(backbone).__name__)

@@ -1,0 +1,1 @@
+"""A researcher's own package, as any user of tlearn could write one."""

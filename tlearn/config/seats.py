@@ -1,0 +1,164 @@
+"""Build what a user's own code may fill, and check it against its contract before anything is trained."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from torch import Tensor, nn
+
+from tlearn.data.sources.base import Source
+from tlearn.errors import CheckpointError, ConfigError, TlearnError
+from tlearn.models.backbones.base import Backbone, Body
+from tlearn.models.graph.cut import count_features
+from tlearn.models.losses import FunctionLoss
+from tlearn.runs.model import described_backbone, described_head
+
+_PREPROCESSING = ("resize", "size", "interpolation", "mean", "std")
+
+
+def build(node: Any, **more: Any) -> Any:
+    """Instantiate a node of the configuration with plain lists and dictionaries as arguments.
+
+    OmegaConf's containers would end up in optimizers and checkpoints, which could then not be read as plain data.
+    """
+    return instantiate(node, _convert_="all", **more)
+
+
+def backbone(node: Mapping[str, Any], pretrained: bool = True) -> Backbone:
+    """Build a backbone, which loads no weights yet; without `pretrained`, one that will not."""
+    without = not pretrained and "weights" in _parameters(node)
+    chosen: Backbone = build(node, **({"weights": None} if without else {}))
+    contract = ("build", "preprocessing", "architecture", "from_architecture")
+    _require(chosen, contract, f"backbone: {_name(chosen)}", "tlearn.models.backbones.base.Backbone")
+    if missing := [key for key in _PREPROCESSING if key not in chosen.preprocessing()]:
+        raise ConfigError(f"backbone: preprocessing() of {_name(chosen)} must have {', '.join(missing)}, too")
+    try:
+        # What a model folder could not hold is refused now and not after training.
+        described_backbone(chosen)
+    except CheckpointError as error:
+        raise ConfigError(f"backbone: {error}") from error
+    return chosen
+
+
+def body(chosen: Backbone, replace: str, pretrained: bool) -> Body:
+    """Build the body of a backbone and load its weights."""
+    built, name = chosen.build(replace), f"build() of {_name(chosen)}"
+    if not isinstance(built, Body):
+        raise ConfigError(f"backbone: {name} must return tlearn.models.backbones.base.Body, and not {_name(built)}")
+    if not pretrained and built.digest is not None:
+        raise ConfigError(f"finetune.pretrained=false: {name} loads weights, and has no argument weights to leave out")
+    if not _name(chosen).startswith("tlearn."):
+        width = count_features(built.module, chosen.preprocessing()["size"])
+        if width != built.num_features:
+            raise ConfigError(f"backbone: {name} says num_features={built.num_features}, and it has {width}")
+    return built
+
+
+def source(node: Mapping[str, Any]) -> Source:
+    """Build a source of images, which reads nothing yet."""
+    built: Source = build(node)
+    _require(built, ("prepare", "listing"), f"data.source: {_name(built)}", "tlearn.data.sources.base.Source")
+    return built
+
+
+def head(node: Mapping[str, Any], in_features: int, num_classes: int) -> nn.Module:
+    """Build a head, and check that it turns features [N, in_features] into logits [N, num_classes]."""
+    name = f"head.build: {node['_target_']}"
+    try:
+        # What a model folder could not hold is refused now and not after training.
+        described_head(node)
+        built = build(node, _partial_=True)(in_features, num_classes)
+        if not isinstance(built, nn.Module):
+            raise ConfigError(f"{name} must build a torch.nn.Module, and not {_name(built)}")
+        # Drawn numbers and layers that are made in the first pass must not depend on this check.
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            logits = built.eval()(torch.zeros(2, in_features))
+    except CheckpointError as error:
+        raise ConfigError(f"head.build: {error}") from error
+    except TlearnError:
+        raise
+    except Exception as error:
+        called = f"called with in_features={in_features}, num_classes={num_classes}"
+        raise ConfigError(f"{name}, {called}: {type(error).__name__}: {error}") from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+        found = list(logits.shape) if isinstance(logits, Tensor) else _name(logits)
+        raise ConfigError(f"{name} turns features [2, {in_features}] into {found}, and not into [2, {num_classes}]")
+    return built.train()
+
+
+def loss(node: Mapping[str, Any], num_classes: int, weight: Sequence[float] | None, mixed: bool) -> Any:
+    """Build a loss: (logits [N, num_classes], targets) -> scalar.
+
+    The target is a class, a function that builds a loss, or a function that is one: which takes two arguments more than
+    the node has.
+
+    Args:
+        node: the node of the configuration, with `_partial_` or without.
+        num_classes: C.
+        weight: of each class, if any.
+        mixed: targets are probabilities [N, C], and not indices [N].
+    """
+    name, made = f"loss: {node['_target_']}", build(node, _partial_=True)
+    arguments = dict(made.keywords)
+    if weight is not None:
+        if "weight" not in _parameters(node):
+            raise ConfigError(f"data.balance=weights: {node['_target_']} takes no weight; choose data.balance=sampler")
+        arguments["weight"] = torch.tensor(list(weight), dtype=torch.float32)
+    logits = torch.zeros(2, num_classes, requires_grad=True)
+    targets = torch.arange(2) % num_classes
+    try:
+        direct = not inspect.isclass(made.func) and _is_loss(made.func, arguments)
+        built = FunctionLoss(made.func, **arguments) if direct else made.func(*made.args, **arguments)
+        value = built(logits, nn.functional.one_hot(targets, num_classes).float() if mixed else targets)
+    except TlearnError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{name}: {type(error).__name__}: {error}") from error
+    if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+        found = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else _name(value)
+        raise ConfigError(f"{name} must compute one number with a gradient from logits and targets, and not {found}")
+    if isinstance(built, nn.Module) and any(parameter.requires_grad for parameter in built.parameters()):
+        raise ConfigError(f"{name} has parameters, which no optimizer gets: train them in a module of your own")
+    return built
+
+
+def parts(nodes: Mapping[str, Any] | None, kind: type, key: str) -> list[Any]:
+    """Build the callbacks or loggers of a configuration, without those that are null."""
+    built = {name: build(node) for name, node in (nodes or {}).items() if node is not None}
+    for name, part in built.items():
+        if not isinstance(part, kind):
+            package = kind.__module__.rpartition(".")[0]
+            raise ConfigError(f"{key}.{name}: {_name(part)} must be a subclass of {package}.{kind.__name__}")
+    return list(built.values())
+
+
+def _is_loss(function: Any, arguments: Mapping[str, Any]) -> bool:
+    """Return whether a function needs logits and targets beside its arguments."""
+    try:
+        signature = inspect.signature(function)
+    # Some functions of torch that are written in C++ have none.
+    except ValueError:
+        return True
+    try:
+        signature.bind(**arguments)
+    except TypeError:
+        return True
+    return False
+
+
+def _parameters(node: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(get_object(node["_target_"])).parameters
+    except (ImportError, TypeError, ValueError):
+        return {}
+
+
+def _require(part: Any, methods: Sequence[str], name: str, contract: str) -> None:
+    if missing := [method for method in methods if not callable(getattr(part, method, None))]:
+        raise ConfigError(f"{name} lacks {', '.join(f'{method}()' for method in missing)}: see {contract}")
+
+
+def _name(part: Any) -> str:
+    return f"{type(part).__module__}.{type(part).__qualname__}"
