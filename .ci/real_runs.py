@@ -108,7 +108,7 @@ def main() -> None:
     again = evaluate(cats, "test", "again")
     assert all(close(again[name], trained[name]) for name in ("test/top1", "test/loss")), again
 
-    fitted = figures(train("cat_dog", "optimizer=lbfgs", computes=False))
+    fitted = figures(train("cat_dog", "module=full_batch", computes=False))
     assert fitted["test/top1"] >= 0.96, fitted
     half = figures(train("cat_dog", "features.precision=bf16"))
     assert half["test/top1"] >= trained["test/top1"] - 0.01, half

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from torch import nn
 
 from tests.models.graph.test_pooling import TINY, of_timm
 from tlearn.config.rules import RULES
@@ -18,8 +19,9 @@ from tlearn.models.backbones.tiny import SmallBackbone
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.heads import mlp
 from tlearn.models.losses import cross_entropy
+from tlearn.models.network import TransferNetwork
 from tlearn.ranges import RANGES, either, integer, list_of, number, one_of, optional, require, text
-from tlearn.training.full_batch import FullBatch
+from tlearn.training.full_batch import FullBatchModule
 
 SAMPLES = [Sample(f"{number}.jpg", "a") for number in range(10)]
 SPLIT = [sample._replace(split="test" if number > 7 else "train") for number, sample in enumerate(SAMPLES)]
@@ -32,6 +34,10 @@ def split_by(fractions: Any) -> object:
 
 def carve(val_fraction: Any) -> object:
     return make_splits(SPLIT, (0.5, 0.25, 0.25), val_fraction, 0)
+
+
+def full_batch(weight_decays: Any) -> object:
+    return FullBatchModule(TransferNetwork(nn.Identity(), nn.Linear(2, 2)), 2, weight_decays=weight_decays)
 
 
 def transform(name: str) -> Callable[[Any], object]:
@@ -60,7 +66,7 @@ TAKERS: dict[str, list[Callable[[Any], object]]] = {
     "head.dropout": [lambda value: mlp(2, 2, dropout=value)],
     "loss.label_smoothing": [lambda value: cross_entropy(label_smoothing=value)],
     "loss.weight": [lambda value: cross_entropy(weight=value)],
-    "optimizer.weight_decays": [FullBatch],
+    "module.weight_decays": [full_batch],
 }
 WRONG = [
     ("data.max_pixels", 0, "a whole number >= 1"),
@@ -93,8 +99,8 @@ WRONG = [
     ("loss.label_smoothing", 1.5, "a number >= 0 and <= 1"),
     ("loss.weight", [1, -1], "a list of any number of values, each a number >= 0 or null"),
     ("loss.weight", [math.nan], "a list of any number of values, each a number >= 0 or null"),
-    ("optimizer.weight_decays", [], "one value or more, from the strongest to the weakest"),
-    ("optimizer.weight_decays", [0.1, 1.0], "one value or more, from the strongest to the weakest"),
+    ("module.weight_decays", [], "one value or more, from the strongest to the weakest"),
+    ("module.weight_decays", [0.1, 1.0], "one value or more, from the strongest to the weakest"),
 ]
 
 

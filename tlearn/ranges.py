@@ -157,7 +157,7 @@ RANGES: dict[str, Check] = {
     "head.dropout": FRACTION,
     "loss.label_smoothing": FRACTION,
     "loss.weight": optional(list_of(number(0))),
-    "optimizer.weight_decays": descending,
+    "module.weight_decays": descending,
 }
 
 

@@ -42,12 +42,11 @@ def train(config: DictConfig) -> dict[str, float]:
         record = RunRecord(run, plain(config), task_overrides())
         if is_main_process():
             record.start(image_set, resumed=config.resume is not None)
-        optimizer = build.build(config.optimizer)
         settings = record.settings
         head, finetune, size = settings["head"], settings["finetune"], config.transforms.size
         network = build.network(backbone, len(image_set.classes), head, finetune, config.seed, size)
         images = build.datamodule(config, image_set)
-        module = build.module(config, network, images, optimizer)
+        module = build.module(config, network, images)
         options = FeatureOptions(**config.features)
         architecture = described_backbone(backbone)
         body = {**architecture, "replace": config.head.replace}

@@ -232,7 +232,7 @@ def test_file_names_that_are_no_text_have_views(tmp_path, folder_data, weights):
 
 
 def test_a_fit_of_more_epochs_than_weight_decays_can_be_resumed(tmp_path, folder_data, weights):
-    more = ("optimizer=lbfgs", "optimizer.weight_decays=[1.0,0.1]", "trainer.max_epochs=9")
+    more = ("module=full_batch", "module.weight_decays=[1.0,0.1]", "trainer.max_epochs=9")
     program = runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / 'run'}", *more)
     assert runs.program("train", *program, cwd=tmp_path).returncode == 0
     (tmp_path / "run" / "metrics.json").unlink()
@@ -324,7 +324,7 @@ def test_a_stopped_run_goes_on_with_features(tmp_path, folder_data, weights, com
 
 
 def test_a_full_batch_fit_chooses_the_weight_decay_by_val(tmp_path, folder_data, weights):
-    figures = runs.run(tmp_path / "run", folder_data, weights, "optimizer=lbfgs", "trainer.max_epochs=10")
+    figures = runs.run(tmp_path / "run", folder_data, weights, "module=full_batch", "trainer.max_epochs=10")
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     columns: dict[str, dict[str, float]] = {"weight_decay": {}, "val/loss": {}}
     for row in csv.DictReader(lines):
@@ -341,7 +341,7 @@ def test_a_full_batch_fit_chooses_the_weight_decay_by_val(tmp_path, folder_data,
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("transforms=light",), "optimizer=lbfgs needs cached features"),
+        (("transforms=light",), "module=full_batch needs cached features"),
         (("transforms=light", "features.views=2"), "one view"),
         (("data.balance=sampler",), "data.balance=weights"),
         (("head=mlp",), "choose head=linear"),
@@ -352,7 +352,7 @@ def test_a_full_batch_fit_chooses_the_weight_decay_by_val(tmp_path, folder_data,
 )
 def test_a_full_batch_fit_refuses_what_it_cannot_do(tmp_path, folder_data, weights, more, message):
     with pytest.raises(ConfigError, match=message):
-        runs.run(tmp_path / "run", folder_data, weights, "optimizer=lbfgs", *more)
+        runs.run(tmp_path / "run", folder_data, weights, "module=full_batch", *more)
 
 
 def test_bfloat16_is_kept_only_where_features_stay_the_same(tmp_path, folder_data, weights, monkeypatch, capsys):

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tlearn.errors import ConfigError
 from tlearn.models.graph.divide import FrozenPart
 from tlearn.models.network import TransferNetwork
-from tlearn.training.full_batch import FullBatch, FullBatchModule
+from tlearn.training.full_batch import FullBatchModule
 
 DECAYS = [1.0, 0.1, 0.001]
 
@@ -25,14 +25,14 @@ def problem(count: int = 120, classes: int = 3, width: int = 6) -> TensorDataset
     return TensorDataset(features, targets, torch.arange(count))
 
 
-def fitted(fit: FullBatch, loss: nn.Module | None = None, epochs: int = 10) -> tuple[FullBatchModule, list[dict]]:
+def fitted(decays: list[float], loss: nn.Module | None = None, epochs: int = 10) -> tuple[FullBatchModule, list[dict]]:
     data = problem()
     # L-BFGS ends elsewhere within its tolerance from another start.
     torch.manual_seed(0)
     body = nn.Sequential(nn.Flatten(), nn.Linear(12, 7))
     network = TransferNetwork(body, nn.Linear(7, 3))
     network.start_after(FrozenPart(body, None, "body", (7,)))
-    module = FullBatchModule(network, 3, loss, fit=fit)
+    module = FullBatchModule(network, 3, loss, weight_decays=decays)
     history: list[dict] = []
     kept = module.on_validation_epoch_end
 
@@ -72,7 +72,7 @@ def gradient(entry: dict, weight_decay: float, smoothing: float = 0.0) -> float:
 
 
 def test_each_epoch_is_the_optimum_of_its_weight_decay():
-    _, (*epochs, _) = fitted(FullBatch(DECAYS))
+    _, (*epochs, _) = fitted(DECAYS)
     assert len(epochs) == len(DECAYS)
     for entry, weight_decay in zip(epochs, DECAYS, strict=True):
         assert gradient(entry, weight_decay) < 1e-4
@@ -81,13 +81,13 @@ def test_each_epoch_is_the_optimum_of_its_weight_decay():
 
 
 def test_the_objective_is_the_runs_own():
-    _, (*epochs, _) = fitted(FullBatch([0.01]), nn.CrossEntropyLoss(label_smoothing=0.2))
+    _, (*epochs, _) = fitted([0.01], nn.CrossEntropyLoss(label_smoothing=0.2))
     assert gradient(epochs[0], 0.01, smoothing=0.2) < 1e-4
     assert gradient(epochs[0], 0.01) > 1e-3
 
 
 def test_train_figures_are_those_of_the_fitted_head():
-    module, (*epochs, last) = fitted(FullBatch(DECAYS))
+    module, (*epochs, last) = fitted(DECAYS)
     features, targets, _ = problem().tensors
     logits = F.linear(features, epochs[-1]["weight"], epochs[-1]["bias"])
     figures = last["figures"]
@@ -98,19 +98,25 @@ def test_train_figures_are_those_of_the_fitted_head():
     assert module.describe_epoch(1) == {"weight_decay": 0.1}
 
 
-def test_fewer_epochs_fit_fewer_weight_decays():
-    _, (*epochs, _) = fitted(FullBatch(DECAYS), epochs=2)
+def test_fewer_epochs_fit_fewer_weight_decays_and_say_so(capsys):
+    _, (*epochs, _) = fitted(DECAYS, epochs=2)
     assert len(epochs) == 2
+    assert "only the first 2 of 3 weight decays" in capsys.readouterr().out
+    fitted(DECAYS, epochs=3)
+    assert "only the first" not in capsys.readouterr().out
 
 
 def test_every_epoch_counts_as_a_step():
-    module, _ = fitted(FullBatch(DECAYS))
+    module, _ = fitted(DECAYS)
     assert module.trainer.global_step == len(DECAYS)
 
 
 def test_only_a_linear_head_on_a_frozen_body_is_fitted():
-    body, fit = nn.Sequential(nn.Linear(4, 4)), FullBatch([1.0])
-    with pytest.raises(ConfigError, match="head=linear"):
-        FullBatchModule(TransferNetwork(body, nn.Sequential(nn.Linear(4, 2))), 2, fit=fit)
-    with pytest.raises(ConfigError, match="finetune=frozen"):
-        FullBatchModule(TransferNetwork(body, nn.Linear(4, 2), "all"), 2, fit=fit)
+    body = nn.Sequential(nn.Linear(4, 4))
+    for head, stages, later in (
+        (nn.Sequential(nn.Linear(4, 2)), (), ()),
+        (nn.Linear(4, 2), "all", ()),
+        (nn.Linear(4, 2), (), "0"),
+    ):
+        with pytest.raises(ConfigError, match="choose head=linear and finetune=frozen"):
+            FullBatchModule(TransferNetwork(body, head, stages), 2, weight_decays=[1.0], later_stages=later)

@@ -29,7 +29,6 @@ from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.ddp import DDPStrategy
 from tlearn.training.expected_warnings import ignore_expected_warnings
-from tlearn.training.full_batch import FullBatch, FullBatchModule
 from tlearn.training.module import TransferModule
 
 
@@ -135,10 +134,11 @@ def _names(stages: Any) -> str | list[str]:
     return stages if isinstance(stages, str) else list(stages)
 
 
-def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, optimizer: Any) -> TransferModule:
+def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule) -> TransferModule:
     """Build the module from network, loss, optimizer and schedule.
 
-    `optimizer` is a partial without parameters, or the settings of a full-batch fit.
+    Raises:
+        ConfigError: something does not suit the module, or the images.
     """
     classes = data.image_set.classes
     if config.monitor.metric.endswith("top5") and len(classes) <= 5:
@@ -150,24 +150,21 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule, op
         weight = data.class_weights()
     tuning, transforms = config.finetune, config.transforms
     mix = mixing(len(classes), transforms.mixup_alpha, transforms.cutmix_alpha)
-    loss = seats.loss(config.loss, len(classes), weight, mixed=mix is not None)
-    if isinstance(optimizer, FullBatch):
-        if config.scheduler.build is not None or config.scheduler.warmup_steps:
-            raise ConfigError("optimizer=lbfgs fits to convergence and has no learning rate: choose scheduler=none")
-        if config.data.balance == "sampler":
-            raise ConfigError("optimizer=lbfgs fits every image once: choose data.balance=weights")
-        return FullBatchModule(built, len(classes), loss, fit=optimizer, monitor=config.monitor.metric)
-    return TransferModule(
-        built,
-        len(classes),
-        loss,
-        optimizer,
-        build(config.scheduler),
+    built_module = seats.module(
+        config.module,
+        network=built,
+        num_classes=len(classes),
+        loss=seats.loss(config.loss, len(classes), weight, mixed=mix is not None),
+        optimizer=build(config.optimizer) if config.optimizer else None,
+        schedule=build(config.scheduler),
         body_lr_scale=tuning.body_lr_scale,
         later_stages=_names(tuning.later_stages),
         mix=mix,
         monitor=config.monitor.metric,
     )
+    if built_module.full_batch and config.data.balance == "sampler":
+        raise ConfigError("module=full_batch fits every image once: choose data.balance=weights")
+    return built_module
 
 
 def trainer(config: DictConfig, folder: Path) -> Trainer:

@@ -30,6 +30,7 @@ _STORAGE = {
 
 # Options of earlier versions and their replacements
 _GONE = {
+    "optimizer/lbfgs": "optimizer=lbfgs is now module=full_batch, and its options are module.weight_decays and so on",
     "backbone/torchvision": "backbone=torchvision backbone.name=NAME is now backbone=NAME",
     "backbone/timm": "backbone=timm backbone.name=NAME is now backbone=timm/NAME",
     "report/evaluation": "report=evaluation is now what evaluate does by itself: leave it out",

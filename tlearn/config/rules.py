@@ -38,8 +38,8 @@ _PREPROCESSING = ("resize", "size", "interpolation", "mean", "std")
 _STAGES = either(one_of("all"), list_of(text))
 # Where a `_target_` is built, with all below it
 SEATS = (
-    *("backbone", "data.source", "head.build", "loss", "optimizer", "scheduler", "trainer", "callbacks.*", "logger.*"),
-    "transforms.train",
+    *("backbone", "data.source", "head.build", "loss", "module", "optimizer", "scheduler", "trainer"),
+    *("callbacks.*", "logger.*", "transforms.train"),
 )
 # The seats that a configuration gives names to, each of which must be built
 _NAMED = ("callbacks", "logger")
@@ -113,13 +113,15 @@ RULES: dict[str, Check] = {
     "features.precision": one_of("fp32", "bf16", "auto"),
     "features.on_write_error": one_of("continue", "stop"),
     "features.limit_gb": number(above=0),
+    # What it is where there is none
+    "optimizer": anything,
     "optimizer.lr": number(above=0),
     "optimizer.weight_decay": number(0),
     "optimizer.momentum": number(0),
     "optimizer.nesterov": boolean,
-    "optimizer.max_iter": integer(1),
-    "optimizer.history_size": integer(1),
-    "optimizer.tolerance": number(0),
+    "module.max_iter": integer(1),
+    "module.history_size": integer(1),
+    "module.tolerance": number(0),
     "scheduler.interval": one_of("step", "epoch"),
     "scheduler.warmup_steps": integer(0),
     "scheduler.from_run": anything,
@@ -199,7 +201,8 @@ def suggestion(key: str, known: list[str]) -> str:
     """Return "; did you mean ...?" for a mistyped key, or nothing."""
     group, _, last = key.rpartition(".")
     if group in known and (key in known or key in RULES):
-        return f"; another option of {group} has it"
+        alone = " (module=full_batch has no optimizer: leave it out)" if key in known and group == "optimizer" else ""
+        return f"; another option of {group} has it{alone}"
     if SYNONYMS.get(last) in known and SYNONYMS[last] != key:
         return f"; did you mean {SYNONYMS[last]}?"
     folded = {name.casefold(): name for name in known}

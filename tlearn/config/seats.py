@@ -14,6 +14,7 @@ from tlearn.models.backbones.base import Backbone, Body
 from tlearn.models.graph.cut import count_features
 from tlearn.models.losses import FunctionLoss
 from tlearn.runs.model import described_backbone, described_head
+from tlearn.training.module import TransferModule
 
 _PREPROCESSING = ("resize", "size", "interpolation", "mean", "std")
 
@@ -121,6 +122,25 @@ def loss(node: Mapping[str, Any], num_classes: int, weight: Sequence[float] | No
         raise ConfigError(f"{name} must compute one number with a gradient from logits and targets, and not {found}")
     if isinstance(built, nn.Module) and any(parameter.requires_grad for parameter in built.parameters()):
         raise ConfigError(f"{name} has parameters, which no optimizer gets: train them in a module of your own")
+    return built
+
+
+def module(node: Mapping[str, Any], **given: Any) -> TransferModule:
+    """Build the module that trains the network from keywords, which a subclass takes as `TransferModule` does."""
+    name, made = f"module: {node['_target_']}", build(node, _partial_=True)
+    wanted = f"{TransferModule.__module__}.{TransferModule.__qualname__}"
+    if inspect.isclass(made.func) and not issubclass(made.func, TransferModule):
+        raise ConfigError(f"{name} is not a subclass of {wanted}")
+    called = f"it is called with {', '.join(given)}"
+    if twice := made.keywords.keys() & given:
+        raise ConfigError(f"{name}: {called}, so module.{min(twice)} cannot be given")
+    try:
+        inspect.signature(made.func).bind(**made.keywords, **given)
+    except TypeError as error:
+        raise ConfigError(f"{name}: {error} ({called})") from error
+    built = made(**given)
+    if not isinstance(built, TransferModule):
+        raise ConfigError(f"{name} makes a {_name(built)}, which is not a subclass of {wanted}")
     return built
 
 

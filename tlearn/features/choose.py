@@ -89,10 +89,10 @@ def choose_features(
         except UnknownCodeError as error:
             part = str(error)
     if module.full_batch and (options.views is not None or trainer.world_size > 1):
-        raise ConfigError("optimizer=lbfgs fits one view of all images in one process: transforms=none, one device")
+        raise ConfigError("module=full_batch fits one view of all images in one process: transforms=none, one device")
     if isinstance(part, str):
         if options.mode == "cache" or module.full_batch:
-            asked = "features=cache" if options.mode == "cache" else "optimizer=lbfgs"
+            asked = "features=cache" if options.mode == "cache" else "module=full_batch"
             raise ConfigError(f"{asked} needs cached features, and they are not possible: {part}")
         say(f"features: on the fly, because {part}")
         return images

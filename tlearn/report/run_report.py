@@ -38,6 +38,7 @@ _WHAT = {
     "backbone": "backbone.name",
     "head": "head.build._target_",
     "data": "data.name",
+    "module": "module._target_",
     "optimizer": "optimizer._target_",
 }
 _RUN_FILES = {

@@ -97,7 +97,7 @@ def read_run(folder: Path) -> Run | None:
     except Exception as error:
         return Run(folder, "damaged", error=(str(error) or type(error).__name__).splitlines()[0])
     # Evaluations can have a backbone too.
-    if not any(key.startswith("optimizer.") for key in settings):
+    if not any(key.partition(".")[0] == "optimizer" for key in settings):
         return None
     settings = {key: value for key, value in settings.items() if not key.startswith(_NO_SETTINGS)}
     status, reason = ("done", "") if metrics else _failure(folder)

@@ -16,7 +16,9 @@ from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import MANIFEST, described_head, save_model
 
 # Configuration groups that determine training; the others are paths and reporting.
-TRAINING_GROUPS = ("seed", "backbone", "head", "finetune", "features", "loss", "optimizer", "scheduler", "transforms")
+TRAINING_GROUPS = (
+    *("seed", "backbone", "head", "finetune", "features", "loss", "module", "optimizer", "scheduler", "transforms"),
+)
 # Paths among the settings of the data
 _PLACES = ("root", "download_root", "cache", "csv", "source")
 

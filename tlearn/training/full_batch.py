@@ -1,7 +1,6 @@
 """L-BFGS: a linear head fitted to convergence on all features, the weight decay chosen on val."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,64 +8,70 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tlearn.analysis.linear_probe import Standardisation, lbfgs, minimise
+from tlearn.console import say
 from tlearn.errors import ConfigError
 from tlearn.ranges import require
 from tlearn.training.module import Batch, TransferModule
 
 
-@dataclass(frozen=True)
-class FullBatch:
-    """Settings of the fit: one epoch per weight decay, strongest first, each starting from the previous solution.
+class FullBatchModule(TransferModule):
+    """Fit a linear head on cached features, and validate it after each fit as after any epoch.
+
+    Each epoch fits one weight decay, strongest first, starting from the previous solution. The checkpoint callback
+    chooses the best epoch, and with it the weight decay.
 
     Args:
         weight_decays: coefficients of half the squared weights, for standardised features and the mean loss.
         max_iter: maximum number of iterations for each.
         history_size: past steps that L-BFGS remembers.
         tolerance: converged when no element of the gradient is larger.
-    """
 
-    weight_decays: Sequence[float]
-    max_iter: int = 500
-    history_size: int = 10
-    tolerance: float = 1e-5
-
-    def __post_init__(self) -> None:
-        require("optimizer.weight_decays", self.weight_decays)
-
-
-class FullBatchModule(TransferModule):
-    """Fit a linear head on cached features, and validate it after each fit as after any epoch.
-
-    The checkpoint callback chooses the best epoch, and with it the weight decay.
+    Raises:
+        ConfigError: the head is not linear, parts of the body train, or something is given that the fit cannot use.
     """
 
     full_batch = True
 
-    def __init__(self, *args: Any, fit: FullBatch, **more: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        weight_decays: Sequence[float],
+        max_iter: int = 500,
+        history_size: int = 10,
+        tolerance: float = 1e-5,
+        **more: Any,
+    ) -> None:
         super().__init__(*args, **more)
+        require("module.weight_decays", weight_decays)
         self.automatic_optimization = False
-        self.fit = fit
-        if not isinstance(self.network.head, nn.Linear) or self.network.stages:
-            raise ConfigError("optimizer=lbfgs fits one linear layer: choose head=linear and finetune=frozen")
+        self.weight_decays, self.max_iter = weight_decays, max_iter
+        self.history_size, self.tolerance = history_size, tolerance
+        if not isinstance(self.network.head, nn.Linear) or self.network.stages or self.later_stages:
+            raise ConfigError("module=full_batch fits one linear layer: choose head=linear and finetune=frozen")
+        if self.optimizer is not None:
+            raise ConfigError("module=full_batch fits to convergence without an optimizer: choose optimizer=none")
+        if self.schedule is not None and self.schedule.changes_rates:
+            raise ConfigError("module=full_batch has no learning rate: choose scheduler=none")
+        if self.mix is not None:
+            raise ConfigError("module=full_batch fits images as they are: leave out mixup_alpha and cutmix_alpha")
 
     def configure_optimizers(self) -> Optimizer:
         """Build the optimizer over the head's weight and bias."""
-        how = self.fit
-        return lbfgs(self.network.head.parameters(), how.max_iter, how.tolerance, how.history_size)
+        return lbfgs(self.network.head.parameters(), self.max_iter, self.tolerance, self.history_size)
 
     def setup(self, stage: str) -> None:
         """Limit the number of epochs to the number of weight decays."""
-        asked, loop = self.trainer.max_epochs, self.trainer.fit_loop
-        loop.max_epochs = (
-            len(self.fit.weight_decays) if asked in (None, -1) else min(asked, len(self.fit.weight_decays))
-        )
+        asked, loop, most = self.trainer.max_epochs, self.trainer.fit_loop, len(self.weight_decays)
+        if stage == "fit" and asked is not None and 0 <= asked < most:
+            say(f"trainer.max_epochs={asked}: only the first {asked} of {most} weight decays are fitted")
+        loop.max_epochs = most if asked in (None, -1) else min(asked, most)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Fit with the weight decay of the epoch; measure the fitted head on the same batch, which holds all images."""
         inputs, targets, _ = batch
         with torch.no_grad():
             features = self.network.features(inputs)
-        self._fit(features, targets, self.fit.weight_decays[self.current_epoch])
+        self._fit(features, targets, self.weight_decays[self.current_epoch])
         with torch.no_grad():
             loss, _ = self._step(batch, batch_idx, "train")
         return loss
@@ -89,4 +94,4 @@ class FullBatchModule(TransferModule):
 
     def describe_epoch(self, epoch: int) -> dict[str, float]:
         """Return the weight decay of an epoch."""
-        return {"weight_decay": self.fit.weight_decays[epoch]}
+        return {"weight_decay": self.weight_decays[epoch]}

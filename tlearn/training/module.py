@@ -36,6 +36,11 @@ def accuracies(num_classes: int) -> MetricCollection:
 class TransferModule(LightningModule):
     """Train a network and measure it.
 
+    A subclass may have its own steps, losses and optimizers, and arguments from the `module` node of the configuration;
+    it takes the keywords below too, and hands on those that it does not use. What is kept, evaluated and used for
+    predictions is `network` alone. Steps of validation and test return logits, targets and indices, and every step
+    calls `measure`.
+
     `train/loss` is the objective (with label smoothing, class weights and mixed labels); `val/loss` and `test/loss`
     are plain cross-entropy over all images, so that runs with different objectives can be compared.
 
@@ -66,13 +71,27 @@ class TransferModule(LightningModule):
         super().__init__()
         self.network = network
         self.loss = loss or nn.CrossEntropyLoss()
-        self.optimizer, self.schedule, self.monitor = optimizer, schedule, monitor
+        self._optimizer, self._schedule, self.monitor = optimizer, schedule, monitor
+        chosen = {"optimizer": optimizer is not None, "scheduler": schedule is not None and schedule.changes_rates}
+        self._unused = {name for name, is_chosen in chosen.items() if is_chosen}
         self.body_lr_scale, self.later_stages, self.mix = body_lr_scale, later_stages, mix
         metrics, mean = accuracies(num_classes), MeanMetric()
         # The keys end in a slash: a key of a ModuleDict may not be called `train`, as the method is.
         self.metrics = nn.ModuleDict({f"{split}/": metrics.clone(prefix=f"{split}/") for split in SPLITS})
         self.losses = nn.ModuleDict({f"{split}/": mean.clone() for split in SPLITS})
         self._frozen_once: tuple[Collection[str], str] | None = None
+
+    @property
+    def optimizer(self) -> Callable[..., Optimizer] | None:
+        """The optimizer that the run was given, without parameters."""
+        self._unused.discard("optimizer")
+        return self._optimizer
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """The schedule that the run was given."""
+        self._unused.discard("scheduler")
+        return self._schedule
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [N, num_classes]."""
@@ -89,7 +108,7 @@ class TransferModule(LightningModule):
         loss = self.loss(logits, objective_targets) if split == "train" else F.cross_entropy(logits, targets)
         if split == "train" and not torch.isfinite(loss):
             self._stop_on_non_finite(loss, indices)
-        self._measure(split, batch_idx, logits, targets, loss)
+        self.measure(split, batch_idx, logits, targets, loss)
         return loss, logits
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -100,7 +119,8 @@ class TransferModule(LightningModule):
                 raise
             raise ConfigError("one image cannot train BatchNorm: raise data.batch_size, or add images") from error
 
-    def _measure(self, split: str, batch_idx: int, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
+    def measure(self, split: str, batch_idx: int, logits: Tensor, targets: Tensor, loss: Tensor) -> None:
+        """Add a batch to the metrics and the loss of a split; a step of your own calls it once for each batch."""
         metrics, mean = self.metrics[f"{split}/"], self.losses[f"{split}/"]
         assert isinstance(metrics, MetricCollection)
         assert isinstance(mean, MeanMetric)
@@ -112,6 +132,12 @@ class TransferModule(LightningModule):
             return
         self.log_dict(dict(metrics.items(keep_base=False)), on_step=False, on_epoch=True)
         self.log(f"{split}/loss", mean, on_step=False, on_epoch=True, prog_bar=split != "test")
+
+    def on_train_start(self) -> None:
+        """Refuse an optimizer or a scheduler that `configure_optimizers` of a subclass has not asked for."""
+        if self._unused:
+            name = min(self._unused)
+            raise ConfigError(f"{type(self).__name__} does not use the {name} of the run: choose {name}=none")
 
     def on_train_epoch_start(self) -> None:
         """Set the trainable parts to train mode: Lightning keeps the modes in which the network was built."""
@@ -168,7 +194,8 @@ class TransferModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over head and body groups, and its schedule."""
-        assert self.optimizer is not None
+        if self.optimizer is None:
+            raise ConfigError(f"{type(self).__name__} needs an optimizer: choose optimizer=adam or another")
         rate = self.optimizer.keywords.get("lr")  # type: ignore[attr-defined]
         if rate is None:
             raise ConfigError("optimizer.lr must be given: the body's learning rate is relative to it")

@@ -32,6 +32,11 @@ class Schedule:
         self.build, self.interval, self.warmup_steps = build, interval, warmup_steps
         self.from_run = dict(from_run or {})
 
+    @property
+    def changes_rates(self) -> bool:
+        """Whether learning rates change at all."""
+        return self.build is not None or bool(self.warmup_steps)
+
     def configure(self, optimizer: Optimizer, steps: float, epochs: int, monitor: str) -> list[dict[str, Any]]:
         """Build the schedulers in the form that Lightning takes.
 

@@ -47,7 +47,7 @@ class ViewsModule(TransferModule):
         ways = list(images.unbind(1)) if self.kind == "views" else [images]
         views = torch.stack([self(way) for image in ways for way in (image, image.flip(-1))], dim=1)
         logits = views[:, 0]
-        self._measure("test", batch_idx, logits, targets, F.cross_entropy(logits, targets))
+        self.measure("test", batch_idx, logits, targets, F.cross_entropy(logits, targets))
         return {"logits": logits, "targets": targets, "indices": indices, "views": views}
 
 
