@@ -10,16 +10,22 @@ def explore(config: DictConfig) -> dict[str, float]:
     # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
     from tlearn.analysis import data_profile
     from tlearn.config import build
+    from tlearn.config.compose import task_overrides
     from tlearn.console import session
+    from tlearn.errors import ConfigError
     from tlearn.report.data_report import Survey, write_survey
     from tlearn.report.terminal import show_paths, show_survey
+    from tlearn.runs.evaluated import recorded_images
     from tlearn.runs.folder import RunFolder
 
+    own = [one for one in task_overrides() if one.lstrip("+~").startswith(("data", "seed"))]
+    if config.run is not None and own:
+        raise ConfigError(f"run={config.run} has images and a split of its own: leave out {' '.join(own)}")
     run = RunFolder(config.paths.output_dir)
     with run.claimed(), session(run.path / "explore.log", quiet=config.quiet):
-        found = build.image_set(config, run)
+        found = build.image_set(config, run) if config.run is None else recorded_images(config.run)
         survey = Survey(
-            title=f"{config.data.name} before training",
+            title=f"{config.data.name} before training" if config.run is None else f"Images of {config.run}",
             root=found.root,
             splits=found.splits,
             classes=found.classes,

@@ -510,7 +510,7 @@ class TestResume:
     def test_a_folder_of_options_must_be_given_again_and_is_found_from_here(self, tmp_path, flag, monkeypatch):
         (tmp_path / "elsewhere").mkdir()
         run = self.stopped(tmp_path / "run", "seed=3", config_dir="/my options", cwd=tmp_path / "elsewhere")
-        with pytest.raises(ConfigError, match="given again: python -m tlearn.train --config-dir '/my options' resume="):
+        with pytest.raises(ConfigError, match=r"again: python -m tlearn\.train --config-dir '/my options' resume="):
             restored_arguments([f"resume={run}"])
         here = Path.cwd()
         for arguments in ([*flag, "head=mlp", f"resume={run}"], ["head=mlp", f"resume={run}", *flag]):

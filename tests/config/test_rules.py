@@ -214,6 +214,110 @@ def test_a_key_that_nothing_reads_is_refused(key):
         rules.check(changed(ROUNDS[0], key, 1), known("train"))
 
 
+@pytest.mark.parametrize(
+    ("node", "meant"),
+    [
+        ("modul", ""),
+        ("data.sourcee", "data.source"),
+        ("data", "data.source"),
+        ("datamodule", "data.source"),
+        ("data.counts", "data.source"),
+        ("network", "backbone"),
+        ("backbones", "backbone"),
+        ("head", "head.build"),
+        ("head.buil", "head.build"),
+        ("losses", "loss"),
+        ("optimiser", "optimizer"),
+        ("schedule", "scheduler"),
+        ("transforms", "transforms.train"),
+        ("transforms.val", "transforms.train"),
+        ("callback", "callbacks.NAME"),
+        ("callbacks", "callbacks.NAME"),
+        ("logger", "logger.NAME"),
+        ("finetune", ""),
+        ("features", ""),
+        ("monitor", ""),
+        ("report", ""),
+        ("paths", ""),
+        ("data.split", ""),
+    ],
+)
+def test_a_target_where_nothing_is_built_is_refused_with_the_place_that_was_meant(node, meant):
+    config = compose([f"+{node}._target_=mylab.parts.Thing"], output_dir=".")
+    words = f"; did you mean {meant}?" if meant else "; own code goes to backbone, data.source, head.build, "
+    with pytest.raises(ConfigError) as caught:
+        rules.check(plain(config), known("train"))
+    message = f"nothing is built at {node}, so {node}._target_=mylab.parts.Thing would be ignored"
+    assert str(caught.value).startswith(message + words)
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "refused"),
+    [
+        ("evaluate", ["run=r"], "optimizer"),
+        ("evaluate", ["run=r"], "head.build"),
+        ("predict", ["run=r", "images=i"], "trainer"),
+        ("explore", [], "callbacks.mine"),
+        ("compare", [], "loss"),
+    ],
+)
+def test_a_target_of_another_program_is_refused(program, given, refused):
+    config = compose([*given, f"+{refused}._target_=mylab.parts.Thing"], program, output_dir=".")
+    with pytest.raises(ConfigError, match=f"^nothing is built at {refused}, so"):
+        rules.check(plain(config), known(program))
+
+
+@pytest.mark.parametrize("node", ["backbone", "loss", "optimizer", "head.build", "data.source", "trainer", "trainer.a"])
+def test_a_target_in_its_place_is_accepted_with_any_argument(node):
+    rules.check(plain(compose([f"+{node}.other={{_target_: a.b, c: 1}}"], output_dir=".")), known("train"))
+
+
+@pytest.mark.parametrize("key", ["backbone._targt_", "optimizer._partail_", "head.build._recursive"])
+def test_a_mistyped_key_of_hydra_is_refused(key):
+    with pytest.raises(ConfigError, match=f"^unknown key {key}; did you mean _"):
+        rules.check(plain(compose([f"+{key}=x"], output_dir=".")), known("train"))
+
+
+@pytest.mark.parametrize(("key", "meant"), [("callbacks.early_stoping", "early_stopping"), ("logger.csvv", "csv")])
+def test_a_callback_or_logger_without_a_target_is_refused(key, meant):
+    with pytest.raises(ConfigError, match=rf"^{key} has no _target_; did you mean .*{meant}"):
+        rules.check(plain(compose([f"+{key}.patience=3"], output_dir=".")), known("train"))
+
+
+@pytest.mark.parametrize("value", ["${head.scale}", "${..scale}", "'x ${head.scale}'", "[1,'${head.scale}']"])
+def test_a_key_of_your_own_is_read_where_a_value_refers_to_it(value):
+    config = compose(["+head.scale=3", f"+head.build.scale={value}"], output_dir=".")
+    referred = rules.references(plain(config, resolve=False))
+    rules.check(plain(config), known("train"), referred)
+    with pytest.raises(ConfigError, match=r"^unknown key head\.scale"):
+        rules.check(plain(config), known("train"))
+    config = compose(["+head.scal=3", "+head.scale=1", f"+head.build.scale={value}"], output_dir=".")
+    with pytest.raises(ConfigError, match=r"^unknown key head\.scal;"):
+        rules.check(plain(config), known("train"), referred)
+
+
+def test_a_reference_to_a_group_of_ours_opens_no_other_key_of_it():
+    config = compose(["+data.counts.trian=3"], output_dir=".")
+    with pytest.raises(ConfigError, match=r"^unknown key data\.counts\.trian"):
+        rules.check(plain(config), known("train"), rules.references(plain(config, resolve=False)))
+
+
+@pytest.mark.parametrize("trust", ["[mylab.heads]", "mylab", "[3]", "['']"])
+def test_trust_is_a_list_of_packages(trust):
+    with pytest.raises(ConfigError, match=r"^trust=.*: expected a list"):
+        rules.check(plain(compose([f"trust={trust}", "resume=r"], output_dir=".")), known("train"))
+
+
+def test_trust_without_a_stored_run_is_refused():
+    with pytest.raises(ConfigError, match="none is opened here"):
+        rules.check(plain(compose(["trust=[mylab]"], output_dir=".")), known("train"))
+    config = compose(["trust=[mylab]", "backbone=vgg13", "images=i"], "predict", output_dir=".")
+    with pytest.raises(ConfigError, match="none is opened here"):
+        rules.check(plain(config), known("predict"))
+    rules.check(plain(compose(["trust=[mylab]", "resume=r"], output_dir=".")), known("train"))
+    rules.check(plain(compose(["trust=[mylab]", "run=r"], "evaluate", output_dir=".")), known("evaluate"))
+
+
 @pytest.mark.parametrize("key", ["seed", "optimizer", "callbacks"])
 def test_what_every_run_needs_cannot_be_removed(key):
     config = {name: value for name, value in composed(ROUNDS[0]).items() if name != key}

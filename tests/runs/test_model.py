@@ -15,7 +15,7 @@ from tlearn.models import heads
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
 from tlearn.runs import model as bundle
-from tlearn.runs.model import DESCRIPTION, WEIGHTS, described_backbone, described_head, load_model, save_model
+from tlearn.runs.model import DESCRIPTION, WEIGHTS, described_head, load_model, save_model
 
 CLASSES = ["blue", "grün", "a,b"]
 MLP = {"kind": "mlp", "hidden": [8, 6], "dropout": 0.5, "activation": "GELU"}

@@ -41,6 +41,14 @@ SEATS = (
     *("backbone", "data.source", "head.build", "loss", "module", "optimizer", "scheduler", "trainer"),
     *("callbacks.*", "logger.*", "transforms.train"),
 )
+# What other frameworks call a seat
+_OTHERS = {
+    "model": "module",
+    "net": "backbone",
+    "network": "backbone",
+    "dataset": "data.source",
+    "datamodule": "data.source",
+}
 # The seats that a configuration gives names to, each of which must be built
 _NAMED = ("callbacks", "logger")
 # The keys of Hydra
@@ -265,8 +273,12 @@ def check(config: dict[str, Any], known: list[str], referred: Collection[str] = 
     removed = [key for key in known if "." not in key and key not in config]
     if removed:
         raise ConfigError(f"{removed[0]} is missing: it can be changed, not removed")
+    # predict has no backbone by default.
+    groups = {*(key.partition(".")[0] for key in known), *(["backbone"] if "images" in known else [])} or config.keys()
     for key, value, free in _leaves(config):
-        _check_place(key, value, free or _is_referred(key, referred), known)
+        # A group of another program is not built by this one.
+        read = free and key.partition(".")[0] in groups
+        _check_place(key, value, read or _is_referred(key, referred), known)
         if rule := _rule(key):
             require(key, value, rule)
     for group in _NAMED:
@@ -283,8 +295,8 @@ def _check_place(key: str, value: Any, free: bool, known: list[str]) -> None:
     """Refuse a key that nothing reads; a `free` one needs no rule."""
     node, _, last = key.rpartition(".")
     if last == "_target_" and not free and node.partition(".")[0] != "extra":
-        raise ConfigError(f"nothing is built at {node}, so {key}={value} would be ignored{_seat_like(node)}")
-    if free and last.startswith("_") and last.endswith("_") and last not in _HYDRA:
+        raise ConfigError(f"nothing is built at {node}, so {key}={value} would be ignored{_seat_like(node, known)}")
+    if free and last.startswith("_") and last not in _HYDRA:
         raise ConfigError(f"unknown key {key}{suggestion(last, list(_HYDRA))}")
     if not free and _rule(key) is None:
         raise ConfigError(f"unknown key {key}{suggestion(key, known)} (notes of your own go under extra.)")
@@ -296,15 +308,14 @@ def _is_referred(key: str, referred: Collection[str]) -> bool:
     return key in referred or any(not any(known.startswith(f"{one}.") for known in RULES) for one in nodes)
 
 
-def _seat_like(node: str) -> str:
-    """Return "; did you mean ...?" for a node that is like a seat, or list the seats."""
-    # What others call it, and the group that holds a seat
-    names = {"model": "module", "net": "backbone", "network": "backbone", "dataset": "data.source"}
-    seats = [seat.replace("*", "NAME") for seat in SEATS]
-    inner = [seat for seat in seats if seat.startswith(f"{node}.")]
-    close = inner or [names[node]] * (names.get(node) in seats) or difflib.get_close_matches(node, seats, n=2)
+def _seat_like(node: str, known: list[str]) -> str:
+    """Return "; did you mean ...?" for a node that is like a seat, or the seats that there are."""
+    seats = [seat.replace("*", "NAME") for seat in SEATS if not known or seat.partition(".")[0] in known]
+    # What others call it; the group that a seat lies in; what is alike
+    close = [_OTHERS[node]] if _OTHERS.get(node) in seats else [seat for seat in seats if seat.startswith(f"{node}.")]
+    close = close or difflib.get_close_matches(node, seats, n=2)
     if close:
-        return f"; did you mean {', '.join(close)}?"
+        return f"; did you mean {' or '.join(close)}?"
     return f"; own code goes to {', '.join(seats)}"
 
 
@@ -322,7 +333,8 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError(
             "topk is for predictions, which need no training: python -m tlearn.predict experiment=... images=..."
         )
-    if "run" in config:
+    # explore, which alone has a seed, too, needs neither.
+    if "run" in config and "seed" not in config:
         _check_model(config)
     opened = config["resume"] if "resume" in config else config.get("run")
     if config.get("trust") and opened is None:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tlearn.console import say
-from tlearn.data.prepare import Source
-from tlearn.data.sources.base import Sample, listing_of
+from tlearn.data.prepare import ImageSet
+from tlearn.data.sources.base import Sample, Source, listing_of
 from tlearn.data.split import Manifest, check_manifest, read_manifest, unchanged_files
 from tlearn.errors import DataError
-from tlearn.runs.model import MANIFEST, Model
+from tlearn.runs.model import MANIFEST, Model, read_description
 
 
 def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[Path, list[Sample]]:
@@ -42,6 +42,19 @@ def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[
     samples = [sample for sample in listing.samples if sample.split in (None, split)]
     _check_classes(samples, model.classes, root)
     return root, samples
+
+
+def recorded_images(run: str | Path) -> ImageSet:
+    """Return the images of a finished run or a model folder in their splits.
+
+    Raises:
+        CheckpointError: it holds no model.
+        DataError: images are missing or changed.
+    """
+    folder, description = read_description(run)
+    manifest, root = read_manifest(folder / MANIFEST), Path(description["data_root"])
+    check_manifest(manifest, root)
+    return ImageSet(root, manifest.splits, description["classes"])
 
 
 def _own(manifest: Manifest, split: str) -> list[Sample]:

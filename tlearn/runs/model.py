@@ -152,17 +152,8 @@ def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
     Raises:
         CheckpointError: there is none, it is damaged, or it names code that is not trusted.
     """
-    run = Path(run).expanduser()
-    folder = next((path for path in (run / "model", run) if (path / DESCRIPTION).is_file()), None)
-    if folder is None:
-        raise CheckpointError(f"{run} holds no model ({DESCRIPTION}): it appears there when a run has finished")
+    folder, description = read_description(run)
     try:
-        if (size := (folder / DESCRIPTION).stat().st_size) > _LARGEST_DESCRIPTION:
-            raise CheckpointError(f"{folder / DESCRIPTION} has {size:,} bytes, too many for a description")
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape"))
-        if description["format"] != FORMAT:
-            raise CheckpointError(f"{folder} has format {description['format']}, and this tlearn reads {FORMAT}")
-        _check(description)
         check_trust([description["architecture"], description["head"]], trust, str(folder))
         network = _skeleton(description, trust)
         state = load_file(folder / WEIGHTS)
@@ -181,6 +172,31 @@ def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
         raise CheckpointError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {' '.join(lines[:2])}") from error
     # As in training, so that metrics are equal to the last digits
     return Model(folder, network.eval().to(memory_format=torch.channels_last), description)
+
+
+def read_description(run: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return a model folder, or the one of a run folder, and what its model.json says; nothing is built.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    run = Path(run).expanduser()
+    folder = next((path for path in (run / "model", run) if (path / DESCRIPTION).is_file()), None)
+    if folder is None:
+        raise CheckpointError(f"{run} holds no model ({DESCRIPTION}): it appears there when a run has finished")
+    if (size := (folder / DESCRIPTION).stat().st_size) > _LARGEST_DESCRIPTION:
+        raise CheckpointError(f"{folder / DESCRIPTION} has {size:,} bytes, too many for a description")
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape"))
+        known = description["format"] == FORMAT
+        if known:
+            _check(description)
+    # As above
+    except Exception as error:
+        raise CheckpointError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
+    if not known:
+        raise CheckpointError(f"{folder} has format {description['format']}, and this tlearn reads {FORMAT}")
+    return folder, description
 
 
 def _check(description: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def pretrained_model(backbone: Backbone, classes: str | None = None) -> Model:
 def _names(backbone: Backbone, classes: str | None) -> list[str]:
     """Find out what the logits are called, and never guess."""
     # Only some backbones know weights and pooling: see the contract.
-    weights, pooling = getattr(backbone, "weights", "its own"), getattr(backbone, "pooling", "avg")
+    weights, pooling = getattr(backbone, "weights", ""), getattr(backbone, "pooling", "avg")
     if weights is None:
         raise ConfigError("backbone.weights=null: random weights can name nothing; take DEFAULT or a file")
     if pooling != "avg":
@@ -64,8 +64,9 @@ def _names(backbone: Backbone, classes: str | None) -> list[str]:
         return _imagenet() if classes == IMAGENET else _read(Path(classes).expanduser())
     names = backbone.categories() if hasattr(backbone, "categories") else None
     if names is None:
+        which = f" with backbone.weights={weights}" if weights else ""
         raise ConfigError(
-            f"nothing tells the classes of {backbone_name(backbone)} with backbone.weights={weights}: where they are "
+            f"nothing tells the classes of {backbone_name(backbone)}{which}: where they are "
             f"the 1000 of ImageNet in their usual order, say so with classes={IMAGENET}; or name them in a text file, "
             "one per line in the order of the logits: classes=FILE; or take weights that tell"
         )

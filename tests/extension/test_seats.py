@@ -1,0 +1,243 @@
+"""A user's own package in every seat: trained, evaluated, predicted, resumed, swept; edited, extracted anew."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.small_runs import process, program
+
+HERE = Path(__file__).resolve().parent
+# A body of two convolutions, on 24 tiles
+SMALL = ("backbone=smallnet", "data=tiles", "data.root=tiles")
+QUICK = ("trainer=cpu", "trainer.max_epochs=1", "data.num_workers=0", "report=off")
+MEASURE = ("trainer=cpu", "data.num_workers=0", "report.write=false")
+NUMBERS = ("val/loss", "val/top1", "test/loss", "test/top1")
+
+
+def forget() -> None:
+    """Let the next import read the package's files again, as a new process would."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> Iterator[Path]:
+    """Give a working folder with the package and its options, which only the working folder makes importable."""
+    folder = tmp_path_factory.mktemp("desk")
+    for name in ("mylab", "conf"):
+        shutil.copytree(HERE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    forget()
+    yield folder
+    forget()
+
+
+@pytest.fixture
+def lab(desk, tmp_path) -> Iterator[Path]:
+    """Give a working folder of a test's own, whose package it may edit."""
+    forget()
+    for name in ("mylab", "conf"):
+        shutil.copytree(HERE / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    yield tmp_path
+    forget()
+
+
+def train(lab: Path, run: str, *more: str) -> dict[str, float]:
+    done = program("train", "--config-dir", "conf", *SMALL, *QUICK, f"hydra.run.dir={run}", *more, cwd=lab)
+    assert done.returncode == 0, done.stderr
+    return metrics(lab / run)
+
+
+def metrics(run: Path) -> dict[str, float]:
+    return json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+
+
+def same(one: dict[str, float], other: dict[str, float]) -> bool:
+    return all(one[name] == pytest.approx(other[name], abs=1e-5) for name in NUMBERS)
+
+
+def refused(done: subprocess.CompletedProcess[str], status: int, words: str) -> None:
+    assert done.returncode == status, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+
+
+@pytest.fixture(scope="module")
+def cosine(desk) -> Path:
+    """Give a run with a head of the user's own on a body of tlearn's."""
+    train(desk, "cosine", "backbone=tiny", "head=cosine", "head.scale=20")
+    return desk / "cosine"
+
+
+def test_a_head_is_evaluated_with_trust_and_refused_without(desk, cosine):
+    head = json.loads((cosine / "model" / "model.json").read_text(encoding="utf-8"))["head"]
+    assert head == {"_target_": "mylab.heads.CosineHead", "scale": 20}
+    refused(program("evaluate", "run=cosine", *MEASURE, cwd=desk), 4, "if you trust it, add trust=[mylab]\n")
+    refused(program("evaluate", "run=cosine", "trust=[yourlab]", *MEASURE, cwd=desk), 4, "add trust=[yourlab,mylab]\n")
+    done = program("evaluate", "run=cosine", "trust=[mylab]", "hydra.run.dir=again", *MEASURE, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert metrics(desk / "again")["test/loss"] == pytest.approx(metrics(cosine)["test/loss"], abs=1e-6)
+
+
+def test_a_head_predicts_from_a_copied_model_folder(desk, cosine):
+    shutil.copytree(cosine / "model", desk / "copied")
+    images = ("images=tiles/red", "num_workers=0", "device=cpu")
+    refused(program("predict", "run=copied", *images, cwd=desk), 4, "copied names code that is not tlearn's")
+    done = program("predict", "run=copied", "trust=[mylab]", *images, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    with (desk / "predictions.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 8
+
+
+def test_a_package_that_is_not_there_is_named(desk, cosine, tmp_path):
+    forget()
+    done = program("evaluate", f"run={cosine}", "trust=[mylab]", *MEASURE, cwd=tmp_path)
+    refused(done, 4, "No module named 'mylab'): start from the folder that holds it, or install it\n")
+
+
+def test_a_run_with_own_code_goes_on_when_trust_and_options_are_given_again(desk, cosine):
+    before = metrics(cosine)
+    (cosine / "metrics.json").unlink()
+    line = f"again: python -m tlearn.train --config-dir {desk}/conf resume={cosine} 'trust=[mylab]'\n"
+    refused(program("train", "resume=cosine", cwd=desk), 2, line)
+    refused(program("train", "--config-dir", "conf", "resume=cosine", cwd=desk), 4, "add trust=[mylab]\n")
+    done = program("train", "--config-dir", "conf", "resume=cosine", "trust=[mylab]", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert same(metrics(cosine), before)
+
+
+def test_an_argument_of_a_head_is_swept(desk):
+    swept = ("-m", "--config-dir", "conf", *SMALL, *QUICK, "head=cosine", "head.scale=5,20", "hydra.sweep.dir=swept")
+    done = program("train", *swept, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    with (desk / "swept" / "results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["status"], row["overrides"].split()[-1]) for row in rows] == [
+        ("done", "head.scale=5"),
+        ("done", "head.scale=20"),
+    ]
+
+
+def test_a_function_with_layers_as_arguments_is_a_head(desk):
+    trained = train(desk, "bottleneck", "head=bottleneck")
+    assert program("evaluate", "run=bottleneck", "hydra.run.dir=b", *MEASURE, cwd=desk).returncode == 4
+    done = program("evaluate", "run=bottleneck", "trust=[mylab]", "hydra.run.dir=b", *MEASURE, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert metrics(desk / "b")["test/loss"] == pytest.approx(trained["test/loss"], abs=1e-6)
+
+
+def test_a_backbone_trains_from_features_as_from_images_and_opens_with_trust(desk):
+    cached = train(desk, "cached", "features=cache")
+    assert same(cached, train(desk, "plain", "features=off"))
+    refused(program("evaluate", "run=cached", *MEASURE, cwd=desk), 4, "mylab.nets.SmallNet): if you trust it")
+    done = program("evaluate", "run=cached", "trust=[mylab]", "hydra.run.dir=net", *MEASURE, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert metrics(desk / "net")["test/loss"] == pytest.approx(cached["test/loss"], abs=1e-5)
+    done = program("predict", "run=cached", "trust=[mylab]", "images=tiles/red", "output=net.csv", cwd=desk)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_backbone_is_fine_tuned_from_random_weights_and_resumed(desk):
+    before = train(desk, "scratch", "finetune=scratch")
+    (desk / "scratch" / "metrics.json").unlink()
+    done = program("train", "--config-dir", "conf", "resume=scratch", "trust=[mylab]", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert same(metrics(desk / "scratch"), before)
+
+
+def test_an_edited_helper_is_extracted_anew(lab):
+    first = train(lab, "first", "features=cache")
+    again = program("train", "--config-dir", "conf", *SMALL, *QUICK, "hydra.run.dir=again", cwd=lab)
+    assert "features: 24 images" not in again.stdout
+    layers = lab / "mylab" / "layers.py"
+    layers.write_text(layers.read_text(encoding="utf-8").replace("GAIN = 1.0", "GAIN = 25.0"), encoding="utf-8")
+    # This process has imported the code as it was: what it computes now is kept for nobody.
+    stale = program("train", "--config-dir", "conf", *SMALL, *QUICK, "hydra.run.dir=stale", cwd=lab)
+    assert "on the fly, because the code of mylab has changed since this process imported it" in stale.stdout
+    assert same(metrics(lab / "stale"), first)
+    forget()
+    edited = train(lab, "edited", "features=cache")
+    assert not same(edited, first)
+    assert same(edited, train(lab, "images", "features=off"))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ("loss=focal",),
+        ("loss=focal", "+loss._partial_=true", "data.balance=weights"),
+        ("loss=margin",),
+        ("loss=margin", "+loss._partial_=true"),
+        ("loss._target_=torch.nn.CrossEntropyLoss", "data.balance=weights"),
+        ("loss._target_=torch.nn.CrossEntropyLoss", "loss._partial_=false"),
+        ("loss._target_=torch.nn.functional.cross_entropy", "data.balance=weights", "transforms.mixup_alpha=0.2"),
+        ("loss._target_=torch.nn.functional.cross_entropy", "loss._partial_=false"),
+    ],
+    ids=" ".join,
+)
+def test_a_loss_is_a_class_or_a_function_partial_or_not(desk, loss):
+    assert train(desk, f"losses/{abs(hash(loss))}", *loss)["val/loss"] < 5
+
+
+def test_a_loss_is_checked_before_training(desk):
+    def failed(*loss: str, words: str) -> None:
+        arguments = ("--config-dir", "conf", *SMALL, *QUICK, "hydra.run.dir=failed", *loss)
+        refused(program("train", *arguments, cwd=desk), 2, words)
+        shutil.rmtree(desk / "failed")
+
+    failed("loss=margin", "data.balance=weights", words="mylab.losses.Margin takes no weight; choose data.balance=sam")
+    failed("loss=margin", "loss.margin=wide", words="loss: mylab.losses.Margin: TypeError")
+    failed("loss=focal", "+loss.alpha=1", words="got an unexpected keyword argument 'alpha'")
+    torch_loss = "loss={_target_:torch.nn.functional.cross_entropy}"
+    failed(torch_loss, "+loss.reduction=none", words="must compute one number with a gradient")
+
+
+OTHERS = ("transforms=darken", "features.views=2", "optimizer=signed", "scheduler=halving", "callbacks=diary")
+
+
+def test_source_transforms_optimizer_scheduler_callback_and_logger(desk):
+    before = train(desk, "others", *OTHERS, "logger=notebook", "trainer.max_epochs=2")
+    assert (desk / "others" / "diary.txt").read_text(encoding="utf-8") == "epoch 0: 0.0005\nepoch 1: 0.00025\n"
+    assert "val/loss" in (desk / "others" / "metric_names.txt").read_text(encoding="utf-8").split()
+    assert same(train(desk, "once more", *OTHERS, "logger=notebook", "trainer.max_epochs=2"), before)
+    (desk / "others" / "metrics.json").unlink()
+    done = program("train", "--config-dir", "conf", "resume=others", "trust=[mylab]", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert same(metrics(desk / "others"), before)
+
+
+def test_a_model_of_tlearn_alone_opens_without_trust_whatever_its_images_came_from(desk):
+    train(desk, "ours", "backbone=tiny", *OTHERS)
+    done = program("evaluate", "run=ours", "hydra.run.dir=measured", *MEASURE, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    done = program("explore", "run=ours", "hydra.run.dir=explored", cwd=desk)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_every_way_to_start_finds_the_package_in_the_working_folder(lab, tmp_path_factory):
+    arguments = ("--config-dir", "conf", *SMALL, *QUICK, "head=cosine")
+    done = process("train", *arguments, "trainer=ddp_cpu", "hydra.run.dir=ddp", cwd=lab)
+    assert done.returncode == 0, done.stderr
+    # As pip installs a console program: its own folder comes first on the path, and not the working folder.
+    script = tmp_path_factory.mktemp("bin") / "tlearn-train"
+    script.write_text("from tlearn.train import script\n\nscript()\n", encoding="utf-8")
+    path = {"PYTHONPATH": str(HERE.parent.parent)}
+    swept = ("-m", *arguments, "head.scale=5,20", "hydra.sweep.dir=swept", "hydra/launcher=joblib")
+    console = subprocess.run(
+        [sys.executable, str(script), *swept],
+        cwd=lab,
+        env={**os.environ, **path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert console.returncode == 0, console.stderr
+    assert len(list((lab / "swept").glob("*/metrics.json"))) == 2
