@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw
+from tests.small_runs import program, run, write_weights
 from tlearn.config.compose import compose
 from tlearn.errors import DataError
 from tlearn.explore import explore
@@ -58,6 +59,21 @@ def test_unreadable_pictures_are_named_and_do_not_stop_the_others(tmp_path, fold
     [row] = _rows(tmp_path / "out" / "unreadable.csv")
     assert row["path"] == "train/red/bad.jpg"
     assert "not an image" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_images_of_a_run_are_shown_in_its_own_splits(tmp_path, folder_data, draw_split):
+    flat = draw_split(tmp_path / "flat", 12)
+    run(tmp_path / "run", flat, write_weights(tmp_path / "w.pth"), "data.split.fractions=[0.5,0.25,0.25]")
+    for place in (tmp_path / "run", tmp_path / "run" / "model"):
+        figures = explore(compose([f"run={place}"], "explore", output_dir=tmp_path / f"of {place.name}"))
+        assert [figures[f"pictures/{split}"] for split in ("train", "val", "test")] == [12, 6, 6]
+        assert figures["classes"] == 2
+    beside = program("explore", f"run={tmp_path / 'run'}", "data=folder", f"data.root={flat}", "seed=3", cwd=tmp_path)
+    assert beside.returncode == 2
+    assert f"leave out data=folder data.root={flat} seed=3" in beside.stderr
+    next((flat / "red").iterdir()).unlink()
+    with pytest.raises(DataError, match="missing: red/"):
+        explore(compose([f"run={tmp_path / 'run'}"], "explore", output_dir=tmp_path / "out"))
 
 
 def test_the_same_picture_in_two_splits_is_named(tmp_path, folder_data, capsys):

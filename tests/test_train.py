@@ -202,8 +202,8 @@ def test_mixing_takes_whole_numbers(tmp_path, folder_data, weights):
 
 
 def test_a_head_that_a_model_folder_cannot_name_is_refused_before_training(tmp_path, folder_data, weights):
-    with pytest.raises(CheckpointError, match="cannot go into a model folder"):
-        run(tmp_path / "run", folder_data, weights, "head.build._target_=torch.nn.Linear")
+    with pytest.raises(ConfigError, match=r"^head\.build: torch\.hub\.load cannot be a head"):
+        run(tmp_path / "run", folder_data, weights, "head.build._target_=torch.hub.load")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -58,7 +58,7 @@ class _Launcher(_SubprocessScriptLauncher):
         os.environ["LOCAL_RANK"] = str(self.cluster_environment.local_rank())
         os.environ["WORLD_SIZE"] = str(self.num_processes * self.num_nodes)
         for rank in range(1, self.num_processes):
-            # Imports find the same, wherever this process was started and whatever it has added.
+            # What a script beside its own modules, or a notebook, can import
             environment = {**os.environ, "LOCAL_RANK": str(rank), "PYTHONPATH": os.pathsep.join(sys.path)}
             self.procs.append(subprocess.Popen([sys.executable, *self._command], env=environment))
 
