@@ -212,6 +212,24 @@ def test_source_transforms_optimizer_scheduler_callback_and_logger(desk):
     assert same(metrics(desk / "others"), before)
 
 
+def test_a_module_is_trained_swept_resumed_and_evaluated(desk):
+    swept = ("module=noisy", "optimizer=none", "module.noise=0.1,0.3", "hydra.sweep.dir=noise")
+    done = program("train", "-m", "--config-dir", "conf", *SMALL, *QUICK, "backbone=tiny", *swept, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert len(list((desk / "noise").glob("*/metrics.json"))) == 2
+    trained = train(desk, "noisy", "backbone=tiny", "module=noisy", "optimizer=none")
+    assert same(trained, metrics(desk / "noise" / "0"))
+    # Neither its network nor its metrics are the package's.
+    done = program("evaluate", "run=noisy", "hydra.run.dir=quiet", *MEASURE, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert metrics(desk / "quiet")["test/loss"] == pytest.approx(trained["test/loss"], abs=1e-6)
+    (desk / "noisy" / "metrics.json").unlink()
+    refused(program("train", "--config-dir", "conf", "resume=noisy", cwd=desk), 4, "mylab.modules.NoisyModule")
+    done = program("train", "--config-dir", "conf", "resume=noisy", "trust=[mylab]", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert same(metrics(desk / "noisy"), trained)
+
+
 def test_a_model_of_tlearn_alone_opens_without_trust_whatever_its_images_came_from(desk):
     train(desk, "ours", "backbone=tiny", *OTHERS)
     done = program("evaluate", "run=ours", "hydra.run.dir=measured", *MEASURE, cwd=desk)
