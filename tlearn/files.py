@@ -26,7 +26,7 @@ try:
     import portalocker
 # It needs fcntl or its counterpart of Windows.
 except ImportError:  # pragma: no cover
-    portalocker = None
+    portalocker = None  # type: ignore[assignment]
 
 # Standard output, whatever a machine has there
 STDOUT = Path("/dev/stdout")

@@ -217,7 +217,7 @@ def test_a_key_that_nothing_reads_is_refused(key):
 @pytest.mark.parametrize(
     ("node", "meant"),
     [
-        ("modul", ""),
+        ("modul", "module"),
         ("data.sourcee", "data.source"),
         ("data", "data.source"),
         ("datamodule", "data.source"),

@@ -282,7 +282,10 @@ def check(config: dict[str, Any], known: list[str], referred: Collection[str] = 
         if rule := _rule(key):
             require(key, value, rule)
     for group in _NAMED:
-        for name, part in (config.get(group) or {}).items():
+        parts = config.get(group) or {}
+        if not isinstance(parts, dict):
+            raise ConfigError(f"{group}={parts}: expected an option of the group, or names that each have a _target_")
+        for name, part in parts.items():
             if part is not None and not (isinstance(part, dict) and "_target_" in part):
                 others = [one for one in known if one.startswith(f"{group}.") and one.count(".") == 1]
                 raise ConfigError(f"{group}.{name} has no _target_{suggestion(f'{group}.{name}', others)}")
