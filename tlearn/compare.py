@@ -14,7 +14,7 @@ def compare(config: DictConfig) -> dict[str, float]:
     from tlearn.errors import ConfigError
     from tlearn.report.comparison_page import write_comparison
     from tlearn.report.ranking_table import print_ranking
-    from tlearn.runs.comparison import entries, read_runs
+    from tlearn.runs.comparison import entries, metric_mode, read_runs
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.ranking import ranked
 
@@ -24,12 +24,13 @@ def compare(config: DictConfig) -> dict[str, float]:
     if metric not in known:
         raise ConfigError(f"metric={metric}: no run has that metric; there are {', '.join(known) or 'none at all'}")
     compared = list(zip(entries(runs), runs, strict=True))
-    groups = ranked([entry for entry, run in compared if run.status == "done"], metric)
+    mode = metric_mode([run.folder for run in runs if metric in run.metrics], metric)
+    groups = ranked([entry for entry, run in compared if run.status == "done"], metric, mode)
     others = [(entry, run.status, run.error) for entry, run in compared if run.status != "done"]
     folder = RunFolder(config.paths.output_dir)
     best = groups[0].entries[0]
     with folder.claimed(), session(folder.path / "compare.log", quiet=config.quiet):
-        write_comparison(folder.path, runs, groups, others, metric)
+        write_comparison(folder.path, runs, groups, others, metric, mode)
         print_ranking(groups, metric, "run", others, "compare.csv")
         say(f"best: {groups[0].words(metric)}", f"best run: {best.name}")
         answer(folder.path)

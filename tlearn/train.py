@@ -36,6 +36,7 @@ def train(config: DictConfig) -> dict[str, float]:
         if config.resume is not None:
             check_resume(plain(config, resolve=False), run.path)
             checkpoint = last_checkpoint(Path(config.resume))
+        build.monitored(config)
         trainer = build.trainer(config, run.path)
         backbone = build.backbone(config)
         image_set = build.image_set(config, run)
@@ -66,7 +67,7 @@ def train(config: DictConfig) -> dict[str, float]:
         metrics |= {"params/total": total, "params/trainable": trainable}
         metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
         if is_main_process():
-            record.finish(network, architecture, images, metrics)
+            record.finish(network, architecture, images, metrics, module.directions)
             show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
             if plan.write:
                 report_training(record, plan, network, image_set, outputs, metrics, trainer.loggers)

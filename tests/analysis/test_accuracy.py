@@ -59,8 +59,13 @@ def test_each_class_has_its_accuracy_and_what_it_was_taken_for():
     made = outputs(["a", "b", "c"], [0, 0, 0, 0, 1, 1], [0, 1, 1, 2, 1, 1])
     first, second, third = per_class(made, {"a": 10, "b": 3})
     assert list(first) == [
-        *("class", "train_pictures", "pictures", "top1", "top1_low", "top1_high", "most_taken_for", "taken_for_count")
+        *("class", "train_pictures", "pictures", "top1", "top1_low", "top1_high", "precision", "recall", "f1"),
+        *("most_taken_for", "taken_for_count"),
     ]
+    assert (first["precision"], first["recall"], first["f1"]) == (1, 0.25, 0.4)
+    assert (second["precision"], second["recall"], second["f1"]) == (0.5, 1, pytest.approx(2 / 3))
+    # No image, and one that is taken for it
+    assert (third["precision"], third["recall"], third["f1"]) == (0, None, 0)
     assert (first["top1"], first["top1_low"], first["top1_high"]) == (0.25, *wilson(1, 4))
     assert (first["most_taken_for"], first["taken_for_count"]) == ("b", 2)
     assert (second["class"], second["top1"], second["train_pictures"]) == ("b", 1, 3)
@@ -69,6 +74,8 @@ def test_each_class_has_its_accuracy_and_what_it_was_taken_for():
     assert third["train_pictures"] == 0
     assert third["top1"] is third["top1_low"] is third["top1_high"] is None
     assert per_class(made)[0]["train_pictures"] is None
+    alone = per_class(outputs(["a", "b"], [0], [0]))[1]
+    assert alone["precision"] is alone["recall"] is alone["f1"] is None
 
 
 def test_beyond_five_classes_there_is_top5():

@@ -377,7 +377,9 @@ def test_a_key_of_another_option_is_said_to_be_one(key):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["monitor.metric=val/top1", "monitor.mode=min"],
+        ["monitor.metric=val/f1"],
+        ["monitor.metric=test/top1"],
+        ["monitor.metric=val/top5", "metrics.top5=null"],
         ["monitor.mode=max"],
         ["finetune.unfreeze_epoch=3"],
         ["finetune=gradual", "finetune.unfreeze_epoch=null"],

@@ -208,10 +208,12 @@ def test_two_processes_give_the_outputs_of_one(tmp_path, folder_data, weights):
     found = {}
     for name, start in (("cpu", program), ("ddp_cpu", process)):
         arguments = [f"run={tmp_path / 'run'}", f"trainer={name}", f"hydra.run.dir={tmp_path / name}", "tta=flip"]
-        done = start("evaluate", *arguments, "data.batch_size=4", "data.num_workers=0", cwd=tmp_path)
+        done = start("evaluate", *arguments, "metrics=full", "data.batch_size=4", "data.num_workers=0", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         found[name] = json.loads((tmp_path / name / "metrics.json").read_text())
         rows = read_table(tmp_path / name / "report" / "splits.csv")
         assert [row["pictures"] for row in rows] == ["11"]
     assert found["ddp_cpu"] == pytest.approx(found["cpu"], abs=1e-5)
+    for name in ("auroc", "f1", "kappa", "brier", "class_mean_accuracy"):
+        assert found["ddp_cpu"][f"test/{name}"] == pytest.approx(found["cpu"][f"test/{name}"], abs=1e-6)
     assert all(math.isfinite(value) for value in found["cpu"].values())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tests.analysis.test_outputs import outputs
 from tlearn.data.sources.torchvision import Sample
+from tlearn.report import terminal
 from tlearn.report.data_report import Survey
 from tlearn.report.terminal import show_paths, show_result, show_survey
 
@@ -28,6 +29,18 @@ def test_accuracies_come_with_the_interval_and_the_number_of_images(capsys):
         "val top-1 50.0 % (95 % interval 35.2 to 64.8)",
         "val loss 1.000, 40 images",
     ]
+
+
+def test_further_metrics_are_shown_as_far_as_a_line_goes(capsys, monkeypatch):
+    found = FIGURES | {"test/f1": 0.85, "test/class_mean_accuracy": 0.84, "val/f1": 0.1}
+    show_result(found, outputs(500, split="test"))
+    assert capsys.readouterr().out.splitlines()[2:] == ["test f1 0.850, class mean accuracy 0.840"]
+    monkeypatch.setattr(terminal, "is_terminal", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    show_result(found, outputs(500, split="test"))
+    assert capsys.readouterr().out.splitlines()[2:] == ["test f1 0.850"]
+    show_result({"test/loss": 1.0}, outputs(2, split="test"))
+    assert capsys.readouterr().out.startswith("test top-1 ")
 
 
 def test_test_time_augmentation_is_better_or_worse(capsys):

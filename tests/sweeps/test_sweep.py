@@ -212,13 +212,25 @@ def test_a_sweeper_is_given_the_metric_in_full_and_the_worst_value_for_a_failure
 
 
 def test_a_metric_that_no_trial_has_fails_them_and_keeps_what_they_have(start, returned):  # noqa: F811
-    ended = start("-m", "seed=1,2", "optimized_metric=val/topp1", NOTED)
+    ended = start("-m", "seed=1,2", "optimized_metric=time/nothing", NOTED)
     assert ended.status == 7
     rows = sweep_rows()
     assert [row["status"] for row in rows] == ["failed (2)"] * 2
     assert [row["val/top1"] for row in rows] == ["0.5"] * 2
-    assert rows[0]["error"] == "optimized_metric=val/topp1: no such metric; there are val/top1"
-    assert returned == [-math.inf] * 2
+    assert rows[0]["error"] == "optimized_metric=time/nothing: no such metric; there are val/top1"
+    assert returned == [math.inf] * 2
+
+
+def test_a_metric_that_no_trial_will_have_fails_them_before_they_train(start, returned):  # noqa: F811
+    ended = start("-m", "seed=1,2", "optimized_metric=val/f1", NOTED)
+    assert ended.status == 7
+    rows = sweep_rows()
+    assert not any(row.get("val/top1") for row in rows)
+    assert "optimized_metric=val/f1: no such metric; there are val/loss" in rows[0]["error"]
+    # brier is best at its minimum, as its class says, whatever its name
+    brier = "+metrics.distance._target_=tlearn.training.metrics.BrierScore"
+    start("-m", "seed=1,2", brier, "optimized_metric=val/distance", NOTED)
+    assert returned[-2:] == [math.inf] * 2
 
 
 def test_a_launcher_that_breaks_leaves_the_table_of_what_was_done(start, monkeypatch):  # noqa: F811

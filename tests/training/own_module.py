@@ -1,10 +1,11 @@
-"""A user's own module: other steps, another loss and two optimizers, with a parameter of its own."""
+"""A user's own code: a module with other steps, another loss and two optimizers, and a metric."""
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from tlearn.training.module import Batch, TransferModule
 
@@ -41,3 +42,25 @@ class NarrowModule(TransferModule):
 
     def __init__(self, network: Any, num_classes: int) -> None:
         super().__init__(network, num_classes)
+
+
+class LastClass(Metric):
+    """The share of images that the last class is predicted for: neither end is best."""
+
+    predicted: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.add_state("predicted", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch."""
+        self.predicted += (logits.argmax(1) == self.num_classes - 1).sum()
+        self.count += len(targets)
+
+    def compute(self) -> Tensor:
+        """Return the share."""
+        return self.predicted / self.count

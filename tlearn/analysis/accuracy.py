@@ -44,11 +44,14 @@ def wilson(right: int, count: int, level: float = 0.95) -> tuple[float, float]:
 def per_class(outputs: Outputs, train_counts: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
     """List the accuracies of each class with their intervals, and the class it is most often confused with.
 
-    `train_counts` are training images by class. Values are None where unknown; top5 needs more than five classes.
+    `train_counts` are training images by class. Values are None where unknown; top5 needs more than five classes. Top-1
+    of a class is its recall; precision is None for a class that was never predicted, F1 where there are no images of it
+    either.
     """
     count = len(outputs.classes)
     pictures = torch.bincount(outputs.targets, minlength=count).tolist()
     right = {top: _right(outputs, top) for top in ((1, 5) if count > 5 else (1,))}
+    predicted = torch.bincount(outputs.predictions, minlength=count).tolist()
     most = _most_taken_for(outputs)
     table = []
     for index, name in enumerate(outputs.classes):
@@ -60,6 +63,12 @@ def per_class(outputs: Outputs, train_counts: Mapping[str, int] | None = None) -
             low, high = wilson(counts[index], pictures[index]) if known else (None, None)
             share = counts[index] / pictures[index] if known else None
             row |= {f"top{top}": share, f"top{top}_low": low, f"top{top}_high": high}
+        both = pictures[index] + predicted[index]
+        row |= {
+            "precision": right[1][index] / predicted[index] if predicted[index] else None,
+            "recall": row["top1"],
+            "f1": 2 * right[1][index] / both if both else None,
+        }
         other, times = most.get(index, (None, 0))
         row |= {"most_taken_for": None if other is None else outputs.classes[other], "taken_for_count": times}
         table.append(row)

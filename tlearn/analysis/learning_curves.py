@@ -11,6 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from tlearn.analysis.drawing import Drawing, fonts, shown
 
+# Panels of metrics side by side
+_MOST_COLUMNS = 4
+
 Table = list[dict[str, Any]]
 
 
@@ -56,14 +59,20 @@ def learning_figure(table: Sequence[Mapping[str, Any]], best_epoch: int | None =
         best_epoch: the epoch whose weights were kept.
     """
     kinds = list(dict.fromkeys(name.partition("/")[2] for row in table[:1] for name in row if "/" in name))
-    figure = Drawing(figsize=(4 * max(1, len(kinds)), 3.3), layout="constrained")
-    axis = _axis(table)
-    for axes, kind in zip(figure.subplots(1, max(1, len(kinds)), squeeze=False).flat, kinds, strict=False):
+    columns = min(_MOST_COLUMNS, max(1, len(kinds)))
+    lines = max(1, -(-len(kinds) // columns))
+    figure = Drawing(figsize=(4 * columns, 3.3 * lines), layout="constrained")
+    axis, grid = _axis(table), figure.subplots(lines, columns, squeeze=False).flat
+    for axes in grid[len(kinds) :]:
+        axes.axis("off")
+    for axes, kind in zip(grid, kinds, strict=False):
         for split, colour in (("train", "tab:orange"), ("val", "tab:blue")):
             places, values = _points(table, axis, f"{split}/{kind}")
-            axes.plot(places, values, marker="o", markersize=3, label=split, color=colour)
+            # Of most metrics there are none of train.
+            if places:
+                axes.plot(places, values, marker="o", markersize=3, label=split, color=colour)
         _mark(axes, table, axis, best_epoch)
-        axes.set(title=kind, xlabel=axis)
+        axes.set(title=kind.replace("_", " "), xlabel=axis)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()

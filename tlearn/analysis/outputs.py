@@ -61,11 +61,7 @@ class Outputs:
 
     def correct(self, top: int = 1) -> Tensor:
         """Return whether the class of each image is among the `top` most probable ones, bool [N]."""
-        if top == 1:
-            # For equal logits, topk and argmax can differ.
-            return self.predictions == self.targets
-        among = self.logits.topk(min(top, len(self.classes)), dim=1).indices
-        return (among == self.targets[:, None]).any(1)
+        return among_top(self.logits, self.targets, top)
 
     def best(self, index: int, count: int = 5) -> list[tuple[str, float]]:
         """Return the most probable classes of an image with their probabilities, at most `count`."""
@@ -92,6 +88,18 @@ class Outputs:
                 row |= {f"prediction_{rank}": name, f"probability_{rank}": value}
             table.append(row)
         return table
+
+
+def among_top(logits: Tensor, targets: Tensor, top: int) -> Tensor:
+    """Return whether targets [N] are among the `top` highest logits [N, C], bool [N]; of equal ones, the first count.
+
+    `topk` would choose among equal ones as it likes.
+    """
+    if top == 1:
+        return logits.argmax(1) == targets
+    own = logits.gather(1, targets[:, None])
+    before = torch.arange(logits.shape[1], device=logits.device) < targets[:, None]
+    return ((logits > own) | ((logits == own) & before)).sum(1) < top
 
 
 def compute_metrics(outputs: Outputs) -> dict[str, float]:

@@ -32,6 +32,24 @@ from tlearn.training.expected_warnings import ignore_expected_warnings
 from tlearn.training.module import TransferModule
 
 
+def monitored(config: DictConfig) -> None:
+    """Fill in `config.monitor.mode` from what the metric says of itself, and refuse metrics that cannot be built.
+
+    Callbacks and schedules refer to it.
+    """
+    # Any number of classes for which every metric exists: the images are not listed yet.
+    found, monitor = seats.metrics(config.metrics, 10), config.monitor
+    higher = False if monitor.metric == "val/loss" else found[monitor.metric.removeprefix("val/")].higher_is_better
+    if higher is None:
+        if monitor.mode == "auto":
+            raise ConfigError(f"{monitor.metric} does not say which end is best: give monitor.mode=min or max")
+        return
+    right = "max" if higher else "min"
+    if monitor.mode not in ("auto", right):
+        raise ConfigError(f"monitor.mode={monitor.mode}: {monitor.metric} is best at its {right}imum, so {right}")
+    monitor.mode = right
+
+
 def backbone(config: DictConfig) -> Backbone:
     """Build the backbone without loading weights, and fill in `config.transforms` from their preprocessing.
 
@@ -141,7 +159,8 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule) ->
         ConfigError: something does not suit the module, or the images.
     """
     classes = data.image_set.classes
-    if config.monitor.metric.endswith("top5") and len(classes) <= 5:
+    metrics = seats.metrics(config.metrics, len(classes))
+    if config.monitor.metric not in ("val/loss", *(f"val/{name}" for name in metrics)):
         raise ConfigError(f"monitor.metric={config.monitor.metric} does not exist for {len(classes)} classes")
     weight = config.loss.get("weight")
     if weight is not None and len(weight) != len(classes):
@@ -161,6 +180,7 @@ def module(config: DictConfig, built: TransferNetwork, data: ImageDataModule) ->
         later_stages=_names(tuning.later_stages),
         mix=mix,
         monitor=config.monitor.metric,
+        metrics=metrics,
     )
     if built_module.full_batch and config.data.balance == "sampler":
         raise ConfigError("module=full_batch fits every image once: choose data.balance=weights")

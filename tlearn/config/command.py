@@ -107,7 +107,9 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     objective = config.get("optimized_metric")
-                    return run_trial(lambda: task(config), objective, lambda: _check_rules(config, []))
+                    return run_trial(
+                        lambda: task(config), objective, lambda: _check_rules(config, []), config.get("metrics")
+                    )
                 task(config)
             except BaseException as error:
                 raise _Stopped(error, Path(config.paths.output_dir)) from error

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from omegaconf import DictConfig
+from torchmetrics import Metric
 
 from tlearn.analysis.calibration import calibration_metrics
 from tlearn.analysis.outputs import Outputs, view_metrics
@@ -24,6 +25,7 @@ def measure(
 
     `features` also keeps the head's inputs.
     """
+    wanted = _metrics(config, model)
     trainer = build.trainer(config, Path(config.paths.output_dir))
     own = config.data.root is None and config.data.name == "folder"
     root, chosen = evaluated_samples(model, config.split, None if own else seats.source(config.data.source))
@@ -35,8 +37,17 @@ def measure(
     loading = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
     image_set = ImageSet(root, {"test": samples}, model.classes)
     data = ImageDataModule(image_set, model.decoder, transform, transform, **loading)
-    metrics, outputs, views = measure_split(trainer, model.network, data, config.split, config.tta, features)
+    metrics, outputs, views = measure_split(trainer, model.network, data, config.split, config.tta, features, wanted)
     metrics |= calibration_metrics(outputs, model.temperature)
     if views is not None:
         metrics |= view_metrics(outputs, views)
     return metrics, outputs, unreadable
+
+
+def _metrics(config: DictConfig, model: Model) -> dict[str, Metric] | None:
+    """Build the metrics of the configuration, or else of the run; None for a model that has no record of any."""
+    count = len(model.classes)
+    if config.get("metrics") is not None:
+        return seats.metrics(config.metrics, count)
+    nodes = (model.description["config"] or {}).get("metrics")
+    return None if nodes is None else seats.metrics(nodes, count, list(config.trust))

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tlearn.analysis.direction import direction
 from tlearn.data.sources.base import SPLITS
 from tlearn.errors import ConfigError
 from tlearn.ranges import (
@@ -39,7 +38,7 @@ _STAGES = either(one_of("all"), list_of(text))
 # Where a `_target_` is built, with all below it
 SEATS = (
     *("backbone", "data.source", "head.build", "loss", "module", "optimizer", "scheduler", "trainer"),
-    *("callbacks.*", "logger.*", "transforms.train"),
+    *("metrics.*", "callbacks.*", "logger.*", "transforms.train"),
 )
 # What other frameworks call a seat
 _OTHERS = {
@@ -50,7 +49,7 @@ _OTHERS = {
     "datamodule": "data.source",
 }
 # The seats that a configuration gives names to, each of which must be built
-_NAMED = ("callbacks", "logger")
+_NAMED = ("metrics", "callbacks", "logger")
 # The keys of Hydra
 _HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)")
@@ -60,7 +59,7 @@ RULES: dict[str, Check] = {
     "*._target_": text,
     "*._partial_": boolean,
     "seed": integer(0, 2**32 - 1),
-    "monitor.metric": one_of("val/loss", "val/top1", "val/top5"),
+    "monitor.metric": text,
     "monitor.mode": one_of("auto", "min", "max"),
     "optimized_metric": text,
     "quiet": boolean,
@@ -161,6 +160,10 @@ RULES: dict[str, Check] = {
     "trainer.enable_model_summary": boolean,
     "trainer.overfit_batches": either(number(0, 1), integer(1)),
     "trainer.profiler": optional(text),
+    **{f"metrics.top{k}.k": integer(1) for k in (1, 5)},
+    **{f"metrics.{name}.average": text for name in ("precision", "recall", "f1")},
+    "metrics": anything,
+    "metrics.*": anything,
     "callbacks": anything,
     "callbacks.checkpoint.save_top_k": integer(-1),
     "callbacks.checkpoint.auto_insert_metric_name": boolean,
@@ -325,8 +328,8 @@ def _seat_like(node: str, known: list[str]) -> str:
 def _check_together(config: dict[str, Any]) -> None:
     """Refuse combinations of values that are valid one by one."""
     monitor, tuning = config.get("monitor"), config.get("finetune")
-    if monitor and monitor["mode"] not in ("auto", right := direction(monitor["metric"])):
-        raise ConfigError(f"monitor.mode={monitor['mode']}: {monitor['metric']} is best at its {right}imum, so {right}")
+    if monitor:
+        _check_monitor(monitor, [f"val/{name}" for name, node in (config["metrics"] or {}).items() if node])
     features = config.get("features")
     if features and features["views"] is not None and not config["transforms"]["train"]:
         raise ConfigError(f"features.views={features['views']} needs augmentation: choose transforms=light or another")
@@ -342,6 +345,15 @@ def _check_together(config: dict[str, Any]) -> None:
     opened = config["resume"] if "resume" in config else config.get("run")
     if config.get("trust") and opened is None:
         raise ConfigError(f"trust={config['trust']} is for the code that a stored run names, and none is opened here")
+
+
+def _check_monitor(monitor: dict[str, Any], names: list[str]) -> None:
+    """Refuse a metric that there is not, and a mode that loss does not have; a metric of a class says its own."""
+    if monitor["metric"] not in ("val/loss", *names):
+        known = ", ".join(["val/loss", *names])
+        raise ConfigError(f"monitor.metric={monitor['metric']}: there are {known} (metrics=full has more)")
+    if monitor["metric"] == "val/loss" and monitor["mode"] == "max":
+        raise ConfigError("monitor.mode=max: val/loss is best at its minimum, so min")
 
 
 def _check_model(config: dict[str, Any]) -> None:

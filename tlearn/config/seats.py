@@ -1,21 +1,28 @@
 """Build what a user's own code may fill, and check it against its contract before anything is trained."""
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
+from torchmetrics import Metric
 
+from tlearn.analysis.direction import MEASURED
 from tlearn.data.sources.base import Source
 from tlearn.errors import CheckpointError, ConfigError, TlearnError
 from tlearn.models.backbones.base import Backbone, Body
 from tlearn.models.graph.cut import count_features
 from tlearn.models.losses import FunctionLoss
 from tlearn.runs.model import described_backbone, described_head
+from tlearn.runs.trust import Seat, own_packages, targets, trusted
+from tlearn.training.metrics import shifted
 from tlearn.training.module import TransferModule
 
+_METRIC = Seat("metric", Metric, ("tlearn.training.metrics", "torchmetrics"))
 _PREPROCESSING = ("resize", "size", "interpolation", "mean", "std")
 
 
@@ -141,6 +148,57 @@ def module(node: Mapping[str, Any], **given: Any) -> TransferModule:
     built = made(**given)
     if not isinstance(built, TransferModule):
         raise ConfigError(f"{name} makes a {_name(built)}, which is not a subclass of {wanted}")
+    return built
+
+
+def metrics(nodes: Mapping[str, Any], num_classes: int, trust: Sequence[str] | None = None) -> dict[str, Metric]:
+    """Build metrics by name, without those that are null or do not exist for so few classes.
+
+    Args:
+        nodes: of the configuration, or of a stored run.
+        num_classes: C.
+        trust: packages whose classes may be used; None: all, as somebody has typed them.
+
+    Raises:
+        ConfigError: one cannot be built, or is not one number computed from logits [N, C] and targets [N].
+        CheckpointError: a class is not trusted.
+    """
+    built = {name: _metric(name, node, num_classes, trust) for name, node in nodes.items() if node is not None}
+    return {name: metric for name, metric in built.items() if metric is not None}
+
+
+def _metric(name: str, node: Any, num_classes: int, trust: Sequence[str] | None) -> Metric | None:
+    if name in (*MEASURED, "step_loss", "tta") or "/" in name:
+        raise ConfigError(f"metrics.{name}: this name is taken or has a /: choose another")
+    data: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    try:
+        # What a model folder could not hold is refused now and not after training.
+        for target in targets(data):
+            trusted(target, own_packages(data) if trust is None else trust, _METRIC)
+    except CheckpointError as error:
+        if trust is None:
+            raise ConfigError(f"metrics.{name}: {error}") from error
+        raise
+    label = f"metrics.{name}: {data['_target_']}, called with num_classes={num_classes}"
+    try:
+        built = build(node, _partial_=True)(num_classes=num_classes)
+        if built is None:
+            return None
+        if not isinstance(built, Metric):
+            raise ConfigError(f"metrics.{name}: {_name(built)} must be a subclass of torchmetrics.Metric")
+        # Most of what is wrong shows on two images.
+        tried = built.clone()
+        with warnings.catch_warnings(action="ignore"):
+            tried.update(shifted(torch.eye(2, num_classes)), torch.tensor([0, num_classes - 1]))
+            value = tried.compute()
+    except TlearnError:
+        raise
+    except Exception as error:
+        told = (str(error).strip() or "no reason given").splitlines()[0]
+        raise ConfigError(f"{label}: {type(error).__name__}: {told}") from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        found = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else _name(value)
+        raise ConfigError(f"{label}, must compute one number, and not {found}")
     return built
 
 

@@ -3,17 +3,19 @@
 import math
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 
-from tlearn.analysis.direction import lower_is_better
+from tlearn.analysis.direction import MEASURED, lower_is_better
 from tlearn.config.messages import explain
 from tlearn.console import complain, warn
+from tlearn.data.sources.base import SPLITS
 from tlearn.errors import ConfigError
 from tlearn.runs.trial import Trial, write_trial
 
@@ -21,13 +23,19 @@ from tlearn.runs.trial import Trial, write_trial
 _STOPPED = 128
 
 
-def run_trial(task: Callable[[], dict[str, float]], objective: str | None, check: Callable[[], None]) -> float | None:
+def run_trial(
+    task: Callable[[], dict[str, float]],
+    objective: str | None,
+    check: Callable[[], None],
+    nodes: Mapping[str, Any] | None = None,
+) -> float | None:
     """Run one trial and record its result.
 
     Args:
         task: runs it and returns its metrics.
         objective: the metric that a sweeper optimises, if any.
         check: refuses a wrong configuration.
+        nodes: of the metrics that the task measures, by name, if they are known.
 
     Returns:
         The value of the objective; the worst possible value where the trial failed or the metric is NaN, which would
@@ -38,9 +46,9 @@ def run_trial(task: Callable[[], dict[str, float]], objective: str | None, check
     """
     trial = _begin(objective)
     write_trial(trial)
-    worst = None if trial.objective is None else math.inf if lower_is_better(trial.objective) else -math.inf
     try:
         check()
+        _check_objective(objective, nodes)
         metrics = task()
         trial = replace(trial, metrics=dict(metrics))
         if trial.objective is not None and trial.objective not in metrics:
@@ -54,10 +62,31 @@ def run_trial(task: Callable[[], dict[str, float]], objective: str | None, check
         if status >= _STOPPED or not isinstance(error, Exception):
             raise
         warn(f"tlearn: trial {trial.number} failed: {message or reason}")
-        return worst
+        return _worst(objective, nodes)
     write_trial(replace(trial, status="done"))
     value = None if trial.objective is None else metrics[trial.objective]
-    return worst if value is None or math.isnan(value) else value
+    return _worst(objective, nodes) if value is None or math.isnan(value) else value
+
+
+def _check_objective(objective: str | None, nodes: Mapping[str, Any] | None) -> None:
+    """Refuse a metric of val or test that no trial will have, before the first has trained."""
+    split, _, name = (objective or "").rpartition("/")
+    known = [*MEASURED, *(nodes or {})]
+    if nodes is not None and split in SPLITS and name not in known:
+        there = ", ".join(f"{split}/{one}" for one in known)
+        raise ConfigError(f"optimized_metric={objective}: no such metric; there are {there} (metrics=full has more)")
+
+
+def _worst(objective: str | None, nodes: Mapping[str, Any] | None) -> float | None:
+    """Return the worst value of a metric, by what its class says or else by its name."""
+    if objective is None:
+        return None
+    higher, node = None, (nodes or {}).get(objective.rpartition("/")[2])
+    # Importing a user's class can raise anything, which the trial itself has told.
+    with suppress(Exception):
+        higher = getattr(get_object(node["_target_"]), "higher_is_better", None) if node else None
+    lower = lower_is_better(objective) if higher is None else not higher
+    return math.inf if lower else -math.inf
 
 
 def _begin(objective: str | None) -> Trial:

@@ -29,7 +29,12 @@ _MOST_CURVES, _MOST_DRAWN, _MOST_REASONS = 12, 20, 20
 
 
 def write_comparison(
-    folder: Path, runs: Sequence[Run], groups: Sequence[Group], others: Sequence[tuple[Entry, str, str]], metric: str
+    folder: Path,
+    runs: Sequence[Run],
+    groups: Sequence[Group],
+    others: Sequence[tuple[Entry, str, str]],
+    metric: str,
+    mode: str = "auto",
 ) -> None:
     """Write compare.html, and compare.csv with every run and all metrics.
 
@@ -39,6 +44,7 @@ def write_comparison(
         groups: those that are done, as `ranked` returns them.
         others: those that are not, each with its status and its error.
         metric: what the groups are ordered by.
+        mode: which end of it is best, as `ranked` takes it.
     """
     files, folders = Exhibits(folder), {name_of(run, runs): run.folder for run in runs}
     named = dict(zip(_names(groups), groups, strict=True))
@@ -51,7 +57,7 @@ def write_comparison(
     blocks += _drawn(files, named, metric)
     caption = f"Runs, the best {metric_words(metric)} first; the file has every run with all metrics in full"
     rows = _rows(groups, metric, folders, folder)
-    blocks.append(files.table("compare", caption, comparison_table(runs, metric), shown=rows))
+    blocks.append(files.table("compare", caption, comparison_table(runs, metric, mode), shown=rows))
     details = [*_curves(files, named, metric, folders), *_settings(files, groups, metric)]
     sections = [page.Section("Runs", blocks), *([page.Section("More", details)] if details else [])]
     page.write_page(folder / "compare.html", f"{len(runs)} runs by {metric_words(metric)}", sections)

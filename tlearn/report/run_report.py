@@ -131,7 +131,7 @@ class _Report:
         run = self.run
         # A temperature of 1 scales nothing.
         temperature = None if run.temperature == 1.0 else run.temperature
-        rows = [split_row(outputs, temperature) for outputs in self.splits]
+        rows = [split_row(outputs, temperature, run.metrics) for outputs in self.splits]
         outcome = outcome_figures(rows[0]) if rows else []
         settings = flat(run.settings)
         # A backbone of a library has a name

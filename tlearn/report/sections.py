@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from tlearn.analysis import accuracy, calibration, confusion
+from tlearn.analysis.direction import further_metrics
 from tlearn.analysis.outputs import Outputs, compute_metrics
 from tlearn.report.gallery import Thumbnails, card, confident_mistakes, least_certain, mistakes_of
 from tlearn.report.page import Block, Card, Gallery, Group, Text, number
@@ -54,8 +55,13 @@ def outcome_figures(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [*items, ("calibration error", number(row["calibration_error"]), scaled)]
 
 
-def split_row(outputs: Outputs, temperature: float | None) -> dict[str, Any]:
-    """Compute the metrics of a split, with Wilson's interval and the calibration error before and after scaling."""
+def split_row(
+    outputs: Outputs, temperature: float | None, metrics: Mapping[str, float] | None = None
+) -> dict[str, Any]:
+    """Compute the metrics of a split, with Wilson's interval and the calibration error before and after scaling.
+
+    `metrics` are those of the run, of which the further ones are added.
+    """
     found, right = compute_metrics(outputs), int(outputs.correct().sum())
     low, high = accuracy.wilson(right, len(outputs))
     row = {"split": outputs.split, "pictures": len(outputs), "top1": found["top1"], "top1_low": low, "top1_high": high}
@@ -65,7 +71,7 @@ def split_row(outputs: Outputs, temperature: float | None) -> dict[str, Any]:
         row["calibration_error_scaled"] = calibration.calibration_error(
             calibration.reliability(outputs.scaled(temperature))
         )
-    return row
+    return row | further_metrics(metrics or {}, outputs.split)
 
 
 def _percent(share: float) -> str:
@@ -92,11 +98,13 @@ def confusion_blocks(outputs: Outputs, exhibits: Exhibits) -> list[Block]:
 def class_blocks(outputs: Outputs, train_counts: Mapping[str, int], exhibits: Exhibits) -> list[Block]:
     """Show the accuracy of each class."""
     split, table = outputs.split, accuracy.per_class(outputs, train_counts or None)
-    left_out = ("top5_low", "top5_high", *(() if train_counts else ("train_pictures",)))
+    # Recall is top-1 of a class.
+    left_out = ("recall", "top5_low", "top5_high", *(() if train_counts else ("train_pictures",)))
     short = [{name: value for name, value in row.items() if name not in left_out} for row in table]
     title = f"{split}: accuracy of each class"
+    labels = LABELS | {"top1": "top-1 (recall)", "f1": "F1"}
     blocks = [
-        exhibits.table(f"{split}_classes", f"{title}, with 95 % intervals", table, LABELS, short),
+        exhibits.table(f"{split}_classes", f"{title}, with 95 % intervals", table, labels, short),
         exhibits.figure(f"{split}_class_accuracy", title, lambda: accuracy.accuracy_figure(table), table),
     ]
     # Without a difference in class sizes there is nothing to see.

@@ -1,12 +1,15 @@
 """Results in a few lines on the terminal; metrics.json and the tables have all of them."""
 
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tlearn.analysis.accuracy import wilson
 from tlearn.analysis.data_profile import class_table, size_summary
+from tlearn.analysis.direction import further_metrics
 from tlearn.analysis.outputs import Outputs
-from tlearn.console import answer, measured, say
+from tlearn.console import answer, is_terminal, measured, say
 from tlearn.display import print_table
 from tlearn.report.data_report import Survey
 
@@ -16,13 +19,21 @@ _MOST_CLASSES, _MOST_FILES = 30, 20
 
 
 def show_result(metrics: Mapping[str, float], outputs: Outputs) -> None:
-    """Print the accuracy and loss of a model on a split."""
+    """Print the accuracy and loss of a model on a split, and its further metrics as far as a line goes."""
     split, images = outputs.split, len(outputs)
-    top1, *top5 = [measured(name, metrics[f"{split}/{name}"]) for name in _ACCURACIES if f"{split}/{name}" in metrics]
-    low, high = wilson(round(metrics[f"{split}/top1"] * images), images)
+    # A run may have other metrics than accuracies.
+    found = {"top1": float(outputs.correct().double().mean())}
+    found |= {name: metrics[f"{split}/{name}"] for name in _ACCURACIES if f"{split}/{name}" in metrics}
+    top1, *top5 = [measured(name, value) for name, value in found.items()]
+    low, high = wilson(round(found["top1"] * images), images)
     interval = f"(95 % interval {100 * low:.1f} to {100 * high:.1f})"
     say(f"{split} {', '.join([f'{top1} {interval}', *top5])}")
     say(f"{split} {measured('loss', metrics[f'{split}/loss'])}, {images:,} images")
+    words = [measured(name.replace("_", " "), value) for name, value in further_metrics(metrics, split).items()]
+    room = shutil.get_terminal_size().columns if is_terminal() else sys.maxsize
+    while words and len(f"{split} {', '.join(words)}") > room:
+        words.pop()
+    say(*([f"{split} {', '.join(words)}"] if words else []))
     if f"{split}/tta/loss" in metrics:
         say(f"{split} with tta {', '.join(_changed(metrics, split, _ACCURACIES))}")
         say(f"{split} with tta {', '.join(_changed(metrics, split, ('loss',)))}")

@@ -3,7 +3,8 @@
 import glob
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from tlearn.runs.trial import read_trials
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # Keys of paths and reporting, not of training
 _NO_SETTINGS = (
-    *("paths.", "logger.", "report.", "quiet", "resume", "optimized_metric"),
+    *("paths.", "logger.", "report.", "metrics.", "quiet", "resume", "optimized_metric"),
     # The summary was a callback once.
     *("callbacks.checkpoint.", "callbacks.last.", "callbacks.learning_rate.", "callbacks.progress."),
     *("callbacks.summary.", "data.source.", "data.download_root", "data.url", "data.num_workers"),
@@ -174,12 +175,13 @@ def setting(run: Run, key: str) -> Any:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def comparison_table(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:
+def comparison_table(runs: Sequence[Run], metric: str, mode: str = "auto") -> list[dict[str, Any]]:
     """Build a row for each run, the best first and those without the metric last.
 
-    The columns are run, the metric, status, what differs, all other metrics, folder and error.
+    The columns are run, the metric, status, what differs, all other metrics, folder and error. `mode` is as `ranked`
+    takes it.
     """
-    ordered = sorted(runs, key=lambda run: rank_key(run.metrics.get(metric), metric))
+    ordered = sorted(runs, key=lambda run: rank_key(run.metrics.get(metric), metric, mode))
     names = differing(runs)
     others = sorted({name for run in runs for name in run.metrics} - {metric}, key=metric_order)
     return [
@@ -194,6 +196,17 @@ def comparison_table(runs: Sequence[Run], metric: str) -> list[dict[str, Any]]:
         }
         for run in ordered
     ]
+
+
+def metric_mode(folders: Iterable[Path], metric: str) -> str:
+    """Return min or max as the first run says that knows the metric, or auto where none does."""
+    split, _, name = metric.rpartition("/")
+    for folder in folders if split else ():
+        # As above: any error
+        with suppress(Exception):
+            if (mode := _json(folder / _MODEL)["directions"].get(name)) in ("min", "max"):
+                return mode
+    return "auto"
 
 
 def name_of(run: Run, runs: Sequence[Run]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tlearn.analysis.direction import lower_is_better
+from tlearn.analysis.direction import direction
 
 # What tables show first
 MAIN_METRICS = ("val/top1", "val/loss", "test/top1", "test/loss", "time/fit_s")
@@ -83,14 +83,17 @@ class Group:
         return ": ".join(filter(None, (settings_words(self.settings), reached + seeds)))
 
 
-def ranked(entries: Sequence[Entry], metric: str | None) -> list[Group]:
+def ranked(entries: Sequence[Entry], metric: str | None, mode: str = "auto") -> list[Group]:
     """Take seeds together and put the best mean of a metric first; without a metric the order stays.
 
-    Where more than `MOST_SETTINGS` settings differ, a group shows those that most others do not share.
+    `mode` says which end of it is best: min, max, or auto as its name says. Where more than `MOST_SETTINGS` settings
+    differ, a group shows those that most others do not share.
     """
     together: dict[str, list[Entry]] = {}
     seen: Counter[str] = Counter()
-    for entry in sorted(entries, key=lambda entry: rank_key(entry.metrics.get(metric), metric)) if metric else entries:
+    for entry in (
+        sorted(entries, key=lambda entry: rank_key(entry.metrics.get(metric), metric, mode)) if metric else entries
+    ):
         settings = json.dumps(_unseeded(entry), default=str)
         one = f"{settings} {entry.settings.get('seed')}"
         seen[one] += 1
@@ -105,18 +108,18 @@ def ranked(entries: Sequence[Entry], metric: str | None) -> list[Group]:
         )
         for settings, found in zip(settings_of, together.values(), strict=True)
     ]
-    return sorted(groups, key=lambda group: rank_key(group.mean(metric), metric)) if metric else groups
+    return sorted(groups, key=lambda group: rank_key(group.mean(metric), metric, mode)) if metric else groups
 
 
 def _unseeded(entry: Entry) -> dict[str, Any]:
     return {key: value for key, value in entry.settings.items() if key != "seed"}
 
 
-def rank_key(value: float | None, metric: str) -> float:
+def rank_key(value: float | None, metric: str, mode: str = "auto") -> float:
     """Return the sort key that puts the best value of a metric first, and none or NaN last."""
     if value is None or not math.isfinite(value):
         return math.inf
-    return value if lower_is_better(metric) else -value
+    return value if direction(metric, mode) == "min" else -value
 
 
 def metric_order(name: str) -> tuple[int, str]:

@@ -77,6 +77,7 @@ class RunRecord:
         architecture: Mapping[str, Any],
         data: ImageDataModule,
         metrics: dict[str, float],
+        directions: Mapping[str, str],
     ) -> None:
         """Write the model folder and metrics.json.
 
@@ -85,8 +86,9 @@ class RunRecord:
             architecture: the backbone, as `described_backbone` returns it.
             data: the images with transform and decoder.
             metrics: content of metrics.json.
+            directions: min or max, the best end of each metric that says so, by its name without the split.
         """
-        settings = dict(self.settings)
+        settings, monitor = dict(self.settings), self.settings["monitor"]
         description = {
             "classes": data.image_set.classes,
             "preprocessing": data.transforms["val"].preprocessing,
@@ -97,6 +99,7 @@ class RunRecord:
             "data_root": str(data.image_set.root.absolute()),
             "temperature": metrics["temperature"],
             "figures": metrics,
+            "directions": {monitor["metric"].rpartition("/")[2]: monitor["mode"], **directions},
             "config": settings,
         }
         model = self.folder.path / "model"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tlearn.console import answer, say
 from tlearn.report.ranking_table import print_ranking
+from tlearn.runs.comparison import metric_mode
 from tlearn.runs.ranking import Entry, ranked
 from tlearn.runs.trial import Trial
 from tlearn.sweeps.rows import RESULTS
@@ -16,7 +17,9 @@ def show_sweep(folder: Path, trials: Sequence[Trial]) -> None:
     entries = [(trial, Entry(str(trial.number), settings[trial.number], trial.metrics)) for trial in trials]
     done = {entry.name: trial for trial, entry in entries if trial.status == "done"}
     objective = next((trial.objective for trial in done.values() if trial.objective), None)
-    groups = ranked([entry for trial, entry in entries if trial.status == "done"], objective)
+    folders = [trial.folder for trial in done.values() if trial.folder is not None]
+    mode = metric_mode(folders, objective) if objective else "auto"
+    groups = ranked([entry for trial, entry in entries if trial.status == "done"], objective, mode)
     others = [(entry, trial.outcome, trial.error) for trial, entry in entries if trial.status != "done"]
     print_ranking(groups, objective, "trial", others, RESULTS)
     if groups and objective and groups[0].is_finite(objective):

@@ -76,7 +76,7 @@ class EpochProgress(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember the metrics of the epoch; whether its checkpoint is kept is decided later."""
         # A validation before the last batch has measured other weights, and has its own line.
-        val = _VAL if self._validated_at == self._batches else {}
+        val = _shown(trainer) if self._validated_at == self._batches else {}
         # In every process: reading the metrics synchronises them.
         metrics = _in_words(trainer, _TRAIN | val)
         self._line = f"{_epoch(trainer)}  {metrics}  {duration(time.monotonic() - self._started)}"
@@ -113,7 +113,7 @@ class EpochProgress(ProgressBar):
             return
         self._validated_at = self._batches
         if not trainer.is_last_batch:
-            metrics = _in_words(trainer, _VAL)
+            metrics = _in_words(trainer, _shown(trainer))
             say(f"{_epoch(trainer)} batch {self._batches}/{self.total_train_batches}  {metrics}")
         self._show(trainer)
 
@@ -132,6 +132,14 @@ class EpochProgress(ProgressBar):
 
 def _is_fitting(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def _shown(trainer: Trainer) -> dict[str, str]:
+    """Return the metrics of val to show and their names there: the usual ones, and what chooses the checkpoint."""
+    monitor = getattr(trainer.checkpoint_callback, "monitor", None)
+    return _VAL | (
+        {} if monitor is None or monitor in _VAL else {monitor: monitor.removeprefix("val/").replace("_", " ")}
+    )
 
 
 def _kept(trainer: Trainer) -> tuple[Any, Any]:

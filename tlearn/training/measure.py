@@ -1,9 +1,11 @@
 """Evaluate a network on one split, with or without test-time augmentation."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from lightning import Trainer
 from torch import Tensor
+from torchmetrics import Metric
 
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.datamodule import ImageDataModule
@@ -14,7 +16,13 @@ from tlearn.training.test_time_augmentation import module_for
 
 
 def measure_split(
-    trainer: Trainer, network: TransferNetwork, data: ImageDataModule, split: str, tta: str, features: bool = False
+    trainer: Trainer,
+    network: TransferNetwork,
+    data: ImageDataModule,
+    split: str,
+    tta: str,
+    features: bool = False,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> tuple[dict[str, float], Outputs, Tensor | None]:
     """Evaluate a network on the test images of a data module, and name the metrics after the actual split.
 
@@ -25,13 +33,14 @@ def measure_split(
         split: the name of this split.
         tta: the kind of test-time augmentation, as `module_for` takes it.
         features: also keep the head's inputs.
+        metrics: as `TransferModule` takes them.
 
     Returns:
         The metrics, the outputs, and the logits [N, V, C] of the views of each image, None without augmentation.
     """
-    module, collector = module_for(tta, network, len(data.image_set.classes)), Collector(features)
+    module, collector = module_for(tta, network, len(data.image_set.classes), metrics), Collector(features)
     with further_processes(trainer), collector.attached(trainer, network.head):
         [measured] = trainer.test(module, datamodule=data, verbose=False)
         outputs, more = collector.take("test", data)
-    metrics = {f"{split}/{name.removeprefix('test/')}": value for name, value in measured.items()}
-    return metrics, replace(outputs, split=split), more.get("views")
+    found = {f"{split}/{name.removeprefix('test/')}": value for name, value in measured.items()}
+    return found, replace(outputs, split=split), more.get("views")

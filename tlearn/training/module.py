@@ -1,7 +1,7 @@
 """The Lightning module around a network: one shared step, metrics cloned per split, optimizer and schedule."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from tlearn.data.sources.base import SPLITS
 from tlearn.errors import CheckpointError, ConfigError, NonFiniteError
@@ -19,18 +18,24 @@ from tlearn.files import write_json
 from tlearn.models.network import TransferNetwork, tensor_digest
 from tlearn.training.checkpoints import restore_frozen, strip_frozen
 from tlearn.training.ddp import share_buffers
+from tlearn.training.metrics import shifted, top_k
 from tlearn.training.schedule import Schedule
 
 # images [N, 3, S, S] or their cached features [N, ...], targets [N], indices into the split [N]
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def accuracies(num_classes: int) -> MetricCollection:
+def accuracies(num_classes: int) -> dict[str, Metric]:
     """Build top-1, and top-5 for more than five classes (with fewer it would always be 1)."""
-    metrics: dict[str, Metric | MetricCollection] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
-    if num_classes > 5:
-        metrics["top5"] = MulticlassAccuracy(num_classes, top_k=5, average="micro")
-    return MetricCollection(metrics)
+    built = {f"top{k}": top_k(num_classes, k) for k in (1, 5)}
+    return {name: metric for name, metric in built.items() if metric is not None}
+
+
+def _cloned(metrics: Mapping[str, Metric], prefix: str) -> MetricCollection:
+    # Not in groups: torchmetrics would take metrics for one whose states are the same after the first batch.
+    return MetricCollection(
+        {name: metric.clone() for name, metric in metrics.items()}, compute_groups=False, prefix=prefix
+    )
 
 
 class TransferModule(LightningModule):
@@ -50,7 +55,8 @@ class TransferModule(LightningModule):
         optimizer: parameter groups -> optimizer, a partial whose keyword `lr` is the head's learning rate.
         later_stages: parts of the body that a callback unfreezes later.
         mix: mixes the images and labels of a training batch.
-        monitor: the metric that a plateau schedule watches.
+        monitor: the metric that chooses checkpoints, and that a plateau schedule watches.
+        metrics: by name, as `tlearn.training.metrics` says; None for top-1 and top-5.
     """
 
     # Whether all training images must come as one batch
@@ -67,6 +73,7 @@ class TransferModule(LightningModule):
         later_stages: Sequence[str] | str = (),
         mix: Callable[[Tensor, Tensor], Any] | None = None,
         monitor: str = "val/loss",
+        metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -75,10 +82,16 @@ class TransferModule(LightningModule):
         chosen = {"optimizer": optimizer is not None, "scheduler": schedule is not None and schedule.changes_rates}
         self._unused = {name for name, is_chosen in chosen.items() if is_chosen}
         self.body_lr_scale, self.later_stages, self.mix = body_lr_scale, later_stages, mix
-        metrics, mean = accuracies(num_classes), MeanMetric()
+        metrics = accuracies(num_classes) if metrics is None else metrics
+        better = {name: metric.higher_is_better for name, metric in metrics.items()}
+        # Which end of each metric is best, where it says so
+        self.directions = {name: "max" if higher else "min" for name, higher in better.items() if higher is not None}
+        passing = {name: metric for name, metric in metrics.items() if getattr(metric, "on_train", False)}
         # The keys end in a slash: a key of a ModuleDict may not be called `train`, as the method is.
-        self.metrics = nn.ModuleDict({f"{split}/": metrics.clone(prefix=f"{split}/") for split in SPLITS})
-        self.losses = nn.ModuleDict({f"{split}/": mean.clone() for split in SPLITS})
+        self.metrics = nn.ModuleDict(
+            {f"{split}/": _cloned(passing if split == "train" else metrics, f"{split}/") for split in SPLITS}
+        )
+        self.losses = nn.ModuleDict({f"{split}/": MeanMetric() for split in SPLITS})
         self._frozen_once: tuple[Collection[str], str] | None = None
 
     @property
@@ -124,7 +137,7 @@ class TransferModule(LightningModule):
         metrics, mean = self.metrics[f"{split}/"], self.losses[f"{split}/"]
         assert isinstance(metrics, MetricCollection)
         assert isinstance(mean, MeanMetric)
-        metrics.update(logits.detach(), targets)
+        metrics.update(shifted(logits.detach()), targets)
         mean.update(loss.detach(), weight=len(targets))
         # Once per epoch is enough: metric objects are logged, which accumulate over all batches and processes until the
         # epoch ends. Each call to log takes as long as a step of a head on cached features.
@@ -172,6 +185,9 @@ class TransferModule(LightningModule):
         loss = float(self.losses["val/"].compute())  # type: ignore[operator]
         if not math.isfinite(loss):
             raise NonFiniteError(f"val/loss is {loss} after epoch {self.current_epoch}: lower optimizer.lr")
+        kind = self.monitor.removeprefix("val/")
+        if kind != "loss" and not math.isfinite(value := float(self.metrics["val/"][kind].compute())):  # type: ignore[index]
+            raise ConfigError(f"{self.monitor} is {value} for the images of val: choose another monitor.metric")
 
     def _stop_on_non_finite(self, loss: Tensor, indices: Tensor) -> None:
         files = self.trainer.datamodule.files("train", indices.tolist())  # type: ignore[attr-defined]

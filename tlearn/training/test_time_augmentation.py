@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from tlearn.errors import ConfigError
 from tlearn.models.network import TransferNetwork
@@ -51,6 +52,10 @@ class ViewsModule(TransferModule):
         return {"logits": logits, "targets": targets, "indices": indices, "views": views}
 
 
-def module_for(kind: str, network: TransferNetwork, num_classes: int) -> TransferModule:
+def module_for(
+    kind: str, network: TransferNetwork, num_classes: int, metrics: Mapping[str, Metric] | None = None
+) -> TransferModule:
     """Build the module that evaluates a network with or without test-time augmentation."""
-    return TransferModule(network, num_classes) if kind == "none" else ViewsModule(network, num_classes, kind=kind)
+    if kind == "none":
+        return TransferModule(network, num_classes, metrics=metrics)
+    return ViewsModule(network, num_classes, kind=kind, metrics=metrics)
