@@ -218,6 +218,9 @@ def test_a_key_that_nothing_reads_is_refused(key):
     ("node", "meant"),
     [
         ("modul", "module"),
+        ("model", "module"),
+        ("metric", "metrics.NAME"),
+        ("metrics", "metrics.NAME"),
         ("data.sourcee", "data.source"),
         ("data", "data.source"),
         ("datamodule", "data.source"),
@@ -265,6 +268,14 @@ def test_a_target_of_another_program_is_refused(program, given, refused):
     config = compose([*given, f"+{refused}._target_=mylab.parts.Thing"], program, output_dir=".")
     with pytest.raises(ConfigError, match=f"^nothing is built at {refused}, so"):
         rules.check(plain(config), known(program))
+
+
+@pytest.mark.parametrize(
+    ("program", "given"),
+    [("predict", ["backbone=vgg13", "images=i"]), ("evaluate", ["run=r", "metrics=default"]), ("explore", [])],
+)
+def test_a_group_that_is_empty_by_default_is_built_where_it_is_chosen(program, given):
+    rules.check(plain(compose(given, program, output_dir=".")), known(program))
 
 
 @pytest.mark.parametrize("node", ["backbone", "loss", "optimizer", "head.build", "data.source", "trainer", "trainer.a"])

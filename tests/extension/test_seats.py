@@ -230,6 +230,29 @@ def test_a_module_is_trained_swept_resumed_and_evaluated(desk):
     assert same(metrics(desk / "noisy"), trained)
 
 
+def test_a_metric_is_monitored_swept_resumed_and_evaluated(desk):
+    sure = ("backbone=tiny", "metrics=sure", "monitor.metric=val/sureness", "optimized_metric=val/sureness")
+    swept = ("metrics.sureness.power=1,2", "hydra.sweep.dir=powers")
+    done = program("train", "-m", "--config-dir", "conf", *SMALL, *QUICK, *sure, *swept, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert "val sureness" in done.stdout
+    trained = train(desk, "sure", *sure)
+    assert trained["test/sureness"] == metrics(desk / "powers" / "0")["test/sureness"]
+    assert trained["test/sureness"] > metrics(desk / "powers" / "1")["test/sureness"] > 0
+    refused(program("evaluate", "run=sure", *MEASURE, cwd=desk), 4, "mylab.metrics.Sureness): if you trust it")
+    done = program("evaluate", "run=sure", "trust=[mylab]", "hydra.run.dir=surely", *MEASURE, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert metrics(desk / "surely")["test/sureness"] == pytest.approx(trained["test/sureness"], abs=1e-6)
+    # Other metrics than the run's, and predictions, need none of its code.
+    done = program("evaluate", "run=sure", "metrics=default", "hydra.run.dir=plainly", *MEASURE, cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert program("predict", "run=sure", "images=tiles/red", "output=sure.csv", cwd=desk).returncode == 0
+    (desk / "sure" / "metrics.json").unlink()
+    done = program("train", "--config-dir", "conf", "resume=sure", "trust=[mylab]", cwd=desk)
+    assert done.returncode == 0, done.stderr
+    assert metrics(desk / "sure")["test/sureness"] == pytest.approx(trained["test/sureness"], abs=1e-6)
+
+
 def test_a_model_of_tlearn_alone_opens_without_trust_whatever_its_images_came_from(desk):
     train(desk, "ours", "backbone=tiny", *OTHERS)
     done = program("evaluate", "run=ours", "hydra.run.dir=measured", *MEASURE, cwd=desk)

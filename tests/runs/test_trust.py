@@ -5,9 +5,11 @@ import sys
 import pytest
 from torch import nn
 
+from tlearn.config import seats
 from tlearn.errors import CheckpointError
-from tlearn.runs.trust import Seat, check_trust, own_packages, trusted
+from tlearn.runs.trust import Seat, check_trust, own_packages, stored_builder, trusted
 
+METRIC = seats._METRIC
 HEAD = Seat("head", nn.Module, ("tlearn.models.heads", "torch.nn"))
 TRICKY = """
 import os, subprocess, torch.hub
@@ -106,3 +108,49 @@ def test_every_name_anywhere_in_plain_data_counts():
     check_trust(node, ["two", "one"], "it")
     with pytest.raises(CheckpointError, match=r"^it names code that is not tlearn's \(two.y.z\).*trust=\[one,two\]$"):
         check_trust(node, ["one"], "it")
+
+
+def test_a_stored_node_is_built_with_the_layers_in_its_arguments(labs):
+    (labs / "mylab" / "heads.py").write_text(
+        "from torch import nn\nclass Deep(nn.Module):\n"
+        "    def __init__(self, n, c, layers, make): super().__init__(); self.layers, self.make = layers, make\n",
+        encoding="utf-8",
+    )
+    layer = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
+    node = {"_target_": "mylab.heads.Deep", "layers": [layer, 5], "make": {**layer, "_partial_": True}}
+    built = stored_builder(node, ["mylab"], HEAD)(2, 3)
+    assert isinstance(built.layers[0], nn.Linear)
+    assert built.layers[1] == 5
+    assert built.make().out_features == 3
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"_target_": "os.system", "command": "false"},
+        {"deep": [{"_target_": "torch.hub.load", "repo_or_dir": "x"}]},
+        {"_target_": "torch.nn.Linear", "in_features": {"_target_": "os.system"}},
+        {"_target_": "torch.nn.Linear", "_args_": [1, 2]},
+    ],
+)
+def test_nothing_hides_in_an_argument(argument):
+    with pytest.raises(CheckpointError):
+        stored_builder({"_target_": "torch.nn.Bilinear", "bias": argument}, [], HEAD)
+
+
+def test_a_reference_in_a_stored_text_stays_a_text():
+    hidden = "${oc.create:'{_target_: torch.hub.load, repo_or_dir: x}'}"
+    assert stored_builder({"_target_": "torch.nn.Linear", "bias": hidden}, [], HEAD).keywords == {"bias": hidden}
+
+
+@pytest.mark.parametrize("name", ["torchmetrics.Accuracy", "torchmetrics.classification.MulticlassAUROC"])
+def test_metrics_of_classification_need_no_trust(name):
+    assert trusted(name, [], METRIC)
+
+
+@pytest.mark.parametrize(
+    "name", ["torchmetrics.text.bert.BERTScore", "torchmetrics.image.fid.FrechetInceptionDistance"]
+)
+def test_metrics_that_load_models_are_refused(name):
+    with pytest.raises(CheckpointError, match="cannot be a metric"):
+        trusted(name, [], METRIC)

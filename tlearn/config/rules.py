@@ -48,6 +48,8 @@ _OTHERS = {
     "dataset": "data.source",
     "datamodule": "data.source",
 }
+# A group of which a program has nothing by default, and the key that tells the program
+_EMPTY = {"images": "backbone", "tta": "metrics"}
 # The seats that a configuration gives names to, each of which must be built
 _NAMED = ("metrics", "callbacks", "logger")
 # The keys of Hydra
@@ -276,8 +278,8 @@ def check(config: dict[str, Any], known: list[str], referred: Collection[str] = 
     removed = [key for key in known if "." not in key and key not in config]
     if removed:
         raise ConfigError(f"{removed[0]} is missing: it can be changed, not removed")
-    # predict has no backbone by default.
-    groups = {*(key.partition(".")[0] for key in known), *(["backbone"] if "images" in known else [])} or config.keys()
+    empty = [group for key, group in _EMPTY.items() if key in known]
+    groups = {*(key.partition(".")[0] for key in known), *empty} or config.keys()
     for key, value, free in _leaves(config):
         # A group of another program is not built by this one.
         read = free and key.partition(".")[0] in groups

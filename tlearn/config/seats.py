@@ -18,11 +18,12 @@ from tlearn.models.backbones.base import Backbone, Body
 from tlearn.models.graph.cut import count_features
 from tlearn.models.losses import FunctionLoss
 from tlearn.runs.model import described_backbone, described_head
-from tlearn.runs.trust import Seat, own_packages, targets, trusted
+from tlearn.runs.trust import Seat, named_packages, stored_builder
 from tlearn.training.metrics import shifted
 from tlearn.training.module import TransferModule
 
-_METRIC = Seat("metric", Metric, ("tlearn.training.metrics", "torchmetrics"))
+# Others of torchmetrics load models by name, which a stored run must not choose.
+_METRIC = Seat("metric", Metric, ("tlearn.training.metrics", "torchmetrics.classification", "torchmetrics.wrappers"))
 _PREPROCESSING = ("resize", "size", "interpolation", "mean", "std")
 
 
@@ -171,17 +172,11 @@ def _metric(name: str, node: Any, num_classes: int, trust: Sequence[str] | None)
     if name in (*MEASURED, "step_loss", "tta") or "/" in name:
         raise ConfigError(f"metrics.{name}: this name is taken or has a /: choose another")
     data: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
-    try:
-        # What a model folder could not hold is refused now and not after training.
-        for target in targets(data):
-            trusted(target, own_packages(data) if trust is None else trust, _METRIC)
-    except CheckpointError as error:
-        if trust is None:
-            raise ConfigError(f"metrics.{name}: {error}") from error
-        raise
     label = f"metrics.{name}: {data['_target_']}, called with num_classes={num_classes}"
     try:
-        built = build(node, _partial_=True)(num_classes=num_classes)
+        # Built as from a model folder: what that could not hold is refused now and not after training.
+        builder = stored_builder(data, named_packages(data) if trust is None else trust, _METRIC)
+        built = builder(num_classes=num_classes)
         if built is None:
             return None
         if not isinstance(built, Metric):
@@ -191,6 +186,10 @@ def _metric(name: str, node: Any, num_classes: int, trust: Sequence[str] | None)
         with warnings.catch_warnings(action="ignore"):
             tried.update(shifted(torch.eye(2, num_classes)), torch.tensor([0, num_classes - 1]))
             value = tried.compute()
+    except CheckpointError as error:
+        if trust is None:
+            raise ConfigError(f"metrics.{name}: {error}") from error
+        raise
     except TlearnError:
         raise
     except Exception as error:

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.tiny import SmallBackbone
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
-from tlearn.runs.trust import LIBRARIES, Seat, check_trust, locate, targets, trusted
+from tlearn.runs.trust import LIBRARIES, Seat, check_trust, named_packages, stored_builder, trusted
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, MANIFEST = "model.safetensors", "model.json", "splits.csv"
@@ -34,8 +33,6 @@ _BACKBONES: dict[str, Any] = {"small": SmallBackbone, "torchvision": Torchvision
 _HEADS = "tlearn.models.heads"
 _BACKBONE = Seat("backbone", Backbone, ())
 _HEAD = Seat("head", nn.Module, (_HEADS, "torch.nn", "torchvision.ops", "timm.layers"))
-# Keys by which Hydra instantiates a node, and which are no arguments
-_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_")
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,8 @@ def described_head(build: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: no model folder could be opened that names such a head.
     """
-    if "_args_" in build:
-        raise CheckpointError("head.build._args_: give arguments by name")
-    head = {key: value for key, value in build.items() if key == "_target_" or key not in _HYDRA}
-    _head_builder(head, _named_packages(head))
+    head = {key: value for key, value in build.items() if key not in ("_partial_", "_convert_", "_recursive_")}
+    stored_builder(head, named_packages(head), _HEAD)
     return head
 
 
@@ -104,7 +99,7 @@ def described_backbone(backbone: Backbone) -> dict[str, Any]:
         raise CheckpointError(f"architecture() of {target} must return plain data with texts as keys: {architecture}")
     described = {**architecture, "_target_": target}
     try:
-        _own_backbone(described, _named_packages(described))
+        _own_backbone(described, named_packages(described))
     except CheckpointError:
         raise
     except Exception as error:
@@ -219,7 +214,7 @@ def _skeleton(description: Mapping[str, Any], trust: Sequence[str]) -> TransferN
     if "kind" in head:
         # As earlier versions wrote it
         head["_target_"] = f"{_HEADS}.{head.pop('kind')}"
-    builder = _head_builder(head, trust)
+    builder = stored_builder(head, trust, _HEAD)
     # Code of the user's own may compute while it builds, which the meta device cannot.
     device = "meta" if builder.func.__module__.partition(".")[0] in LIBRARIES else "cpu"
     # What is random there must not change what follows.
@@ -242,28 +237,3 @@ def _body(architecture: Mapping[str, Any], replace: str, trust: Sequence[str]) -
 def _own_backbone(architecture: Mapping[str, Any], trust: Sequence[str]) -> Backbone:
     kind: Any = trusted(architecture["_target_"], trust, _BACKBONE)
     return kind.from_architecture({key: value for key, value in architecture.items() if key != "_target_"})
-
-
-def _head_builder(head: Mapping[str, Any], trust: Sequence[str]) -> partial[nn.Module]:
-    """Return what builds the head from in_features and num_classes."""
-    arguments = {key: _built(value, trust) for key, value in head.items() if key != "_target_"}
-    return partial(trusted(head["_target_"], trust, _HEAD), **arguments)
-
-
-def _built(value: Any, trust: Sequence[str]) -> Any:
-    """Build the layers in an argument of a head, as Hydra does where it is trained."""
-    if isinstance(value, list):
-        return [_built(item, trust) for item in value]
-    if not isinstance(value, dict):
-        return value
-    arguments = {key: _built(item, trust) for key, item in value.items() if key not in _HYDRA}
-    if "_target_" not in value:
-        return arguments
-    layer = partial(trusted(value["_target_"], trust, _HEAD), **arguments)
-    return layer if value.get("_partial_") else layer()
-
-
-def _named_packages(node: Any) -> list[str]:
-    """List the packages that must be trusted for plain data: those of its targets' names, and that define them."""
-    homes = [str(getattr(locate(target), "__module__", "")) for target in targets(node)]
-    return sorted({name.partition(".")[0] for name in (*targets(node), *homes)} - set(LIBRARIES))

@@ -9,12 +9,15 @@ import importlib
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tlearn.errors import CheckpointError
 
+# Keys by which Hydra instantiates a node, and which are no arguments
+_HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_")
 LIBRARIES = ("tlearn", "torch", "torchvision", "torchmetrics", "lightning", "timm")
 
 
@@ -69,6 +72,35 @@ def check_trust(node: Any, trust: Sequence[str], where: str) -> None:
         )
 
 
+def named_packages(node: Any) -> list[str]:
+    """List the packages that must be trusted for plain data: those of its targets' names, and that define them."""
+    homes = [str(getattr(locate(target), "__module__", "")) for target in targets(node)]
+    return sorted({_top(name) for name in (*targets(node), *homes)} - set(LIBRARIES))
+
+
+def stored_builder(node: Mapping[str, Any], trust: Sequence[str], seat: Seat) -> partial[Any]:
+    """Return what builds a stored node when it is called with the arguments of its seat.
+
+    Unlike Hydra, it resolves no reference (${...}), by which a text could become another node. Arguments that are nodes
+    themselves are built, and must fit the same seat.
+    """
+    if "_args_" in node:
+        raise CheckpointError(f"{node['_target_']}._args_: give arguments by name")
+    arguments = {key: _built(value, trust, seat) for key, value in node.items() if key not in _HYDRA}
+    return partial(trusted(node["_target_"], trust, seat), **arguments)
+
+
+def _built(value: Any, trust: Sequence[str], seat: Seat) -> Any:
+    if isinstance(value, list):
+        return [_built(item, trust, seat) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "_target_" not in value:
+        return {key: _built(item, trust, seat) for key, item in value.items()}
+    builder = stored_builder(value, trust, seat)
+    return builder if value.get("_partial_") else builder()
+
+
 def trusted(target: str, trust: Sequence[str], seat: Seat) -> Callable[..., Any]:
     """Import the class or function of a dotted name.
 
@@ -81,8 +113,9 @@ def trusted(target: str, trust: Sequence[str], seat: Seat) -> Callable[..., Any]
         CheckpointError: its package is not trusted or cannot be imported, or it cannot fill the seat.
     """
     check_trust({"_target_": target}, trust, f"a {seat.name}")
-    # Not even imported: some modules of a library do something when they are.
-    if _top(target) not in trust and not _within(target, seat.modules):
+    # Not even imported: some modules of a library do something when they are. What a library itself holds is looked at.
+    direct = target.count(".") == 1 and any(_top(target) == _top(module) for module in seat.modules)
+    if _top(target) not in trust and not direct and not _within(target, seat.modules):
         allowed = f"only {', '.join(seat.modules)} can" if seat.modules else "none can"
         raise CheckpointError(f"{target} cannot be a {seat.name}: of libraries, {allowed}")
     found = locate(target)
