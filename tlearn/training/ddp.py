@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch import Trainer, strategies
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from tlearn.console import is_main_process
+
 # Every process ends at about the same time.
 _PATIENCE_SECONDS = 30
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -95,5 +97,7 @@ def _end_processes(trainer: Trainer, patience: float) -> None:
             process.wait()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    for name in _RANK_VARIABLES:
-        os.environ.pop(name, None)
+    # A further process keeps them to its end: without, it would take itself for the main one and write, too.
+    if is_main_process():
+        for name in _RANK_VARIABLES:
+            os.environ.pop(name, None)
