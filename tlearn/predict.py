@@ -26,7 +26,7 @@ def predict(config: DictConfig) -> dict[str, float]:
     from tlearn.config import seats
     from tlearn.report.predictions_page import MOST_SHOWN, predictions_page
     from tlearn.runs.model import load_model
-    from tlearn.runs.predictions import predict_files
+    from tlearn.runs.predictions import device_of, predictions_of
     from tlearn.runs.pretrained import pretrained_model
 
     output = STDOUT if config.output == "-" else Path(config.output).expanduser()
@@ -44,8 +44,9 @@ def predict(config: DictConfig) -> dict[str, float]:
                     model = load_model(config.run, config.trust)
                 else:
                     model = pretrained_model(seats.backbone(config.backbone), config.classes)
-                options = {key: config[key] for key in ("topk", "calibrated", "batch_size", "num_workers", "device")}
-                shown, bad = _write_rows(table, config.topk, predict_files(model, images, **options), MOST_SHOWN)
+                model.network.to(device_of(config.device))
+                options = {key: config[key] for key in ("topk", "calibrated", "batch_size", "num_workers")}
+                shown, bad = _write_rows(table, config.topk, predictions_of(model, images, **options), MOST_SHOWN)
             if page_file is not None:
                 page_file.write(predictions_page(shown, len(images), model.name))
         with telling():
@@ -85,7 +86,7 @@ def _write_rows(
         if isinstance(found, BadImageError):
             bad.append(found)
             continue
-        writer.writerow([found.path, *(value for name, share in found.best for value in (name, f"{share:.6f}"))])
+        writer.writerow([found.image, *(value for name, share in found.best for value in (name, f"{share:.6f}"))])
         if len(first) < most:
             first.append(found)
     return first, bad

@@ -6,6 +6,8 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tlearn.data.decode import Decoder
+from tlearn.data.image_inputs import ImageInput, decode_input
 from tlearn.data.pixel_cache import Decode
 from tlearn.data.sampling import Draw
 from tlearn.data.sources.base import Sample
@@ -45,18 +47,18 @@ class ImageDataset(Dataset):
         return self.transform(image, draw), self.targets[index], index
 
 
-class ImageFileDataset(Dataset):
+class ImageInputDataset(Dataset):
     """Return (transformed image, "") for an index, or (None, reason) for an image that cannot be read."""
 
-    def __init__(self, paths: Sequence[Path], decode: Decode, transform: Callable[[Tensor], Tensor]) -> None:
-        self.paths, self.decode, self.transform = paths, decode, transform
+    def __init__(self, images: Sequence[ImageInput], decoder: Decoder, transform: Callable[[Tensor], Tensor]) -> None:
+        self.images, self.decoder, self.transform = images, decoder, transform
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor | None, str]:
         try:
-            return self.transform(self.decode(self.paths[index])), ""
+            return self.transform(decode_input(self.decoder, self.images[index])), ""
         except BadImageError as error:
             return None, error.reason
 

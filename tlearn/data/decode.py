@@ -1,4 +1,4 @@
-"""One image file -> uint8 RGB tensor, or an error that names the file."""
+"""One image, a file or Pillow's -> uint8 RGB tensor, or an error that names the file."""
 
 import os
 import stat
@@ -47,7 +47,7 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decode one image file into the pixels that a viewer shows, or raise an error that names the file.
+    """Turn one image, a file or Pillow's, into the pixels that a viewer shows, or raise an error that names the file.
 
     Transparent images are composited on `alpha_background`; of animations, the first frame is decoded.
     `high_bit_depth` is for greyscale images of 16 or 32 bits or floats: "error", or "scale" by the range of the type.
@@ -65,25 +65,29 @@ class Decoder:
         # YAML gives a list, and the decoder must be hashable.
         object.__setattr__(self, "alpha_background", tuple(self.alpha_background))
 
-    def __call__(self, path: str | Path) -> Tensor:
-        """Decode the file at `path`.
+    def __call__(self, source: str | Path | Image.Image) -> Tensor:
+        """Decode the file at a path, or convert an image of Pillow's as its file would be.
 
         Returns uint8 [3, H, W] with H, W >= 1, in the memory order H, W, 3, which torchvision's resize reads fastest.
-        Raises BadImageError for every file that cannot be decoded correctly. Thread-safe.
+        Raises BadImageError for every image that cannot be decoded correctly. Thread-safe.
         """
+        name = "image" if isinstance(source, Image.Image) else source
         try:
-            with _open_regular(path) as stream:
+            if isinstance(source, Image.Image):
+                self._check_header(source)
+                return self._convert(source)
+            with _open_regular(source) as stream:
                 return self._decode(stream)
         except _RefusedError as refused:
-            raise BadImageError(path, str(refused)) from refused.__cause__
+            raise BadImageError(name, str(refused)) from refused.__cause__
         except MemoryError as error:
-            raise BadImageError(path, "not enough memory to decode it") from error
+            raise BadImageError(name, "not enough memory to decode it") from error
         except Image.DecompressionBombError as error:
-            raise BadImageError(path, f"too many pixels ({error}); the limit is data.max_pixels") from error
+            raise BadImageError(name, f"too many pixels ({error}); the limit is data.max_pixels") from error
         # Damaged bytes make Pillow raise OSError, SyntaxError, ValueError, IndexError, TypeError, struct.error,
         # RuntimeError and more, and the list changes with its releases.
         except Exception as error:
-            raise BadImageError(path, f"truncated or corrupt ({type(error).__name__}: {error})") from error
+            raise BadImageError(name, f"truncated or corrupt ({type(error).__name__}: {error})") from error
 
     def _decode(self, stream: BinaryIO) -> Tensor:
         # Pillow's limit is global. It is only ever raised, and only to the user's value, so that threads cannot race
@@ -94,6 +98,10 @@ class Decoder:
         self._check_header(image)
         if (pixels := _decode_plain_jpeg(stream, image)) is not None:
             return pixels
+        return self._convert(image)
+
+    def _convert(self, image: Image.Image) -> Tensor:
+        """Load the pixels, turn them upright and make them RGB of 8 bits."""
         _match_transparent_colour(image)
         image.load()
         turn = _turn(image)
@@ -101,7 +109,7 @@ class Decoder:
         rgb = self._to_rgb(_to_8_bit(upright) if upright.mode in _HIGH_BIT_DEPTH else upright)
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1)
 
-    def _check_header(self, image: ImageFile.ImageFile) -> None:
+    def _check_header(self, image: Image.Image) -> None:
         """Refuse what can be refused before any pixel is decoded."""
         width, height = image.size
         if width * height > self.max_pixels:
@@ -183,10 +191,12 @@ def _check_tiff_grey(image: TiffImagePlugin.TiffImageFile) -> None:
         raise _RefusedError(f"a 12-bit TIFF (mode {image.mode}) cannot be scaled; save it with 16 bits")
 
 
-def _match_transparent_colour(image: ImageFile.ImageFile) -> None:
+def _match_transparent_colour(image: Image.Image) -> None:
     """Scale a PNG's transparent colour to 8 bits: Pillow converts the pixels, but not this colour."""
-    if image.format != "PNG" or "transparency" not in image.info or not image.tile:
+    # Once loaded, an image has no tile any more; one that was never a file has no such colour.
+    if image.format != "PNG" or "transparency" not in image.info or not getattr(image, "tile", None):
         return
+    assert isinstance(image, ImageFile.ImageFile)
     depth, colour = image.tile[0][3], image.info["transparency"]
     if depth in ("L;2", "L;4"):
         image.info["transparency"] = colour * (85 if depth == "L;2" else 17)

@@ -4,11 +4,11 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from tlearn.analysis.answers import Answer, draw_answers, shown_image
 from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.decode import Decoder
@@ -103,7 +103,7 @@ def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str
         left, top = place % columns * _CELL, place // columns * (_CELL + above)
         middle, text = left + _CELL / 2, "\n".join(shown(line, 22) for line in title.split("\n"))
         axes.text(middle, top + above - 2, text, ha="center", va="bottom", **lettering(8))
-        tile = _tile(picture)
+        tile = shown_image(picture)
         if isinstance(tile, str):
             axes.text(middle, top + above + _CELL / 2, tile, ha="center", va="center", wrap=True, **lettering(7))
         else:
@@ -115,45 +115,8 @@ def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str
 
 def answers_figure(outputs: Outputs, indices: Sequence[int]) -> Figure:
     """Draw each image beside its five most probable classes, the true one in green; for up to 12 images."""
-    columns = min(3, len(indices)) or 1
-    rows = -(-len(indices) // columns) or 1
-    figure = Drawing(figsize=(4.4 * columns, 1.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1, 1] * columns)
-    for axes in grid.flat:
-        axes.axis("off")
-    for place, index in enumerate(indices):
-        left, right = grid[place // columns, 2 * (place % columns) :][:2]
+    answers = []
+    for index in indices:
         target = outputs.classes[int(outputs.targets[index])]
-        _draw_picture(left, outputs.root / outputs.paths[index])
-        left.set_title(shown(target, 26), **lettering(9))
-        _draw_answer(right, outputs.best(index), target)
-    return figure
-
-
-def _draw_picture(axes: Axes, picture: Path | str | Tensor) -> None:
-    tile = _tile(picture)
-    if isinstance(tile, str):
-        axes.text(0.5, 0.5, tile, ha="center", va="center", wrap=True, **lettering(7))
-        return
-    # More than can be seen would only make drawing slow.
-    tile.thumbnail((400, 400))
-    axes.imshow(tile)
-
-
-def _tile(picture: Path | str | Tensor) -> Image.Image | str:
-    """Return an image, or the reason why it cannot be shown."""
-    try:
-        pixels = picture if isinstance(picture, Tensor) else _DECODE(picture)
-    except BadImageError as error:
-        return shown(error.reason, 60)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
-
-
-def _draw_answer(axes: Axes, best: Sequence[tuple[str, float]], target: str) -> None:
-    """Draw classes as bars with their names on them, the most probable above."""
-    axes.set(xlim=(0, 1), ylim=(4.6, -0.6))
-    for place, (name, share) in enumerate(best):
-        colour = "tab:green" if name == target else "tab:blue"
-        axes.barh(place, share, height=0.85, color=colour, alpha=0.35)
-        text = f"{share:.2f}  {shown(name, 22)}"
-        axes.text(0.02, place, text, va="center", **lettering(8))
+        answers.append(Answer(outputs.root / outputs.paths[index], target, outputs.best(index), target))
+    return draw_answers(answers)

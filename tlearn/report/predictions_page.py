@@ -16,16 +16,17 @@ def predictions_page(predictions: Sequence[Prediction], count: int, model_name: 
     """Return the text of a page.
 
     Args:
-        predictions: those to show, at most `MOST_SHOWN`.
+        predictions: those to show, of files, at most `MOST_SHOWN`.
         count: images in all.
         model_name: what made them.
     """
     thumbnails = Thumbnails(Path(), MOST_SHOWN)
     # The common prefix of all paths carries no information.
-    common = os.path.commonpath([os.path.dirname(path) for path, _ in predictions]) if predictions else ""
+    answers = [(str(prediction.image), prediction.best) for prediction in predictions]
+    common = os.path.commonpath([os.path.dirname(path) for path, _ in answers]) if answers else ""
     cards = [
         [Card(thumbnails(path), os.path.relpath(path, common or "."), bars=[(*one, False) for one in best])]
-        for path, best in predictions
+        for path, best in answers
     ]
     source = f"from {common}, " if common else ""
     title = f"{len(predictions)} of {count} images"

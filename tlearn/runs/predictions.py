@@ -1,89 +1,173 @@
-"""Predictions: the most probable classes of images, with their probabilities."""
+"""Compute what a model makes of images: their logits or features, or their most probable classes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from tlearn.analysis.answers import Answer, draw_answers
+from tlearn.analysis.drawing import figure_bytes
+from tlearn.console import percent
 from tlearn.data.datamodule import default_workers
-from tlearn.data.dataset import ImageFileDataset
+from tlearn.data.dataset import ImageInputDataset
+from tlearn.data.image_inputs import ImageInput
 from tlearn.data.transforms import Transform, stack
-from tlearn.errors import BadImageError, ConfigError
+from tlearn.errors import BadImageError, ConfigError, capped
+from tlearn.ranges import require
 from tlearn.runs.model import Model
 
+Result = TypeVar("Result")
+# Images of a figure that a notebook shows
+_MOST_DRAWN = 12
 
-class Prediction(NamedTuple):
-    """An image's file, and its most probable classes with their probabilities, best first."""
 
-    path: str
+@dataclass(frozen=True, eq=False, repr=False)
+class Prediction:
+    """An image as it was given, and its most probable classes with their probabilities, best first."""
+
+    image: ImageInput
     best: list[tuple[str, float]]
 
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.best[0][0]
 
-def predict_files(
+    @property
+    def probability(self) -> float:
+        """Its probability."""
+        return self.best[0][1]
+
+    def __repr__(self) -> str:
+        place = f" ({self.image})" if isinstance(self.image, str | PathLike) else ""
+        return f"{self.label} {percent(self.probability)}{place}"
+
+    def _repr_png_(self) -> bytes:
+        """Draw the image beside its classes, as notebooks ask for."""
+        return _drawn([self])
+
+
+class Predictions(list[Prediction]):
+    """The predictions of several images, in their order."""
+
+    def __repr__(self) -> str:
+        return "[" + capped(map(repr, self), separator=",\n ") + "]"
+
+    def _repr_png_(self) -> bytes:
+        """Draw the first images beside their classes, as notebooks ask for."""
+        return _drawn(self[:_MOST_DRAWN])
+
+
+def _drawn(predictions: Sequence[Prediction]) -> bytes:
+    return figure_bytes(draw_answers([Answer(one.image, one.label, one.best) for one in predictions]), dpi=72)
+
+
+def predictions_of(
     model: Model,
-    paths: Sequence[Path],
+    images: Sequence[ImageInput],
     *,
     topk: int = 1,
     calibrated: bool = True,
     batch_size: int = 32,
     num_workers: int | None = None,
-    device: str = "auto",
 ) -> Iterator[Prediction | BadImageError]:
-    """Predict the classes of image files, in order; of one that cannot be read, yield the reason.
+    """Predict the classes of images, in order; of one that cannot be read, yield the reason.
 
     Args:
-        model: whose network is moved to the device.
-        paths: the files.
+        model: a finished one.
+        images: files or pixels.
         topk: how many classes of each image.
         calibrated: probabilities as the model's temperature makes them, or as the network gives them.
         batch_size: images that are computed at once.
         num_workers: processes that decode; None: from the CPUs this process may use.
-        device: auto, cpu or cuda.
 
     Raises:
-        ConfigError: the model knows fewer classes, or there is no GPU.
+        ConfigError: the model knows fewer classes, or a value is out of its range.
     """
+    require("topk", topk)
     if topk > len(model.classes):
         raise ConfigError(f"topk={topk}: the model knows {len(model.classes)} classes")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
-    transform = Transform(model.description["preprocessing"])
-    dataset = ImageFileDataset(paths, model.decoder, transform.pixels)
+    temperature = model.temperature if calibrated else 1.0
+
+    def most_probable(inputs: Tensor) -> list[list[tuple[str, float]]]:
+        top = (model.network(inputs) / temperature).softmax(1).topk(topk)
+        return [
+            [(model.classes[index], share) for share, index in zip(*row, strict=True)]
+            for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ]
+
+    answers = results_of(model, images, most_probable, batch_size=batch_size, num_workers=num_workers)
+    for image, best in zip(images, answers, strict=True):
+        yield best if isinstance(best, BadImageError) else Prediction(image, best)
+
+
+def results_of(
+    model: Model,
+    images: Sequence[ImageInput],
+    compute: Callable[[Tensor], Iterable[Result]],
+    *,
+    batch_size: int = 32,
+    num_workers: int | None = None,
+) -> Iterator[Result | BadImageError]:
+    """Compute something of each image on the device of the network, in order; yield why one cannot be read.
+
+    Args:
+        model: a finished one, whose network is in eval mode meanwhile.
+        images: files or pixels.
+        compute: network inputs [N, 3, S, S], or [N, V, 3, S, S] of V versions -> N results.
+        batch_size: images that are computed at once.
+        num_workers: processes that decode; None: from the CPUs this process may use.
+    """
+    require("batch_size", batch_size)
+    require("num_workers", num_workers)
+    network, transform = model.network, Transform(model.description["preprocessing"])
+    device = next(network.parameters()).device
     workers = default_workers() if num_workers is None else num_workers
-    # A single image is done before a worker has started.
-    workers = min(workers, len(paths) // batch_size)
-    loader = DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list)
-    chosen = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
-    model.network.to(chosen)
-
-    def most_probable(images: Sequence[Tensor]) -> list[list[tuple[str, float]]]:
-        with torch.inference_mode():
-            logits = model.network(transform.normalise(stack(images).to(chosen)))
-        return name_classes(model, logits, topk, calibrated)
-
-    return _in_order(paths, loader, most_probable)
-
-
-def _in_order(
-    paths: Sequence[Path], loader: DataLoader, most_probable: Callable[[Sequence[Tensor]], list[Any]]
-) -> Iterator[Prediction | BadImageError]:
-    """Yield the prediction of each image that can be read, and the reason of each other, in the order of the files."""
-    remaining = iter(paths)
+    # A single image is done before a worker has started, and pixels need none.
+    in_files = all(isinstance(image, str | PathLike) for image in images)
+    workers = min(workers, len(images) // batch_size) if in_files else 0
+    dataset = ImageInputDataset(images, model.decoder, transform.pixels)
+    # The loader draws a seed: from a generator of its own, so that the caller's random numbers stay as they are.
+    loader = DataLoader(
+        dataset, batch_size, num_workers=workers, collate_fn=list, generator=torch.Generator().manual_seed(0)
+    )
+    index = 0
     for batch in loader:
-        images = [image for image, _ in batch if image is not None]
-        best = iter(most_probable(images) if images else [])
-        for image, reason in batch:
-            path = next(remaining)
-            yield BadImageError(path, reason) if image is None else Prediction(str(path), next(best))
+        readable = [pixels for pixels, _ in batch if pixels is not None]
+        results: Iterator[Result] = iter(())
+        if readable:
+            with torch.no_grad(), _evaluating(network):
+                results = iter(compute(transform.normalise(stack(readable).to(device))))
+        for pixels, reason in batch:
+            image = images[index]
+            name = str(image) if isinstance(image, str | PathLike) else f"image {index}"
+            yield BadImageError(name, reason) if pixels is None else next(results)
+            index += 1
 
 
-def name_classes(model: Model, logits: Tensor, topk: int, calibrated: bool) -> list[list[tuple[str, float]]]:
-    """Return the `topk` most probable classes of each row of logits [N, num_classes], with their probabilities."""
-    top = (logits / (model.temperature if calibrated else 1.0)).softmax(1).topk(topk)
-    return [
-        [(model.classes[index], share) for share, index in zip(*row, strict=True)]
-        for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-    ]
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Keep a network in eval mode during the block, also one that its owner is training."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device that auto, cpu or cuda stands for.
+
+    Raises:
+        ConfigError: there is no GPU.
+    """
+    require("device", name)
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
