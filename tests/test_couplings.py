@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import tlearn
 from tests.conftest import REPOSITORY, draw
-from tlearn.config.compose import compose
+from tlearn.config.tree import compose_unchecked
 from tlearn.data.sources.torchvision import _LAYOUTS
 
 PACKAGE = Path(tlearn.__file__).resolve().parent
@@ -88,7 +88,7 @@ def test_hydra_parses_a_command_line_apart_from_running_it():
 )
 def test_hydra_says_what_is_wrong_with_an_override_in_these_words(override, words):
     with pytest.raises((ConfigCompositionException, ValueError), match=words):
-        compose([override])
+        compose_unchecked([override])
 
 
 def test_hydra_names_the_key_of_what_cannot_be_built():

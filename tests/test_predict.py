@@ -20,7 +20,8 @@ from PIL import Image
 from tests.conftest import draw
 from tests.small_runs import BACKBONE, program, write_weights
 from tlearn.config import rules
-from tlearn.config.compose import compose, plain
+from tlearn.config.compose import compose
+from tlearn.config.tree import plain
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import CheckpointError, ConfigError, DataError, OutputError
@@ -572,7 +573,7 @@ def test_a_backbone_reads_pictures_as_training_does_by_default(monkeypatch):
 )
 def test_exactly_one_model_must_be_given(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        rules.check(plain(compose([*arguments, "images=pictures"], "predict", output_dir="run")), [])
+        compose([*arguments, "images=pictures"], "predict")
 
 
 def test_a_missing_model_ends_the_program_with_the_status_of_configuration(tmp_path, pictures):

@@ -46,7 +46,7 @@ def test_the_wheel_lists_its_programs(installed, tmp_path):
 
 def test_the_wheel_trains_with_its_own_configuration(installed, tmp_path, folder_data):
     where = _run(
-        [sys.executable, "-c", "from tlearn.config.compose import CONF_DIR; print(CONF_DIR)"], installed, tmp_path
+        [sys.executable, "-c", "from tlearn.config.tree import CONF_DIR; print(CONF_DIR)"], installed, tmp_path
     )
     assert Path(where.stdout.strip()) == installed / "tlearn" / "conf"
     arguments = overrides(folder_data, write_weights(tmp_path / "w.pth"), f"hydra.run.dir={tmp_path / 'run'}")

@@ -8,8 +8,8 @@ from tlearn.config.command import program
 def evaluate(config: DictConfig) -> dict[str, float]:
     """Measure the model of `config.run` on one split and return its metrics."""
     # Imported here: torch and lightning take seconds to load, and help and configuration errors must not wait.
-    from tlearn.config.compose import plain, task_overrides
     from tlearn.config.evaluation import measure
+    from tlearn.config.tree import plain, task_overrides
     from tlearn.console import is_main_process, session
     from tlearn.report.after_training import report_evaluation
     from tlearn.report.terminal import show_paths, show_result

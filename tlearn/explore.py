@@ -10,7 +10,7 @@ def explore(config: DictConfig) -> dict[str, float]:
     # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
     from tlearn.analysis import data_profile
     from tlearn.config import build
-    from tlearn.config.compose import task_overrides
+    from tlearn.config.tree import task_overrides
     from tlearn.console import session
     from tlearn.errors import ConfigError
     from tlearn.report.data_report import Survey, write_survey

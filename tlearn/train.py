@@ -15,8 +15,8 @@ def train(config: DictConfig) -> dict[str, float]:
 
     from tlearn.analysis.calibration import calibrate
     from tlearn.config import build
-    from tlearn.config.compose import plain, task_overrides
     from tlearn.config.relaunch import check_resume
+    from tlearn.config.tree import plain, task_overrides
     from tlearn.console import is_main_process, session
     from tlearn.features.choose import FeatureOptions, choose_features
     from tlearn.report.after_training import plan_report, report_training, show_first_batch

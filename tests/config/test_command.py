@@ -18,10 +18,11 @@ from omegaconf import OmegaConf
 from tests.config.test_compose import known
 from tlearn import __version__, errors
 from tlearn.config.command import program
-from tlearn.config.compose import compose, plain
+from tlearn.config.compose import compose
 from tlearn.config.messages import explain
 from tlearn.config.options import TORCHVISION
 from tlearn.config.relaunch import check_resume, child_command, quoted, restored_arguments
+from tlearn.config.tree import plain
 from tlearn.errors import BadImageError, CheckpointError, ConfigError, DataError, TlearnError
 
 STATUSES = {
@@ -52,7 +53,7 @@ def start(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., Ended]]:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     # Composes once for all tests instead of once for each
-    monkeypatch.setattr("tlearn.config.command.known_keys", known)
+    monkeypatch.setattr("tlearn.config.compose.known_keys", known)
 
     def run(*arguments: str, name: str = "train", task: Callable[[Any], dict[str, float]] | None = None) -> Ended:
         configs = []

@@ -9,15 +9,18 @@ from itertools import zip_longest
 from typing import Any
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from tlearn.config import rules
-from tlearn.config.command import known_keys
 from tlearn.config.comments import read_comments
-from tlearn.config.compose import CONF_DIR, compose, plain
+from tlearn.config.compose import compose, known_keys
 from tlearn.config.options import SWITCHES
+from tlearn.config.tree import CONF_DIR, compose_unchecked, plain
+from tlearn.errors import ConfigError
 
 FILES = sorted(CONF_DIR.rglob("*.yaml"))
 PROGRAMS = [path.stem for path in sorted(CONF_DIR.glob("*.yaml")) if path.stem != "common"]
@@ -69,7 +72,9 @@ def filled(node: Any, key: str = "") -> Any:
 @cache
 def composed(overrides: tuple[str, ...], program: str = "train") -> dict[str, Any]:
     """Compose, fill in what the user must give, and resolve."""
-    raw = OmegaConf.to_container(compose(list(overrides), program, output_dir="run"))
+    raw = OmegaConf.to_container(compose_unchecked(overrides, program))
+    del raw["hydra"]
+    raw["paths"]["output_dir"] = "run"
     return plain(OmegaConf.create(filled(raw)))
 
 
@@ -221,8 +226,10 @@ def test_plain_data_has_no_references_and_no_missing_values():
     resolved = plain(compose(["monitor.metric=val/top1"], output_dir="run"))
     assert type(resolved["trainer"]) is dict
     assert resolved["callbacks"]["early_stopping"]["monitor"] == "val/top1"
+    missing = compose_unchecked(["data=folder"])
+    del missing.hydra
     with pytest.raises(MissingMandatoryValue, match=r"data\.root"):
-        plain(compose(["data=folder"], output_dir="run"))
+        plain(missing)
 
 
 def test_caches_and_data_follow_the_environment(monkeypatch):
@@ -236,7 +243,58 @@ def test_caches_and_data_follow_the_environment(monkeypatch):
 
 
 def test_runs_started_in_the_same_second_get_folders_of_their_own():
-    configs = [compose(with_hydra=True) for _ in range(2)]
+    configs = [compose_unchecked() for _ in range(2)]
     folders = [config.hydra.run.dir for config in configs]
     assert len({folder.rpartition("-")[2] for folder in folders}) == 2
     assert folders[0] == configs[0].hydra.run.dir
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["monitor.mode=max"], "monitor.mode=max: val/loss is best at its minimum, so min"),
+        (["data.balance=wieghts"], "data.balance=wieghts: expected one of none, sampler, weights"),
+        (["+lr=0.5"], "unknown key lr; did you mean optimizer.lr?"),
+        (["backbone=resnet81"], "unknown option backbone=resnet81; did you mean resnet18"),
+        (["data=folder"], "data.root is required"),
+        (["head.hidden=["], "cannot read the argument head.hidden=["),
+        (["~seed"], "seed is missing: it can be changed, not removed"),
+        (["features.views=4"], "features.views=4 needs augmentation"),
+        ("seed=1", "overrides='seed=1': expected a list of texts"),
+        ({"seed": 1}, "overrides={'seed': 1}: expected a list of texts"),
+        ([{"seed": 1}], "{'seed': 1} among the overrides: expected a list of texts"),
+        (3, "overrides=3: expected a list of texts"),
+        (["-m", "seed=1,2"], "run a sweep as a loop, with one fit for each value"),
+        (["hydra.mode=MULTIRUN"], "run a sweep as a loop"),
+        (["--config-dir", "."], "give the folder as config_dir="),
+        (["--help"], "--help is for the command line"),
+    ],
+    ids=str,
+)
+def test_what_the_command_line_refuses_is_refused_in_its_words(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    assert message in str(caught.value)
+
+
+def test_programs_and_folders_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="program=trian: expected train, evaluate, predict, explore, compare"):
+        compose([], "trian")
+    with pytest.raises(ConfigError, match=r"config_dir=.*none: there is no such folder"):
+        compose([], config_dir=tmp_path / "none")
+
+
+def test_a_composed_configuration_has_the_folder_of_a_new_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = compose(("seed=3",))
+    assert config.seed == 3
+    assert config.paths.output_dir.startswith(f"{tmp_path}/outputs/train/")
+    assert compose(["hydra.run.dir=mine"]).paths.output_dir == str(tmp_path / "mine")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_is_composed_inside_another_program_of_hydra(tmp_path):
+    (tmp_path / "other.yaml").write_text("a: 1\n", encoding="utf-8")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert compose(["seed=3"]).seed == 3
+        assert hydra_compose("other").a == 1

@@ -8,7 +8,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
 from tlearn.config.build import backbone, build
-from tlearn.config.compose import CONF_DIR, compose
+from tlearn.config.compose import compose
+from tlearn.config.tree import CONF_DIR
 from tlearn.data.transforms import Transform, complete, mixing, random_resized_crop, stack
 from tlearn.errors import ConfigError
 from tlearn.models.backbones.torchvision import TorchvisionBackbone

@@ -7,24 +7,24 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from tlearn import __version__
-from tlearn.config import rules
-from tlearn.config.compose import CONF_DIR, compose, plain
+from tlearn.config.compose import check_rules, compose_checked, known_keys
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
-from tlearn.config.messages import explain
+from tlearn.config.messages import explain, plain_error
 from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
+from tlearn.config.tree import CONF_DIR, own_hydra, plain
 from tlearn.config.trial import end_sweep, run_trial
 from tlearn.console import complain, is_main_process, say, warn
-from tlearn.errors import ConfigError, OutputError
+from tlearn.errors import ConfigError, OutputError, TlearnError
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.trust import check_trust
 
@@ -47,8 +47,8 @@ def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[
     """Build a console program from a function that takes the configuration and returns metrics.
 
     Returns:
-        main: runs the program and returns its exit status; it can be called in a notebook. `main(["seed=1"])` takes
-            arguments in place of the command line's.
+        main: runs the program and returns its exit status; `main(["seed=1"])` takes arguments in place of the command
+            line's.
         script: calls it and ends the process, for the command line alone.
     """
 
@@ -69,6 +69,38 @@ def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[
         end_process(main())
 
     return main, script
+
+
+def run_program(config_name: str, task: Task, arguments: Sequence[str]) -> Path:
+    """Run a program in this process as its command line does, and return the run folder.
+
+    Raises:
+        TlearnError: what the command line would say, with its message.
+        KeyboardInterrupt, SystemExit: it was interrupted, or terminated; how to go on is on standard error.
+    """
+    folders: list[Path] = []
+
+    @functools.wraps(task)
+    def noted(config: DictConfig) -> dict[str, float]:
+        folders.append(Path(config.paths.output_dir))
+        return task(config)
+
+    with borrowed_interpreter(arguments):
+        try:
+            _answer(config_name, noted)
+        except _Stopped as stopped:
+            error, folder = stopped.error, stopped.folder
+        except Exception as refused:
+            error, folder = refused, None
+        else:
+            return folders[0]
+        told = plain_error(error, lambda: known_keys(config_name))
+        if not isinstance(told, Exception):
+            _tell_stopped(explain(error, list)[1], config_name, folder)
+        if isinstance(told, TlearnError) and os.environ.get("HYDRA_FULL_ERROR") != "1":
+            # Its line is enough, and the frames of Hydra and of the run are in the log.
+            raise told.with_traceback(None) from None
+        raise told
 
 
 def _answer(config_name: str, task: Task) -> int:
@@ -96,8 +128,6 @@ def _answer(config_name: str, task: Task) -> int:
 
 
 def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
-    # An earlier sweep in this process may have set it.
-    HydraConfig.instance().cfg = None
     asked = os.environ.get("HYDRA_FULL_ERROR")
 
     @functools.wraps(task)
@@ -108,21 +138,22 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     objective = config.get("optimized_metric")
                     return run_trial(
-                        lambda: task(config), objective, lambda: _check_rules(config, []), config.get("metrics")
+                        lambda: task(config), objective, lambda: check_rules(config, []), config.get("metrics")
                     )
                 task(config)
             except BaseException as error:
                 raise _Stopped(error, Path(config.paths.output_dir)) from error
         return None
 
-    try:
-        # Makes Hydra raise its errors instead of printing a trace and exiting with status 1
-        with variable("HYDRA_FULL_ERROR", asked if shows_only else "1"):
-            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
-    except BaseException as error:
-        end_sweep(error)
-        raise
-    end_sweep(None)
+    with own_hydra():
+        try:
+            # Makes Hydra raise its errors instead of printing a trace and exiting with status 1
+            with variable("HYDRA_FULL_ERROR", asked if shows_only else "1"):
+                hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
+        except BaseException as error:
+            end_sweep(error)
+            raise
+        end_sweep(None)
     return 0
 
 
@@ -141,39 +172,16 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
 
 def _check(config_name: str, overrides: list[str], config_dir: str | None) -> None:
     """Refuse an invalid configuration or an occupied run folder before anything is written."""
-    config = compose(overrides, config_name, config_dir=config_dir, with_hydra=True)
-    run_dir = Path(str(config.hydra.run.dir))
+    config = compose_checked(overrides, config_name, config_dir)
+    run_dir = Path(config.paths.output_dir)
     # Checked before Hydra writes its own files there
     if is_main_process() and not config.get("resume") and RunFolder(run_dir).is_taken():
         raise OutputError(
             f"{run_dir} already holds a run: choose another hydra.run.dir, or go on with resume={run_dir}"
         )
-    OmegaConf.set_struct(config, False)
-    config.pop("hydra")
-    # It refers to Hydra's run folder, which does not exist yet.
-    config.paths.output_dir = "."
-    _check_rules(config, known_keys(config_name))
     if config.get("resume"):
         # The run's stored command line chose this code.
         check_trust(plain(config), config.trust, str(config.resume))
-
-
-def _check_rules(config: DictConfig, known: list[str]) -> None:
-    rules.check(plain(config), known, rules.references(plain(config, resolve=False)))
-
-
-def known_keys(config_name: str) -> list[str]:
-    """List every key of a program's default configuration, for suggestions."""
-    keys: list[str] = []
-
-    def walk(node: Any, prefix: str) -> None:
-        for name, value in node.items():
-            keys.append(f"{prefix}{name}")
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{name}.")
-
-    walk(OmegaConf.to_container(compose(config_name=config_name), resolve=False), "")
-    return keys
 
 
 def _report(error: BaseException, config_name: str, full_trace: bool, folder: Path | None = None) -> int:
@@ -185,8 +193,13 @@ def _report(error: BaseException, config_name: str, full_trace: bool, folder: Pa
     if message is None or full_trace:
         complain("".join(traceback.format_exception(error)).rstrip())
     if status in _STOPPED:
-        command = resume_command(folder) if folder and config_name == "train" else None
-        warn(f"tlearn: {message}" + (f"; go on with: {command}" if command else ""))
+        _tell_stopped(message, config_name, folder)
     elif message is not None:
         complain(f"tlearn: error: {message}")
     return status
+
+
+def _tell_stopped(message: str | None, config_name: str, folder: Path | None) -> None:
+    """Print that a run was stopped, and how to go on with it."""
+    command = resume_command(folder) if folder and config_name == "train" else None
+    warn(f"tlearn: {message}" + (f"; go on with: {command}" if command else ""))

@@ -1,66 +1,98 @@
-"""The configuration tree: its location, and composing it in notebooks and tests."""
+"""Compose the configuration of a program with every value checked, as its command line does before it runs."""
 
-import os
-import secrets
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from tlearn.analysis.direction import direction
-from tlearn.config.options import Options
-from tlearn.config.relaunch import quoted
-
-_PACKAGE = Path(__file__).resolve().parent.parent
-# In a wheel the tree lies in the package, in a checkout beside it. An absolute path works for both, with `python -m`
-# and with a console script; a relative one or pkg:// does not.
-CONF_DIR = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
-
-# One name per process, so that two runs started in the same second get two folders.
-OmegaConf.register_new_resolver("unique", lambda: f"{os.getpid()}-{secrets.token_hex(3)}", use_cache=True, replace=True)
-# min or max for callbacks and schedules: ${direction:METRIC,MODE}
-OmegaConf.register_new_resolver("direction", direction, replace=True)
-
-_OPTIONS = f"{Options.scheme()}://options"
+from tlearn.config import rules
+from tlearn.config.help import PROGRAMS
+from tlearn.config.messages import plain_error
+from tlearn.config.tree import compose_unchecked, plain
+from tlearn.errors import ConfigError
 
 
 def compose(
-    overrides: list[str] | None = None,
-    config_name: str = "train",
+    overrides: Iterable[str] = (),
+    program: str = "train",
     *,
-    config_dir: str | None = None,
+    config_dir: str | Path | None = None,
     output_dir: str | Path | None = None,
-    with_hydra: bool = False,
 ) -> DictConfig:
-    """Compose the configuration of a program as its command line would.
+    """Compose and check the configuration of a program; nothing is run or written.
 
     Args:
         overrides: what would stand on the command line, such as `["backbone=resnet18", "data.batch_size=16"]`.
-        config_name: train, evaluate, predict or explore.
+        program: train, evaluate, predict, explore or compare.
         config_dir: a folder with option files of your own.
-        output_dir: the run folder (no program runs here that would make one).
-        with_hydra: include Hydra's own settings, as `hydra`.
+        output_dir: the run folder; None: a new one, as the command line would make it.
+
+    Raises:
+        ConfigError: what the command line would refuse, with its message.
     """
-    # The override hides the program's own search path, so repeat it, as for --config-dir.
-    search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())},{_OPTIONS}]"] if config_dir else []
-    with initialize_config_dir(str(CONF_DIR), job_name=config_name, version_base="1.3"):
-        config = hydra_compose(config_name, [*(overrides or []), *search], return_hydra_config=with_hydra)
-    if output_dir is not None:
-        with open_dict(config):
-            config.paths.output_dir = str(Path(output_dir).absolute())
+    if program not in PROGRAMS or program == "cache":
+        raise ConfigError(f"program={program}: expected {', '.join(name for name in PROGRAMS if name != 'cache')}")
+    arguments = override_list(overrides)
+    try:
+        return compose_checked(arguments, program, config_dir, output_dir)
+    except Exception as error:
+        raise plain_error(error, lambda: known_keys(program)) from None
+
+
+def compose_checked(
+    overrides: list[str], program: str, config_dir: str | Path | None, output_dir: str | Path | None = None
+) -> DictConfig:
+    """Do the work of `compose`, and raise the errors of Hydra and OmegaConf as they are."""
+    config = compose_unchecked(overrides, program, config_dir)
+    folder = Path(str(config.hydra.run.dir) if output_dir is None else output_dir)
+    with open_dict(config):
+        config.pop("hydra")
+        config.paths.output_dir = str(folder.absolute())
+    check_rules(config, known_keys(program))
     return config
 
 
-def task_overrides() -> list[str]:
-    """Return the overrides of the command line; an empty list where no program runs."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+def check_rules(config: DictConfig, known: list[str]) -> None:
+    """Refuse unknown keys and values of a wrong type or range; suggestions are chosen from the known keys."""
+    rules.check(plain(config), known, rules.references(plain(config, resolve=False)))
 
 
-def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
-    """Return a configuration as plain data; with `resolve`, a missing value is an error."""
-    container = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+def override_list(overrides: Iterable[str]) -> list[str]:
+    """Return overrides given in Python as a list.
+
+    Raises:
+        ConfigError: they are not a list of texts, or one is for a command line alone.
+    """
+    form = 'expected a list of texts such as ["backbone=resnet18", "optimizer.lr=0.01"]'
+    if isinstance(overrides, str | bytes | Mapping) or not isinstance(overrides, Iterable):
+        raise ConfigError(f"overrides={overrides!r}: {form}")
+    found = list(overrides)
+    for one in found:
+        if not isinstance(one, str):
+            raise ConfigError(f"{one!r} among the overrides: {form}")
+        if one in ("-m", "--multirun") or one.startswith("hydra.mode="):
+            raise ConfigError(f"{one} is for the command line: run a sweep as a loop, with one fit for each value")
+        if one.startswith("--config-dir"):
+            raise ConfigError(f"{one} is for the command line: give the folder as config_dir=")
+        if one.startswith("-"):
+            raise ConfigError(f"{one} is for the command line: {form}")
+    return found
+
+
+@cache
+def known_keys(program: str) -> list[str]:
+    """List every key of a program's default configuration, for suggestions."""
+    keys: list[str] = []
+
+    def walk(node: Any, prefix: str) -> None:
+        for name, value in node.items():
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{name}.")
+
+    config = OmegaConf.to_container(compose_unchecked(program=program), resolve=False)
+    assert isinstance(config, dict)
+    walk({name: node for name, node in config.items() if name != "hydra"}, "")
+    return keys

@@ -11,8 +11,8 @@ from omegaconf import Container, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tlearn.config.comments import key_meanings, read_comments
-from tlearn.config.compose import CONF_DIR, compose
 from tlearn.config.options import SWITCHES, TORCHVISION
+from tlearn.config.tree import CONF_DIR, compose_unchecked
 
 PROGRAMS = {
     "train": "Train a classifier on images.",
@@ -48,7 +48,7 @@ output, 5 download, 6 training became NaN, 7 part of a sweep failed,
 def help_text(program: str, overrides: Sequence[str], config_dir: str | None) -> str:
     """Describe a program and its options, with the values that they have after the overrides."""
     folders = [CONF_DIR, *([Path(config_dir)] if config_dir else [])]
-    config = compose(list(overrides), program, config_dir=config_dir, with_hydra=True)
+    config = compose_unchecked(overrides, program, config_dir)
     choices = dict(config.hydra.runtime.choices)
     del config.hydra
     own = read_comments(CONF_DIR / f"{program}.yaml")

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import os
+import random
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,9 @@ from typing import NoReturn
 
 # Modules that only a notebook, a debugger or a profiler loads
 _OBSERVERS = ("IPython", "bdb", "pydevd", "debugpy", "coverage")
-_VARIABLES = ("HYDRA_FULL_ERROR", "OMP_WAIT_POLICY")
+_VARIABLES = ("HYDRA_FULL_ERROR", "OMP_WAIT_POLICY", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+# Arguments, folder, random numbers and the like are the whole process': programs of several threads take turns.
+_TURN = threading.RLock()
 
 
 @contextmanager
@@ -22,6 +25,32 @@ def borrowed_interpreter(arguments: Sequence[str] | None) -> Iterator[None]:
     Args:
         arguments: replace those of the command line while the program runs; None keeps them.
     """
+    with _TURN, _random_numbers(), _surroundings(arguments):
+        yield
+
+
+@contextmanager
+def _random_numbers() -> Iterator[None]:
+    """Put back the random numbers that a run seeds: the caller's own search would draw the same ones after each run."""
+    # What is not loaded has drawn nothing for the caller.
+    numpy, torch, before = sys.modules.get("numpy"), sys.modules.get("torch"), random.getstate()
+    of_numpy = numpy and numpy.random.get_state()
+    of_torch = torch and torch.get_rng_state()
+    of_gpus = torch.cuda.get_rng_state_all() if torch and torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        if numpy:
+            numpy.random.set_state(of_numpy)
+        if torch:
+            torch.set_rng_state(of_torch)
+        for index, state in enumerate(of_gpus):
+            torch.cuda.set_rng_state(state, index)  # type: ignore[union-attr]
+
+
+@contextmanager
+def _surroundings(arguments: Sequence[str] | None) -> Iterator[None]:
     argv, threshold, asked = sys.argv, gc.get_threshold(), {name: os.environ.get(name) for name in _VARIABLES}
     streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
     encodings = [stream.errors for stream in streams]

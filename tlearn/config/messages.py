@@ -11,8 +11,8 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tlearn.config import options
-from tlearn.config.compose import CONF_DIR
 from tlearn.config.rules import suggestion
+from tlearn.config.tree import CONF_DIR
 from tlearn.errors import ConfigError, OutputError, TlearnError
 
 # errno of failed writes that are the machine's and not a bug in the program
@@ -68,6 +68,27 @@ def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[
     if _is_misconfiguration(error):
         return ConfigError.exit_status, str(error)
     return TlearnError.exit_status, None
+
+
+def plain_error(error: BaseException, known_keys: Callable[[], list[str]]) -> BaseException:
+    """Return the error that says in Python what the command line would, or the same where that has no message.
+
+    It is one of `tlearn.errors`, KeyboardInterrupt, or SystemExit with the status of a termination.
+    """
+    status, message = explain(error, known_keys)
+    if status in (130, 143):
+        # Lightning raises others for both.
+        return KeyboardInterrupt() if status == 130 else SystemExit(status)
+    known = next((one for one in _chain(error) if isinstance(one, TlearnError)), None)
+    if known is not None and str(known) == message:
+        return known
+    kinds = {kind.exit_status: kind for kind in (ConfigError, OutputError)}
+    kind = type(known) if known is not None else kinds.get(status)
+    if message is None or kind is None:
+        return error
+    told = kind(message)
+    told.__cause__ = error
+    return told
 
 
 def _is_interruption(error: BaseException) -> bool:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.conftest import tree
 from tlearn.config import rules
-from tlearn.config.command import known_keys
-from tlearn.config.compose import compose, plain
+from tlearn.config.compose import compose, known_keys
+from tlearn.config.tree import plain
 from tlearn.data.sources import shapes
 from tlearn.data.sources.shapes import SIZE, ShapesSource, draw
 from tlearn.data.sources.silhouettes import SETS, SOURCE, TARGET

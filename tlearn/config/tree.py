@@ -1,0 +1,67 @@
+"""The configuration tree: its location, and composing it as it is asked for, without a check."""
+
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from tlearn.analysis.direction import direction
+from tlearn.config.options import Options
+from tlearn.config.relaunch import quoted
+from tlearn.errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+# In a wheel the tree lies in the package, in a checkout beside it. An absolute path works for both, with `python -m`
+# and with a console script; a relative one or pkg:// does not.
+CONF_DIR = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
+
+# One name per process, so that two runs started in the same second get two folders.
+OmegaConf.register_new_resolver("unique", lambda: f"{os.getpid()}-{secrets.token_hex(3)}", use_cache=True, replace=True)
+# min or max for callbacks and schedules: ${direction:METRIC,MODE}
+OmegaConf.register_new_resolver("direction", direction, replace=True)
+
+_OPTIONS = f"{Options.scheme()}://options"
+
+
+def compose_unchecked(
+    overrides: Sequence[str] = (), program: str = "train", config_dir: str | Path | None = None
+) -> DictConfig:
+    """Compose the configuration of a program as its command line would, with Hydra's own as `hydra`."""
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise ConfigError(f"config_dir={config_dir}: there is no such folder")
+    # The override hides the program's own search path, so repeat it, as for --config-dir.
+    search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())},{_OPTIONS}]"] if config_dir else []
+    with own_hydra(), initialize_config_dir(str(CONF_DIR), job_name=program, version_base="1.3"):
+        return hydra_compose(program, [*overrides, *search], return_hydra_config=True)
+
+
+@contextmanager
+def own_hydra() -> Iterator[None]:
+    """Set aside what a Hydra program around this one, or before it, has left in Hydra's globals."""
+    before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().hydra, HydraConfig.instance().cfg = None, None
+    try:
+        yield
+    finally:
+        # Hydra may have put other instances in their place.
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before
+
+
+def task_overrides() -> list[str]:
+    """Return the overrides of the command line; an empty list where no program runs."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Return a configuration as plain data; with `resolve`, a missing value is an error."""
+    container = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
