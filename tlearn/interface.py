@@ -1,0 +1,96 @@
+"""tlearn from Python: train as the command line does, open finished runs, and use their models."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tlearn.analysis.outputs import Outputs
+from tlearn.config.command import run_program
+from tlearn.config.compose import compose, override_list
+from tlearn.config.evaluation import measure
+from tlearn.config.interpreter import borrowed_interpreter
+from tlearn.config.relaunch import quoted
+from tlearn.console import measured, session
+from tlearn.errors import CheckpointError
+from tlearn.runs import model as model_folder
+from tlearn.runs.classifier import Classifier
+from tlearn.runs.predictions import device_of
+from tlearn.train import train
+
+
+def fit(overrides: Iterable[str] = (), config_dir: str | Path | None = None) -> "Run":
+    """Train as `python -m tlearn.train` does, with its checks, messages and files, and return the finished run.
+
+    Runs of several threads take turns. Random numbers, arguments and folder of the process stay as they were.
+
+    Args:
+        overrides: what would stand on the command line, such as `["backbone=resnet18", "data.batch_size=16"]`.
+        config_dir: a folder with option files of your own.
+
+    Raises:
+        TlearnError: what the command line would say, with its message; see `tlearn.errors`.
+    """
+    search = [] if config_dir is None else ["--config-dir", str(config_dir)]
+    return Run(run_program("train", train, [*search, *override_list(overrides)]))
+
+
+def load_model(path: str | Path, device: str = "auto") -> Classifier:
+    """Load the model of a run folder, or of a copied model folder.
+
+    Args:
+        path: the folder.
+        device: auto (a GPU if there is one), cpu or cuda.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+        ConfigError: there is no GPU.
+    """
+    chosen = device_of(device)
+    model = Classifier(**vars(model_folder.load_model(path)))
+    model.network.to(chosen)
+    return model
+
+
+class Run:
+    """A finished run: its `folder`, and its `metrics` (`val/top1`, `val/loss`, `test/top1`, ...) as in metrics.json.
+
+    Raises:
+        CheckpointError: the folder holds none.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser().absolute()
+        try:
+            content = (self.folder / "metrics.json").read_text(encoding="utf-8")
+            self.metrics: dict[str, float] = json.loads(content)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.folder} holds no finished run (metrics.json): {error}") from error
+
+    def __repr__(self) -> str:
+        keys = [key for key in ("val/top1", "test/top1") if key in self.metrics]
+        told = [f"{key.split('/')[0]} {measured('top1', self.metrics[key])}" for key in keys]
+        return f"Run({', '.join([str(self.folder), *told])})"
+
+    @property
+    def report(self) -> Path | None:
+        """The file of the report; None where none was written."""
+        file = self.folder / "report.html"
+        return file if file.is_file() else None
+
+    def model(self, device: str = "auto") -> Classifier:
+        """Load the model; see `load_model`."""
+        return load_model(self.folder, device)
+
+    def outputs(self, split: str = "test", *, features: bool = False) -> Outputs:
+        """Measure the model again on the images of train, val or test, without augmentation.
+
+        Args:
+            split: train, val or test.
+            features: also keep the features, as `outputs.features`.
+
+        Raises:
+            DataError: the run has no such split, or its images have changed.
+        """
+        config = compose([f"run={quoted(self.folder)}", f"split={split}"], "evaluate", output_dir=self.folder)
+        with borrowed_interpreter(None), session(quiet=True):
+            return measure(config, model_folder.load_model(self.folder), features)[1]
