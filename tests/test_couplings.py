@@ -18,6 +18,7 @@ from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.pytorch import strategies
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.trainer.connectors import accelerator_connector
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
@@ -36,6 +37,7 @@ PRIVATE = {
     "threading._shutdown",
     "atexit._run_exitfuncs",
     "os._exit",
+    "_configure_launcher",
     "_metadata",
     "_labels",
 }
@@ -119,6 +121,9 @@ def test_lightning_starts_further_processes_where_we_replace_it():
         "num_nodes",
     ]
     assert callable(_SubprocessScriptLauncher._check_can_spawn_children)
+    connector = inspect.getsource(accelerator_connector)
+    assert "self.strategy._configure_launcher()" in connector
+    assert "not self.strategy.launcher.is_interactive_compatible" in connector
     trainer = Trainer(accelerator="cpu", devices=2, strategy=strategies.DDPStrategy(), logger=False)
     assert isinstance(trainer.strategy._launcher, _SubprocessScriptLauncher)
     assert trainer.strategy.launcher is trainer.strategy._launcher

@@ -15,7 +15,8 @@ PROGRAMS = ("train", "evaluate", "predict", "explore", "compare", "cache", "__ma
 GROUND = ("download", "archive", "ranges", "files", "machine", "display", "console", "errors")
 # From the top: a room may import itself and every room on a lower floor, and nothing beside it or above.
 FLOORS = (
-    (*PROGRAMS, "interface"),
+    ("interface",),
+    PROGRAMS,
     ("config", "sweeps"),
     ("report",),
     ("features",),

@@ -225,13 +225,15 @@ class TestFit:
         assert seeds == [1, 1, 2]
 
     @pytest.mark.slow
-    def test_a_script_with_two_processes_runs_once(self, trained, tmp_path):
+    def test_two_processes_do_not_run_the_script_or_notebook_again(self, trained, tmp_path):
         told = [*overrides(trained.data, trained.weights), "trainer=ddp_cpu", "head=mine"]
         (tmp_path / "conf" / "head").mkdir(parents=True)
         (tmp_path / "conf" / "head" / "mine.yaml").write_text("defaults: [linear]\n", encoding="utf-8")
         script = tmp_path / "script.py"
         script.write_text(
-            f"print('the script')\nimport tlearn\nrun = tlearn.fit({told!r}, config_dir='conf')\nprint(run)\n",
+            # What tells Lightning that it is a notebook
+            "print('the script')\nimport sys\nsys.ps1 = '>'\nimport tlearn\n"
+            f"print(tlearn.fit({told!r}, config_dir='conf'))\n",
             encoding="utf-8",
         )
         done = subprocess.run(

@@ -86,6 +86,11 @@ def test_ddp_runs_every_trial_of_a_sweep(tmp_path, folder_data):
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == ["0", "1"]
 
 
+def test_several_processes_that_no_command_could_start_are_refused(tmp_path, folder_data):
+    with pytest.raises(ConfigError, match=r"by the command line or tlearn\.fit alone"):
+        run(tmp_path / "run", folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu")
+
+
 def test_gradual_unfreezing_is_refused_under_ddp(tmp_path, folder_data):
     command = overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu", "finetune=gradual")
     done = program("train", *command, cwd=Path(tmp_path))

@@ -17,10 +17,7 @@ from tlearn.errors import DataError
 
 # What one image may be
 ImageInput = str | PathLike[str] | Image.Image | np.ndarray | Tensor
-EXPECTED = (
-    "expected a path, an image of Pillow's, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]; "
-    "or a list of them, a batch of arrays or tensors, a folder or a glob"
-)
+_EXPECTED = "expected a path, an image of Pillow's, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]"
 
 
 def listed(images: ImageInput | Iterable[ImageInput]) -> tuple[Sequence[ImageInput], bool]:
@@ -31,10 +28,10 @@ def listed(images: ImageInput | Iterable[ImageInput]) -> tuple[Sequence[ImageInp
     """
     found, single = _items(images)
     if len(found) == 0:
-        raise DataError(f"no images: {EXPECTED}")
+        raise DataError(f"no images: {_EXPECTED}; or a list of them, a folder or a glob")
     for index, image in enumerate(found):
         if fault := _fault(image):
-            raise DataError(f"{'' if single else f'image {index}: '}{fault}: {EXPECTED}")
+            raise DataError(f"{'' if single else f'image {index}: '}{fault}: {_EXPECTED}")
     return found, single
 
 

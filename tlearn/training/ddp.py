@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer, strategies
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from tlearn.console import is_main_process
+from tlearn.errors import ConfigError
 
 # Every process ends at about the same time.
 _PATIENCE_SECONDS = 30
@@ -21,13 +22,17 @@ _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MAST
 class DDPStrategy(strategies.DDPStrategy):
     """DistributedDataParallel with a given command for its processes, and evaluation on parts of unequal size."""
 
-    def relaunch_with(self, command: list[str]) -> None:
-        """Set the command of the further processes, before any of them is started."""
+    def _configure_launcher(self) -> None:
+        super()._configure_launcher()
         # Processes started by torchrun or SLURM launch no others.
         if isinstance(self._launcher, _SubprocessScriptLauncher):
-            environment = self.cluster_environment
-            assert environment is not None
-            self._launcher = _Launcher(command, environment, self.num_processes, self.num_nodes)
+            assert self.cluster_environment is not None
+            self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+
+    def relaunch_with(self, command: list[str]) -> None:
+        """Set the command of the further processes, before any of them is started."""
+        if isinstance(self._launcher, _Launcher):
+            self._launcher.command = command
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate without DDP's wrapper, which would wait for other processes at every batch."""
@@ -45,15 +50,21 @@ class DDPStrategy(strategies.DDPStrategy):
 class _Launcher(_SubprocessScriptLauncher):
     """Start the further processes with one given command.
 
-    Lightning's launcher repeats sys.argv, which would start the whole sweep in each process.
+    Lightning's launcher repeats sys.argv, which would start the whole sweep in each process, or the user's script, and
+    so does not suit a notebook.
     """
 
-    def __init__(self, command: list[str], *args: Any) -> None:
-        super().__init__(*args)
-        self._command = command
+    command: Sequence[str] = ()
+
+    @property
+    def is_interactive_compatible(self) -> bool:
+        """Whether it works in a notebook: it does."""
+        return True
 
     def _call_children_scripts(self) -> None:
         self._check_can_spawn_children()
+        if not self.command:
+            raise ConfigError("several processes are started by the command line or tlearn.fit alone: take one of them")
         os.environ["MASTER_ADDR"] = self.cluster_environment.main_address
         os.environ["MASTER_PORT"] = str(self.cluster_environment.main_port)
         os.environ["NODE_RANK"] = str(self.cluster_environment.node_rank())
@@ -62,7 +73,7 @@ class _Launcher(_SubprocessScriptLauncher):
         for rank in range(1, self.num_processes):
             # What a script beside its own modules, or a notebook, can import
             environment = {**os.environ, "LOCAL_RANK": str(rank), "PYTHONPATH": os.pathsep.join(sys.path)}
-            self.procs.append(subprocess.Popen([sys.executable, *self._command], env=environment))
+            self.procs.append(subprocess.Popen([sys.executable, *self.command], env=environment))
 
 
 def share_buffers(module: torch.nn.Module) -> None:

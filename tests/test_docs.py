@@ -1,0 +1,36 @@
+"""Every block of the documentation of the Python interface runs, one after the other, in one process."""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```", (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8"), re.M | re.S
+)
+
+
+@pytest.mark.slow
+def test_every_block_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    assert len(BLOCKS) == 10
+    for number, block in enumerate(BLOCKS):
+        capsys.readouterr()
+        exec(compile(block, f"block {number}", "exec"), names)
+        # What a comment promises of a printed line
+        promised = re.findall(r"print\(error\)  # (.*)", block)
+        printed = capsys.readouterr().out
+        assert all(line in printed.splitlines() for line in promised)
+    assert names["run"].report.is_file()
+    assert len(names["runs"]) == len(names["table"]) == 4
+    assert names["best"].metrics["val/top1"] > 0.5
+    assert names["outputs"].classes == names["model"].classes
+    assert len(names["wrong"]) == int((~names["outputs"].correct()).sum())
+    assert names["matrix"].sum() == len(names["outputs"]) == 500
+    assert names["features"].shape == (100, 512)
+    assert names["tuned"].folder != names["best"].folder
+    assert names["config"].backbone.name == "resnet18"
+    assert all(run.folder.is_relative_to(tmp_path) for run in names["runs"])
