@@ -1,7 +1,7 @@
 """tlearn from Python: train as the command line does, open finished runs, and use their models."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tlearn.analysis.outputs import Outputs
@@ -12,9 +12,11 @@ from tlearn.config.interpreter import borrowed_interpreter
 from tlearn.config.relaunch import quoted
 from tlearn.console import measured, session
 from tlearn.errors import CheckpointError
+from tlearn.ranges import require
 from tlearn.runs import model as model_folder
 from tlearn.runs.classifier import Classifier
 from tlearn.runs.predictions import device_of
+from tlearn.runs.trust import own_packages
 from tlearn.train import train
 
 
@@ -31,22 +33,26 @@ def fit(overrides: Iterable[str] = (), config_dir: str | Path | None = None) -> 
         TlearnError: what the command line would say, with its message; see `tlearn.errors`.
     """
     search = [] if config_dir is None else ["--config-dir", str(config_dir)]
-    return Run(run_program("train", train, [*search, *override_list(overrides)]))
+    folder = run_program("train", train, [*search, *override_list(overrides)])
+    # What the overrides named has just run in this process.
+    return Run(folder, trust=own_packages(model_folder.read_description(folder)[1]))
 
 
-def load_model(path: str | Path, device: str = "auto") -> Classifier:
+def load_model(path: str | Path, trust: Sequence[str] = (), device: str = "auto") -> Classifier:
     """Load the model of a run folder, or of a copied model folder.
 
     Args:
         path: the folder.
+        trust: your packages whose code it may name, such as `["mylab"]`.
         device: auto (a GPU if there is one), cpu or cuda.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
-        ConfigError: there is no GPU.
+        CheckpointError: there is none, it is damaged, or it names code that is not trusted.
+        ConfigError: there is no GPU, or trust is not a list of names.
     """
+    require("trust", trust)
     chosen = device_of(device)
-    model = Classifier(**vars(model_folder.load_model(path)))
+    model = Classifier(**vars(model_folder.load_model(path, trust)))
     model.network.to(chosen)
     return model
 
@@ -54,12 +60,17 @@ def load_model(path: str | Path, device: str = "auto") -> Classifier:
 class Run:
     """A finished run: its `folder`, and its `metrics` (`val/top1`, `val/loss`, `test/top1`, ...) as in metrics.json.
 
+    Args:
+        folder: where it lies.
+        trust: your packages whose code its model may name; that of `fit` trusts what it was made with.
+
     Raises:
         CheckpointError: the folder holds none.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder).expanduser().absolute()
+    def __init__(self, folder: str | Path, trust: Sequence[str] = ()) -> None:
+        require("trust", trust)
+        self.folder, self.trust = Path(folder).expanduser().absolute(), list(trust)
         try:
             content = (self.folder / "metrics.json").read_text(encoding="utf-8")
             self.metrics: dict[str, float] = json.loads(content)
@@ -79,7 +90,7 @@ class Run:
 
     def model(self, device: str = "auto") -> Classifier:
         """Load the model; see `load_model`."""
-        return load_model(self.folder, device)
+        return load_model(self.folder, self.trust, device)
 
     def outputs(self, split: str = "test", *, features: bool = False) -> Outputs:
         """Measure the model again on the images of train, val or test, without augmentation.
@@ -91,6 +102,7 @@ class Run:
         Raises:
             DataError: the run has no such split, or its images have changed.
         """
-        config = compose([f"run={quoted(self.folder)}", f"split={split}"], "evaluate", output_dir=self.folder)
+        chosen = [f"run={quoted(self.folder)}", f"split={split}", f"trust=[{','.join(self.trust)}]"]
+        config = compose(chosen, "evaluate", output_dir=self.folder)
         with borrowed_interpreter(None), session(quiet=True):
-            return measure(config, model_folder.load_model(self.folder), features)[1]
+            return measure(config, model_folder.load_model(self.folder, self.trust), features)[1]

@@ -158,6 +158,7 @@ RANGES: dict[str, Check] = {
     "loss.label_smoothing": FRACTION,
     "loss.weight": optional(list_of(number(0))),
     "module.weight_decays": descending,
+    "trust": list_of(package),
     "topk": integer(1),
     "batch_size": integer(1),
     "num_workers": optional(integer(0)),

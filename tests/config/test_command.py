@@ -15,7 +15,6 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from tests.config.test_compose import known
 from tlearn import __version__, errors
 from tlearn.config.command import program
 from tlearn.config.compose import compose
@@ -52,8 +51,6 @@ def start(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., Ended]]:
     state = Singleton.get_state()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    # Composes once for all tests instead of once for each
-    monkeypatch.setattr("tlearn.config.compose.known_keys", known)
 
     def run(*arguments: str, name: str = "train", task: Callable[[Any], dict[str, float]] | None = None) -> Ended:
         configs = []

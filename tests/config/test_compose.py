@@ -3,7 +3,7 @@
 import inspect
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import zip_longest
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from tlearn.config import rules
@@ -69,13 +69,18 @@ def filled(node: Any, key: str = "") -> Any:
     return REQUIRED[key] if node == "???" else node
 
 
+def unchecked(overrides: Sequence[str], program: str = "train") -> DictConfig:
+    """Compose for a run folder, without Hydra's own."""
+    config = compose_unchecked(overrides, program)
+    del config.hydra
+    config.paths.output_dir = "run"
+    return config
+
+
 @cache
 def composed(overrides: tuple[str, ...], program: str = "train") -> dict[str, Any]:
     """Compose, fill in what the user must give, and resolve."""
-    raw = OmegaConf.to_container(compose_unchecked(overrides, program))
-    del raw["hydra"]
-    raw["paths"]["output_dir"] = "run"
-    return plain(OmegaConf.create(filled(raw)))
+    return plain(OmegaConf.create(filled(OmegaConf.to_container(unchecked(overrides, program)))))
 
 
 @cache
@@ -226,10 +231,8 @@ def test_plain_data_has_no_references_and_no_missing_values():
     resolved = plain(compose(["monitor.metric=val/top1"], output_dir="run"))
     assert type(resolved["trainer"]) is dict
     assert resolved["callbacks"]["early_stopping"]["monitor"] == "val/top1"
-    missing = compose_unchecked(["data=folder"])
-    del missing.hydra
     with pytest.raises(MissingMandatoryValue, match=r"data\.root"):
-        plain(missing)
+        plain(unchecked(["data=folder"]))
 
 
 def test_caches_and_data_follow_the_environment(monkeypatch):

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.config.test_compose import ROUNDS, composed, known
+from tests.config.test_compose import ROUNDS, composed, known, unchecked
 from tlearn.config import rules
 from tlearn.config.compose import compose
+from tlearn.config.tree import plain
 from tlearn.errors import ConfigError
 
 # Arguments of a target that only its constructor can judge, and places for anything
@@ -246,7 +247,7 @@ def test_a_key_that_nothing_reads_is_refused(key):
     ],
 )
 def test_a_target_where_nothing_is_built_is_refused_with_the_place_that_was_meant(node, meant):
-    config = compose([f"+{node}._target_=mylab.parts.Thing"], output_dir=".")
+    config = unchecked([f"+{node}._target_=mylab.parts.Thing"])
     words = f"; did you mean {meant}?" if meant else "; own code goes to backbone, data.source, head.build, "
     with pytest.raises(ConfigError) as caught:
         rules.check(plain(config), known("train"))
@@ -265,7 +266,7 @@ def test_a_target_where_nothing_is_built_is_refused_with_the_place_that_was_mean
     ],
 )
 def test_a_target_of_another_program_is_refused(program, given, refused):
-    config = compose([*given, f"+{refused}._target_=mylab.parts.Thing"], program, output_dir=".")
+    config = unchecked([*given, f"+{refused}._target_=mylab.parts.Thing"], program)
     with pytest.raises(ConfigError, match=f"^nothing is built at {refused}, so"):
         rules.check(plain(config), known(program))
 
@@ -280,35 +281,35 @@ def test_a_group_that_is_empty_by_default_is_built_where_it_is_chosen(program, g
 
 @pytest.mark.parametrize("node", ["backbone", "loss", "optimizer", "head.build", "data.source", "trainer", "trainer.a"])
 def test_a_target_in_its_place_is_accepted_with_any_argument(node):
-    rules.check(plain(compose([f"+{node}.other={{_target_: a.b, c: 1}}"], output_dir=".")), known("train"))
+    rules.check(plain(unchecked([f"+{node}.other={{_target_: a.b, c: 1}}"])), known("train"))
 
 
 @pytest.mark.parametrize("key", ["backbone._targt_", "optimizer._partail_", "head.build._recursive"])
 def test_a_mistyped_key_of_hydra_is_refused(key):
     with pytest.raises(ConfigError, match=f"^unknown key {key}; did you mean _"):
-        rules.check(plain(compose([f"+{key}=x"], output_dir=".")), known("train"))
+        rules.check(plain(unchecked([f"+{key}=x"])), known("train"))
 
 
 @pytest.mark.parametrize(("key", "meant"), [("callbacks.early_stoping", "early_stopping"), ("logger.csvv", "csv")])
 def test_a_callback_or_logger_without_a_target_is_refused(key, meant):
     with pytest.raises(ConfigError, match=rf"^{key} has no _target_; did you mean .*{meant}"):
-        rules.check(plain(compose([f"+{key}.patience=3"], output_dir=".")), known("train"))
+        rules.check(plain(unchecked([f"+{key}.patience=3"])), known("train"))
 
 
 @pytest.mark.parametrize("value", ["${head.scale}", "${..scale}", "'x ${head.scale}'", "[1,'${head.scale}']"])
 def test_a_key_of_your_own_is_read_where_a_value_refers_to_it(value):
-    config = compose(["+head.scale=3", f"+head.build.scale={value}"], output_dir=".")
+    config = unchecked(["+head.scale=3", f"+head.build.scale={value}"])
     referred = rules.references(plain(config, resolve=False))
     rules.check(plain(config), known("train"), referred)
     with pytest.raises(ConfigError, match=r"^unknown key head\.scale"):
         rules.check(plain(config), known("train"))
-    config = compose(["+head.scal=3", "+head.scale=1", f"+head.build.scale={value}"], output_dir=".")
+    config = unchecked(["+head.scal=3", "+head.scale=1", f"+head.build.scale={value}"])
     with pytest.raises(ConfigError, match=r"^unknown key head\.scal;"):
         rules.check(plain(config), known("train"), referred)
 
 
 def test_a_reference_to_a_group_of_ours_opens_no_other_key_of_it():
-    config = compose(["+data.counts.trian=3"], output_dir=".")
+    config = unchecked(["+data.counts.trian=3"])
     with pytest.raises(ConfigError, match=r"^unknown key data\.counts\.trian"):
         rules.check(plain(config), known("train"), rules.references(plain(config, resolve=False)))
 
@@ -316,17 +317,17 @@ def test_a_reference_to_a_group_of_ours_opens_no_other_key_of_it():
 @pytest.mark.parametrize("trust", ["[mylab.heads]", "mylab", "[3]", "['']"])
 def test_trust_is_a_list_of_packages(trust):
     with pytest.raises(ConfigError, match=r"^trust=.*: expected a list"):
-        rules.check(plain(compose([f"trust={trust}", "resume=r"], output_dir=".")), known("train"))
+        rules.check(plain(unchecked([f"trust={trust}", "resume=r"])), known("train"))
 
 
 def test_trust_without_a_stored_run_is_refused():
     with pytest.raises(ConfigError, match="none is opened here"):
-        rules.check(plain(compose(["trust=[mylab]"], output_dir=".")), known("train"))
-    config = compose(["trust=[mylab]", "backbone=vgg13", "images=i"], "predict", output_dir=".")
+        rules.check(plain(unchecked(["trust=[mylab]"])), known("train"))
+    config = unchecked(["trust=[mylab]", "backbone=vgg13", "images=i"], "predict")
     with pytest.raises(ConfigError, match="none is opened here"):
         rules.check(plain(config), known("predict"))
-    rules.check(plain(compose(["trust=[mylab]", "resume=r"], output_dir=".")), known("train"))
-    rules.check(plain(compose(["trust=[mylab]", "run=r"], "evaluate", output_dir=".")), known("evaluate"))
+    rules.check(plain(unchecked(["trust=[mylab]", "resume=r"])), known("train"))
+    rules.check(plain(unchecked(["trust=[mylab]", "run=r"], "evaluate")), known("evaluate"))
 
 
 @pytest.mark.parametrize("key", ["seed", "optimizer", "callbacks"])

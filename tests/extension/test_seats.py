@@ -1,5 +1,6 @@
 """A user's own package in every seat: trained, evaluated, predicted, resumed, swept; edited, extracted anew."""
 
+import contextlib
 import csv
 import json
 import os
@@ -10,8 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+import tlearn
 from tests.small_runs import process, program
+from tlearn.errors import CheckpointError, ConfigError
 
 HERE = Path(__file__).resolve().parent
 # A body of two convolutions, on 24 tiles
@@ -93,6 +97,24 @@ def test_a_head_predicts_from_a_copied_model_folder(desk, cosine):
     assert done.returncode == 0, done.stderr
     with (desk / "predictions.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 8
+
+
+def test_a_head_is_used_from_python(desk, cosine):
+    told = [*SMALL, *QUICK, "backbone=tiny", "head=cosine", "head.scale=20", "hydra.run.dir=python", "quiet=true"]
+    with contextlib.chdir(desk):
+        run = tlearn.fit(told, config_dir="conf")
+        assert run.metrics["val/loss"] == pytest.approx(metrics(cosine)["val/loss"], abs=1e-6)
+        # It has just run here, and so it is trusted.
+        logits = run.model(device="cpu").logits("tiles/red")
+        assert len(run.outputs("val")) > 0
+    with pytest.raises(CheckpointError, match=r"if you trust it, add trust=\[mylab\]"):
+        tlearn.load_model(run.folder)
+    with pytest.raises(CheckpointError, match="if you trust it"):
+        tlearn.Run(run.folder).outputs("val")
+    with pytest.raises(ConfigError, match="trust=mylab: expected a list"):
+        tlearn.load_model(run.folder, trust="mylab")
+    again = tlearn.Run(run.folder, trust=["mylab"]).model(device="cpu")
+    assert torch.equal(again.logits(desk / "tiles" / "red"), logits)
 
 
 def test_a_package_that_is_not_there_is_named(desk, cosine, tmp_path):
