@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tlearn.explore import explore
 
 FILES = {
     *("classes.csv", "duplicates.csv", "sizes.csv", "metrics.json"),
-    *("images_per_class.png", "image_sizes.png", "report.html", "explore.log"),
+    *("images_per_class.png", "class_sizes.png", "image_sizes.png", "report.html", "explore.log"),
 }
 
 
@@ -29,13 +30,15 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_tables_figures_and_numbers_are_written(tmp_path, folder_data):
+def test_tables_figures_and_numbers_are_written(tmp_path, folder_data, capsys):
     figures = _explore(tmp_path / "out", folder_data)
     assert {path.name for path in (tmp_path / "out").iterdir()} >= FILES
     assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8")) == figures
     assert _rows(tmp_path / "out" / "classes.csv") == [
-        {"class": name, "train": "8", "val": "4", "test": "4"} for name in ("blue", "green", "red")
+        {"class": name, "train": "8", "val": "4", "test": "4", "median_width": "40", "median_height": "32"}
+        for name in ("blue", "green", "red")
     ]
+    assert re.search(r"^red +8 +4 +4 +40 x 32$", capsys.readouterr().out, re.MULTILINE)
     assert figures["classes"] == 3
     assert [figures[f"pictures/{split}"] for split in ("train", "val", "test")] == [24, 12, 12]
     assert [figures["unreadable"], figures["duplicates"], figures["duplicates/across_splits"]] == [0, 0, 0]

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.conftest import draw
 from tlearn.analysis.data_profile import (
     class_figure,
+    class_size_figure,
     class_table,
     duplicate_table,
     duplicates,
@@ -46,6 +47,27 @@ def test_pictures_are_counted_by_class_and_split():
         {"class": "b", "train": 1, "val": 1, "test": 0},
         {"class": "none", "train": 0, "val": 0, "test": 0},
     ]
+
+
+def test_each_class_has_the_median_size_of_its_readable_pictures():
+    sizes = {"a/1.png": (50, 20), "b/1.png": (7, 30), "b/2.png": (9, 10)}
+    table = class_table(SPLITS, ["a", "b", "none"], sizes)
+    assert [(row["median_width"], row["median_height"]) for row in table] == [(50, 20), (9, 30), (None, None)]
+    assert [row["train"] for row in table] == [2, 1, 0]
+    figure = class_size_figure(table)
+    [axes] = figure.axes
+    # The class with the smallest area is above, and a class without pictures has no line.
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[9, 50], [30, 20]]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["width", "height"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4000])
+def test_sizes_of_any_number_of_classes_can_be_drawn(count):
+    rows = [{"class": NAMES[at % 9], "median_width": 30 + at, "median_height": 20} for at in range(count)]
+    figure = class_size_figure(rows)
+    _draw(figure)
+    assert figure.bbox.height * 120 / figure.dpi < 2**15
 
 
 def test_sizes_are_width_and_height_and_leave_out_what_cannot_be_read(tmp_path):

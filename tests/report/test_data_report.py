@@ -43,8 +43,9 @@ def test_counts_sizes_and_pictures_of_each_class_are_shown(tmp_path, root):
         assert text in page.text
     assert len([source for source in page.values("img", "src") if "image/jpeg" in str(source)]) == 6
     assert read_table(tmp_path / "out" / "sizes.csv")[0] == {"path": "ant/0.png", "width": "40", "height": "32"}
-    assert read_table(tmp_path / "out" / "classes.csv")[1] == {"class": "bee", "train": "2", "val": "1"}
-    for name in ("images_per_class.png", "image_sizes.png", "duplicates.csv"):
+    bees = {"class": "bee", "train": "2", "val": "1", "median_width": "40", "median_height": "32"}
+    assert read_table(tmp_path / "out" / "classes.csv")[1] == bees
+    for name in ("images_per_class.png", "class_sizes.png", "image_sizes.png", "duplicates.csv"):
         assert (tmp_path / "out" / name).is_file()
 
 

@@ -61,7 +61,7 @@ def test_long_lists_end_where_the_rest_lies(tmp_path, capsys):
     unreadable = {f"{number}.png": "not an image" for number in range(21)}
     show_survey(_survey(120, duplicates=[*pairs, [("val", "x"), ("val", "y")]], unreadable=unreadable), tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["class     train  val", "class 0       2    1"]
+    assert lines[:2] == ["class     train  val  median size", "class 0       2    1  40 x 32"]
     assert len(lines) < 90
     assert f"... and 90 more classes: {tmp_path / 'classes.csv'}" in lines
     assert f"... and 1 more unreadable files: {tmp_path / 'unreadable.csv'}" in lines

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -18,12 +19,27 @@ Splits = Mapping[str, Sequence[Sample]]
 
 # A longer figure would exceed the limits of viewers and PNG writers.
 _MOST_NAMES = 300
+_MEDIANS = ("median_width", "median_height")
 
 
-def class_table(splits: Splits, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Count the images of each class in each split."""
+def class_table(
+    splits: Splits, classes: Sequence[str], sizes: Mapping[str, tuple[int, int]] | None = None
+) -> list[dict[str, Any]]:
+    """Count the images of each class in each split; with `sizes` by path, add the median width and height in pixels."""
     counts = {name: Counter(sample.label for sample in samples) for name, samples in splits.items()}
-    return [{"class": label, **{name: counts[name][label] for name in splits}} for label in classes]
+    rows: list[dict[str, Any]] = [
+        {"class": label, **{name: counts[name][label] for name in splits}} for label in classes
+    ]
+    if sizes is None:
+        return rows
+    known: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for sample in (sample for samples in splits.values() for sample in samples if sample.path in sizes):
+        known[sample.label].append(sizes[sample.path])
+    for row in rows:
+        # Of images whose headers could be read
+        sides = zip(*known[row["class"]], strict=True) if known[row["class"]] else (None, None)
+        row |= dict(zip(_MEDIANS, (side and median_high(side) for side in sides), strict=True))
+    return rows
 
 
 def image_sizes(root: Path, splits: Splits) -> dict[str, tuple[int, int]]:
@@ -93,9 +109,7 @@ def class_figure(table: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> F
     """Draw the images per class as stacked bars, largest class first; without names beyond some hundred classes."""
     rows = sorted(table, key=lambda row: -sum(row[name] for name in splits))
     counts = {name: [row[name] for row in rows] for name in splits}
-    figure = Drawing(figsize=(8, 0.22 * len(rows) + 1.8 if len(rows) <= _MOST_NAMES else 5), layout="constrained")
-    figure.suptitle("Images per class")
-    axes = figure.subplots()
+    figure, axes = _class_axes("Images per class", len(rows))
     if len(rows) <= _MOST_NAMES:
         _draw_bars(axes, counts, [shown(row["class"]) for row in rows])
     else:
@@ -111,10 +125,40 @@ def _draw_bars(axes: Axes, counts: Mapping[str, Sequence[int]], names: Sequence[
     for split, values in counts.items():
         axes.barh(range(len(names)), values, left=left, label=split)
         left = [total + value for total, value in zip(left, values, strict=True)]
-    axes.set_yticks(range(len(names)), names, **lettering(8))
-    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
+    _name_rows(axes, names)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("images")
+
+
+def _class_axes(title: str, count: int) -> tuple[Figure, Axes]:
+    """Make a figure with a line for each class, or one of fixed height where there are too many."""
+    figure = Drawing(figsize=(8, 0.22 * count + 1.8 if count <= _MOST_NAMES else 5), layout="constrained")
+    figure.suptitle(title)
+    return figure, figure.subplots()
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names, **lettering(8))
+    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
+
+
+def class_size_figure(table: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the median width and height of each class, the smallest area first; the table is that of `class_table`."""
+    rows = [row for row in table if row["median_width"] is not None]
+    rows.sort(key=lambda row: row["median_width"] * row["median_height"])
+    figure, axes = _class_axes("Median image size of each class", len(rows))
+    axes.grid(axis="x", alpha=0.3)
+    for side, marker in zip(_MEDIANS, "_|", strict=True):
+        # Crossed strokes: equal sides stay visible.
+        style: dict[str, Any] = {"markersize": 10, "markeredgewidth": 2.5, "label": side.removeprefix("median_")}
+        axes.plot([row[side] for row in rows], range(len(rows)), marker, **style)
+    axes.set(xlabel="pixels", xlim=(0, 1.05 * max((row[side] for row in rows for side in _MEDIANS), default=1)))
+    if len(rows) <= _MOST_NAMES:
+        _name_rows(axes, [shown(row["class"]) for row in rows])
+    else:
+        axes.set(ylabel=f"{len(rows)} classes, smallest first", ylim=(len(rows) - 0.5, -0.5))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
+    return figure
 
 
 def size_figure(sizes: Mapping[str, tuple[int, int]]) -> Figure:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tlearn.analysis.data_profile import (
     Splits,
     class_figure,
+    class_size_figure,
     class_table,
     duplicate_table,
     few_of_each,
@@ -81,10 +82,12 @@ def _summary(survey: Survey) -> list[Block]:
 
 
 def _classes(survey: Survey, exhibits: Exhibits) -> list[Block]:
-    table = class_table(survey.splits, survey.classes)
+    table = class_table(survey.splits, survey.classes, survey.sizes)
+    labels = {"median_width": "median width", "median_height": "median height"}
     return [
-        exhibits.table("classes", "Images of each class", table),
+        exhibits.table("classes", "Images of each class, and their size in pixels", table, labels),
         exhibits.figure("images_per_class", "Images of each class", lambda: class_figure(table, list(survey.splits))),
+        exhibits.figure("class_sizes", "Median image size of each class", lambda: class_size_figure(table)),
     ]
 
 

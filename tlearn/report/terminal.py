@@ -4,6 +4,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tlearn.analysis.accuracy import wilson
 from tlearn.analysis.data_profile import class_table, size_summary
@@ -56,8 +57,10 @@ def _change(name: str, value: float) -> str:
 
 def show_survey(survey: Survey, folder: Path) -> None:
     """Print the profile of a data set; long lists refer to the tables in a folder."""
-    rows = class_table(survey.splits, survey.classes)
-    print_table(["class", *survey.splits], [list(map(str, row.values())) for row in rows[:_MOST_CLASSES]])
+    rows = class_table(survey.splits, survey.classes, survey.sizes)
+    columns = ["class", *survey.splits, "median size"]
+    cells = [[*(str(row[name]) for name in columns[:-1]), _median_size(row)] for row in rows[:_MOST_CLASSES]]
+    print_table(columns, cells, spare=1)
     _say_rest(len(rows) - _MOST_CLASSES, "classes", folder / "classes.csv")
     say(*_sizes(size_summary(survey.sizes)))
     unreadable = [f"unreadable: {path}: {reason}" for path, reason in survey.unreadable.items()]
@@ -69,6 +72,10 @@ def show_survey(survey: Survey, folder: Path) -> None:
     for group in across[:_MOST_FILES]:
         say(f"the same image in several splits: {', '.join(path for _, path in group)}")
     _say_rest(len(across) - _MOST_FILES, "groups across splits", folder / "duplicates.csv")
+
+
+def _median_size(row: Mapping[str, Any]) -> str:
+    return "" if row["median_width"] is None else f"{row['median_width']} x {row['median_height']}"
 
 
 def _sizes(summary: Mapping[str, float]) -> Iterator[str]:
