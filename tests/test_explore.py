@@ -148,6 +148,38 @@ def test_a_data_set_of_unreadable_pictures_is_refused(tmp_path):
         _explore(tmp_path / "out", tmp_path / "data")
 
 
+def test_what_training_sees_is_drawn_where_transforms_are_chosen(tmp_path, folder_data):
+    _explore(tmp_path / "plain", folder_data)
+    assert not (tmp_path / "plain" / "augmentation.png").exists()
+    assert "What training sees" not in (tmp_path / "plain" / "report.html").read_text(encoding="utf-8")
+    for name, more, pixels in (
+        ("usual", (), 224),
+        ("tiny", ("backbone=tiny",), 96),
+        ("small", ("transforms.size=40",), 40),
+    ):
+        _explore(tmp_path / name, folder_data, "transforms=light", *more)
+        page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+        assert f"train/blue/blue_0.jpg as it is, and as training sees it, with {pixels} pixels" in page
+        assert "could not be made" not in page
+        assert (tmp_path / name / "augmentation.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["backbone=tiny"], "add transforms=NAME"),
+        (["transforms=light", "transforms.mixup_alpha=0.2"], "several images"),
+        (["transforms=light", "transforms.cutmix_alpha=1"], "several images"),
+        (["transforms=light", "transforms.size=0"], "transforms.size=0"),
+    ],
+)
+def test_what_looking_would_ignore_is_refused(tmp_path, folder_data, arguments, reason):
+    done = program("explore", "data=folder", f"data.root={folder_data}", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert list(tmp_path.glob("outputs")) == []
+
+
 def test_the_data_stays_as_it_is(tmp_path, folder_data):
     before = {path: path.stat().st_mtime_ns for path in folder_data.rglob("*")}
     _explore(tmp_path / "out", folder_data)

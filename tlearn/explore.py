@@ -33,6 +33,7 @@ def explore(config: DictConfig) -> dict[str, float]:
             duplicates=data_profile.duplicates(found.root, found.splits),
             unreadable=found.skipped,
             notes=found.notes,
+            transform=build.looked_at(config),
         )
         metrics: dict[str, float] = {
             "classes": len(survey.classes),

@@ -19,7 +19,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.config.tree import plain, task_overrides
     from tlearn.console import is_main_process, session
     from tlearn.features.choose import FeatureOptions, choose_features
-    from tlearn.report.after_training import plan_report, report_training, show_first_batch
+    from tlearn.report.after_training import plan_report, report_training, show_first_images
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.model import described_backbone
@@ -56,7 +56,7 @@ def train(config: DictConfig) -> dict[str, float]:
             config.report.write, config.report.get("train_pictures"), options.views, trainer, data, network
         )
         if plan.write:
-            show_first_batch(run, images, options.views is not None, trainer.loggers)
+            show_first_images(run, images, options.views, trainer.loggers)
         with further_processes(trainer):
             fit_started = time.monotonic()
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)

@@ -56,6 +56,20 @@ def test_the_first_batch_is_drawn_as_it_will_be_seen(tmp_path, folder_data, weig
     assert (tmp_path / "run" / "report" / "first_batch.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("more", [("features.views=2",), ("data.cache=memory",)])
+def test_one_image_is_drawn_under_its_augmentation(tmp_path, folder_data, weights, more, monkeypatch):
+    drawn = []
+    figure = reporting.augmentation_figure
+    monkeypatch.setattr(reporting, "augmentation_figure", lambda *given: drawn.append(given) or figure(*given))
+    run(tmp_path / "run", folder_data, weights, "report=default", "transforms=light", *more)
+    [(_, transform, path, count)] = drawn
+    assert transform.is_random
+    assert count == (2 if more == ("features.views=2",) else 16)
+    [row] = read_table(tmp_path / "run" / "report" / "augmentation.csv")
+    assert row["path"] == path
+    assert "What training sees of its first image" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
 def test_tensorboard_has_the_figures_and_the_settings_with_the_real_results(tmp_path, folder_data, weights):
     figures = run(tmp_path / "run", folder_data, weights, "report=default")
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0}).Reload()

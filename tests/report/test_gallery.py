@@ -10,9 +10,12 @@ from PIL import Image
 
 from tests.conftest import draw
 from tlearn.analysis.outputs import Outputs
+from tlearn.data.sampling import draw_seed
+from tlearn.data.transforms import Transform
 from tlearn.report.gallery import (
     Thumbnails,
     answers_figure,
+    augmentation_figure,
     card,
     confident_mistakes,
     gallery_figure,
@@ -94,6 +97,39 @@ def test_a_gallery_shows_files_and_pixels_with_their_titles(tmp_path):
     assert drawn[height + 40, 80].tolist() == [0, 255, 0]
     assert drawn[60, 80, 0] > 100 > drawn[60, 80, 1]
     _draw(figure)
+
+
+PREPROCESSING = {"resize": 32, "size": 32, "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def _tiles(figure, count):
+    """Give the middle pixel of each image of a gallery of one line of titles."""
+    canvas = figure.axes[0].images[0].get_array()
+    return [canvas[20 + 80 + at // 6 * 180, 80 + at % 6 * 160].tolist() for at in range(count)]
+
+
+def test_draws_of_an_augmentation_are_those_that_kept_views_have(tmp_path):
+    picture = torch.full((3, 40, 40), 100, dtype=torch.uint8)
+
+    def lighter(image):
+        return torch.full((3, 32, 32), 100 + int(torch.randint(100, (1,))), dtype=torch.uint8)
+
+    transform = Transform(PREPROCESSING, [lighter])
+    figure = augmentation_figure(picture, transform, "a.png")
+    titles = ["as it is", *(f"draw {number}" for number in range(1, 17))]
+    assert [text.get_text() for text in figure.axes[0].texts] == titles
+    views = [transform.pixels(picture, draw_seed(0, view, "a.png"))[:, 0, 0].tolist() for view in range(16)]
+    assert _tiles(figure, 17) == [[100] * 3, *views]
+    assert len({tuple(view) for view in views}) > 8
+    assert len(augmentation_figure(picture, transform, "a.png", 3).axes[0].texts) == 4
+
+
+def test_a_transform_without_augmentation_shows_each_version_that_is_averaged(tmp_path):
+    picture = draw(tmp_path / "a.png", (200, 30, 30))
+    for average, titles in (([], ["pad"]), (["crop", "flip"], ["crop", "flip"])):
+        transform = Transform({**PREPROCESSING, "fit": "pad", "average": average})
+        figure = augmentation_figure(picture, transform, "a.png")
+        assert [text.get_text() for text in figure.axes[0].texts] == ["as it is", *titles]
 
 
 def test_a_title_can_have_lines_and_a_missing_picture_leaves_its_place(tmp_path):

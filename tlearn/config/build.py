@@ -31,6 +31,12 @@ from tlearn.training.ddp import DDPStrategy
 from tlearn.training.expected_warnings import ignore_expected_warnings
 from tlearn.training.module import TransferModule
 
+# Preprocessing of most ImageNet weights, for looking at images without a backbone
+_USUAL = {
+    **{"resize": 256, "size": 224, "interpolation": "bilinear"},
+    **{"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+}
+
 
 def monitored(config: DictConfig) -> None:
     """Fill in `config.monitor.mode` from what the metric says of itself, and refuse metrics that cannot be built.
@@ -56,9 +62,28 @@ def backbone(config: DictConfig) -> Backbone:
     Augmentations in the configuration refer to these values, such as `transforms.size`.
     """
     chosen = seats.backbone(config.backbone, config.finetune.pretrained)
-    given = OmegaConf.to_container(config.transforms)
-    config.transforms.update(complete(chosen.preprocessing(), given))  # type: ignore[arg-type]
+    _fill_in(config, chosen.preprocessing())
     return chosen
+
+
+def _fill_in(config: DictConfig, preprocessing: Mapping[str, Any]) -> None:
+    given = OmegaConf.to_container(config.transforms)
+    config.transforms.update(complete(preprocessing, given))  # type: ignore[arg-type]
+
+
+def looked_at(config: DictConfig) -> Transform | None:
+    """Build the transform of training images that a data set is looked at with; None where no transforms are chosen."""
+    if config.get("transforms") is None:
+        return None
+    _fill_in(config, _USUAL if config.get("backbone") is None else seats.backbone(config.backbone).preprocessing())
+    return _transforms(config)[0]
+
+
+def _transforms(config: DictConfig) -> tuple[Transform, Transform]:
+    """Build the transform of training images, and the deterministic one."""
+    settings = OmegaConf.to_container(config.transforms, resolve=True)
+    preprocessing = {key: settings[key] for key in KEYS}  # type: ignore[call-overload, index]
+    return Transform(preprocessing, build(config.transforms.train)), Transform(preprocessing)
 
 
 def image_set(config: DictConfig, run: RunFolder) -> ImageSet:
@@ -94,13 +119,11 @@ def datamodule(config: DictConfig, found: ImageSet) -> ImageDataModule:
     data, count = config.data, len(found.splits["train"])
     if count % data.batch_size == 1 and count > data.batch_size:
         say(f"the last training batch has {data.batch_size + 1} images: a single one cannot train BatchNorm")
-    transforms = OmegaConf.to_container(config.transforms, resolve=True)
-    preprocessing = {key: transforms[key] for key in KEYS}  # type: ignore[call-overload, index]
-    decoder, fixed = _decoder(data), Transform(preprocessing)
+    decoder, (random, fixed) = _decoder(data), _transforms(config)
     return ImageDataModule(
         found,
         decoder,
-        Transform(preprocessing, build(config.transforms.train)),
+        random,
         fixed,
         batch_size=data.batch_size,
         num_workers=data.num_workers,

@@ -48,7 +48,7 @@ _OTHERS = {
     "datamodule": "data.source",
 }
 # A group of which a program has nothing by default, and the key that tells the program
-_EMPTY = {"images": "backbone", "tta": "metrics"}
+_EMPTY = {"images": "backbone", "seed": "backbone", "tta": "metrics"}
 # The seats that a configuration gives names to, each of which must be built
 _NAMED = ("metrics", "callbacks", "logger")
 # The keys of Hydra
@@ -288,7 +288,7 @@ def check(config: dict[str, Any], known: list[str], referred: Collection[str] = 
             if part is not None and not (isinstance(part, dict) and "_target_" in part):
                 others = [one for one in known if one.startswith(f"{group}.") and one.count(".") == 1]
                 raise ConfigError(f"{group}.{name} has no _target_{suggestion(f'{group}.{name}', others)}")
-    if "transforms" in config:
+    if config.get("transforms"):
         _check_transforms(config["transforms"])
     _check_together(config)
 
@@ -338,6 +338,8 @@ def _check_together(config: dict[str, Any]) -> None:
     # explore, which alone has a seed, too, needs neither.
     if "run" in config and "seed" not in config:
         _check_model(config)
+    if "seed" in config and "finetune" not in config:
+        _check_looked_at(config)
     opened = config["resume"] if "resume" in config else config.get("run")
     if config.get("trust") and opened is None:
         raise ConfigError(f"trust={config['trust']} is for the code that a stored run names, and none is opened here")
@@ -362,6 +364,15 @@ def _check_model(config: dict[str, Any]) -> None:
         raise ConfigError(f"run={config['run']} and a backbone are two models: give one of them")
     if config["run"] is not None and config.get("classes") is not None:
         raise ConfigError("classes names those of a backbone, and a run knows its own: leave it out")
+
+
+def _check_looked_at(config: dict[str, Any]) -> None:
+    """Refuse what looking at a data set would ignore."""
+    transforms = config.get("transforms")
+    if config.get("backbone") and not transforms:
+        raise ConfigError("backbone= only says what transforms start from here: add transforms=NAME, or leave it out")
+    if transforms and (transforms["mixup_alpha"] or transforms["cutmix_alpha"]):
+        raise ConfigError("transforms.mixup_alpha and cutmix_alpha mix several images, and one is drawn here: set 0")
 
 
 def _check_transforms(transforms: dict[str, Any]) -> None:

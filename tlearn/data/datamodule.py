@@ -8,14 +8,13 @@ import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms.v2 import functional
 
 from tlearn.data.dataset import ImageDataset, class_counts
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import DiskPixels, MemoryPixels
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
-from tlearn.data.transforms import Transform, stack
+from tlearn.data.transforms import Transform, stack, visible
 from tlearn.errors import DataError
 from tlearn.machine import available_cpus
 
@@ -162,9 +161,7 @@ class ImageDataModule(SplitDataModule):
         for index, draw in next(iter(self._train_batches()))[:most]:
             path = dataset.paths[index]
             pixels, target, _ = dataset[index, draw_seed(0, 0, path) if fixed_views else draw]
-            # Of several versions the first; a random step may have left floats.
-            picture = pixels[0] if pixels.ndim == 4 else pixels
-            shown.append((functional.to_dtype(picture, torch.uint8, scale=True), target, path))
+            shown.append((visible(pixels)[0], target, path))
         return shown
 
     def _evaluation(self, split: str) -> DataLoader:

@@ -69,7 +69,7 @@ class Transform:
         self.resize, self.size = preprocessing["resize"], preprocessing["size"]
         self.interpolation = InterpolationMode(preprocessing["interpolation"])
         self.is_random, self._random = bool(random), list(random)
-        self._fit, self._versions = preprocessing["fit"], _versions(preprocessing)
+        self._fit, self.versions = preprocessing["fit"], _versions(preprocessing)
         ways = {"crop": self._crop, "squash": self._squash, "pad": self._pad}
         self._fits = {name: ways[name] for name in _fits(preprocessing)}
         self._mean, self._std = (torch.tensor(preprocessing[key], dtype=torch.float32) for key in ("mean", "std"))
@@ -88,7 +88,7 @@ class Transform:
         if self.is_random:
             return self._augment(image, draw)
         fitted = {name: fit(image) for name, fit in self._fits.items()}
-        versions = [fitted[self._fit].flip(-1) if name == "flip" else fitted[name] for name in self._versions]
+        versions = [fitted[self._fit].flip(-1) if name == "flip" else fitted[name] for name in self.versions]
         return versions[0] if len(versions) == 1 else stack(versions)
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -150,6 +150,13 @@ class Transform:
 def stack(pictures: Sequence[Tensor]) -> Tensor:
     """Stack images [..., 3, S, S] to [N, ..., 3, S, S] with channels last in memory, as `Transform` leaves them."""
     return torch.stack([picture.movedim(-3, -1) for picture in pictures]).movedim(-1, -3)
+
+
+def visible(pixels: Tensor) -> list[Tensor]:
+    """Return what `Transform.pixels` made of an image as a list of its versions, uint8 [3, S, S]."""
+    versions = pixels if pixels.ndim == 4 else pixels[None]
+    # A random step may have left floats.
+    return [functional.to_dtype(version, torch.uint8, scale=True) for version in versions]
 
 
 def _versions(preprocessing: Mapping[str, Any]) -> list[str]:

@@ -1,11 +1,11 @@
 """The report of a finished run: its plan, the first batch, report.html and TensorBoard."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
+from matplotlib.figure import Figure
 from torch import nn
 
 from tlearn.analysis.drawing import write_figure
@@ -22,7 +22,7 @@ from tlearn.features.datamodule import FeatureDataModule
 from tlearn.files import write_table
 from tlearn.machine import environment
 from tlearn.models.network import TransferNetwork
-from tlearn.report.gallery import gallery_figure
+from tlearn.report.gallery import augmentation_figure, gallery_figure
 from tlearn.report.run_report import RunSummary, TableRows, write_report
 from tlearn.report.tensorboard import boards, write_embedding, write_figures, write_results
 from tlearn.runs.dotted_keys import flat
@@ -38,7 +38,14 @@ _SHOWN = 24
 _FEATURE_BYTES = 1e9
 # Images x features x classes of a linear probe: about 15 s on one thread
 _PRODUCTS = 2e9
-_FIRST_BATCH = Path("report") / "first_batch.png"
+# Draws of one image's augmentation
+_DRAWS = 16
+_FIRST_BATCH, _AUGMENTATION = "first_batch.png", "augmentation.png"
+# Drawn before training, into report/
+_FIRST_IMAGES = {
+    _FIRST_BATCH: "The first training batch",
+    _AUGMENTATION: "What training sees of its first image",
+}
 
 
 def plan_report(
@@ -79,20 +86,35 @@ def plan_report(
     return Plan(write=True, features=True, reason=reason)
 
 
-def show_first_batch(run: RunFolder, images: ImageDataModule, fixed_views: bool, loggers: Sequence[Logger]) -> None:
-    """Draw the first training batch with its labels, after the transforms and before training."""
+def show_first_images(run: RunFolder, images: ImageDataModule, views: int | None, loggers: Sequence[Logger]) -> None:
+    """Draw the first training batch with its labels, and what training sees of its first image, before training.
+
+    `views` is the number of cached augmented views of each training image, if any.
+    """
     if not is_main_process():
         return
-    batch, file = images.first_batch(_SHOWN, fixed_views), run.path / _FIRST_BATCH
-    labels = [images.image_set.classes[target] for _, target, _ in batch]
-    with report_only("the first batch"):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # One pixel of the file for each pixel of an image: more would only make the file larger.
-        write_figure(file, gallery_figure([picture for picture, _, _ in batch], labels), dpi=100)
-        rows = [{"path": path, "class": label} for (_, _, path), label in zip(batch, labels, strict=True)]
-        write_table(file.with_suffix(".csv"), rows)
-        for board in boards(loggers):
-            write_figures(board, [file])
+    batch, transform = images.first_batch(_SHOWN, views is not None), images.transforms["train"]
+    rows = [{"path": path, "class": images.image_set.classes[target]} for _, target, path in batch]
+
+    def show(file: str, make: Callable[[], Figure], rows: TableRows) -> None:
+        path = run.path / "report" / file
+        with report_only(_FIRST_IMAGES[file].lower()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # One pixel of the file for each pixel of an image: more would only make the file larger.
+            write_figure(path, make(), dpi=100)
+            write_table(path.with_suffix(".csv"), rows)
+            for board in boards(loggers):
+                write_figures(board, [path])
+
+    show(_FIRST_BATCH, lambda: gallery_figure([image for image, _, _ in batch], [row["class"] for row in rows]), rows)
+    if transform.is_random or len(transform.versions) > 1:
+        dataset, first = images.datasets["train"], rows[0]["path"]
+        draws = min(views or _DRAWS, _DRAWS)
+        show(
+            _AUGMENTATION,
+            lambda: augmentation_figure(dataset.decode(dataset.root / first), transform, first, draws),
+            rows[:1],
+        )
 
 
 def report_training(
@@ -106,7 +128,7 @@ def report_training(
 ) -> None:
     """Write the report of a training, and its figures and the features of val to TensorBoard."""
     splits = [outputs[split] for split in SPLITS if split in outputs]
-    first_batch = record.folder.path / _FIRST_BATCH
+    report = record.folder.path / "report"
     with report_only("the report"):
         _write(
             record,
@@ -121,11 +143,11 @@ def report_training(
             suspects=_found(suspects, splits, plan.reason),
             near_duplicates=_found(near_duplicates, splits, plan.reason),
             run_folder=record.folder.path,
-            extras={"The first training batch": first_batch} if first_batch.is_file() else {},
+            extras={what: report / file for file, what in _FIRST_IMAGES.items() if (report / file).is_file()},
         )
     settings = flat({name: record.settings[name] for name in TRAINING_GROUPS})
     settings["batch_size"] = record.settings["data"]["batch_size"]
-    drawn = sorted(path for path in first_batch.parent.glob("*.png") if path.name != first_batch.name)
+    drawn = sorted(path for path in report.glob("*.png") if path.name not in _FIRST_IMAGES)
     for board in boards(loggers):
         with report_only("TensorBoard"):
             write_figures(board, drawn)

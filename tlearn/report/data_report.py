@@ -15,7 +15,8 @@ from tlearn.analysis.data_profile import (
     size_summary,
     size_table,
 )
-from tlearn.report.gallery import Thumbnails
+from tlearn.data.transforms import Transform
+from tlearn.report.gallery import Thumbnails, augmentation_figure
 from tlearn.report.page import Block, Card, Gallery, KeyMetrics, Section, Text, number, write_page
 from tlearn.report.page_files import Exhibits
 
@@ -36,6 +37,7 @@ class Survey:
         duplicates: groups of files with the same bytes, as (split, path).
         unreadable: path -> reason.
         notes: what else is unusual.
+        transform: of training images, to show what it makes of one.
     """
 
     title: str
@@ -46,6 +48,7 @@ class Survey:
     duplicates: Sequence[Sequence[tuple[str, str]]]
     unreadable: Mapping[str, str]
     notes: Sequence[str] = ()
+    transform: Transform | None = None
 
     @property
     def across_splits(self) -> list[Sequence[tuple[str, str]]]:
@@ -63,8 +66,9 @@ def write_survey(folder: Path, survey: Survey) -> None:
         "Unreadable files": lambda: _unreadable(survey, exhibits),
         "Duplicates": lambda: _duplicates(survey, exhibits, thumbnails),
         "Images": lambda: _pictures(survey, thumbnails),
+        "What training sees": lambda: _augmentation(survey, exhibits),
     }
-    sections = [Section(title, make()) for title, make in parts.items()]
+    sections = [Section(title, blocks) for title, make in parts.items() if (blocks := make())]
     write_page(folder / "report.html", survey.title, sections, str(survey.root))
 
 
@@ -146,3 +150,12 @@ def _pictures(survey: Survey, thumbnails: Thumbnails) -> list[Block]:
     if len(few) > _PICTURES:
         blocks.append(Text([f"{len(few) - _PICTURES} more classes are not shown."]))
     return blocks
+
+
+def _augmentation(survey: Survey, exhibits: Exhibits) -> list[Block]:
+    """Show the first training image as it is and as the transform makes it, where there is one."""
+    transform, path = survey.transform, survey.splits["train"][0].path
+    if transform is None:
+        return []
+    caption = f"{path} as it is, and as training sees it, with {transform.size} pixels"
+    return [exhibits.figure("augmentation", caption, lambda: augmentation_figure(survey.root / path, transform, path))]

@@ -12,6 +12,8 @@ from tlearn.analysis.answers import Answer, draw_answers, shown_image
 from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.decode import Decoder
+from tlearn.data.sampling import draw_seed
+from tlearn.data.transforms import Transform, visible
 from tlearn.errors import BadImageError
 from tlearn.report.page import Card
 
@@ -111,6 +113,25 @@ def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str
             canvas.paste(tile, (left + (_CELL - tile.width) // 2, top + above))
     axes.imshow(canvas)
     return figure
+
+
+def augmentation_figure(picture: Path | Tensor, transform: Transform, path: str, count: int = 16) -> Figure:
+    """Draw an image as it is, then as training sees it.
+
+    Args:
+        picture: its file, or pixels as uint8 [3, H, W].
+        transform: of training images; one that is not random is drawn once, with each version that is averaged.
+        path: seeds the draws: the first ones are the views of this image that `features.views` keeps.
+        count: how many draws.
+    """
+    pixels = picture if isinstance(picture, Tensor) else _DECODE(picture)
+    if transform.is_random:
+        seen = [visible(transform.pixels(pixels, draw_seed(0, view, path)))[0] for view in range(count)]
+        titles = [f"draw {number}" for number in range(1, count + 1)]
+    else:
+        seen = visible(transform.pixels(pixels))
+        titles = transform.versions
+    return gallery_figure([pixels, *seen], ["as it is", *titles])
 
 
 def answers_figure(outputs: Outputs, indices: Sequence[int]) -> Figure:
