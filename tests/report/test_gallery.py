@@ -17,10 +17,13 @@ from tlearn.report.gallery import (
     answers_figure,
     augmentation_figure,
     card,
+    confident_correct,
     confident_mistakes,
     gallery_figure,
     least_certain,
     mistakes_of,
+    predictions_figure,
+    random_images,
 )
 
 
@@ -35,6 +38,27 @@ def _outputs(root, classes=("ant", "bee", "cat"), count=5):
 def test_the_surest_mistakes_come_first_and_right_answers_never(tmp_path):
     assert confident_mistakes(_outputs(tmp_path), 9) == [4, 2, 1]
     assert confident_mistakes(_outputs(tmp_path), 2) == [4, 2]
+
+
+def test_the_surest_right_answers_come_first_and_mistakes_never(tmp_path):
+    assert confident_correct(_outputs(tmp_path), 9) == [0, 3]
+    assert confident_correct(_outputs(tmp_path), 1) == [0]
+
+
+def test_random_images_are_the_same_each_time_and_other_ones_with_another_seed(tmp_path):
+    some = random_images(_outputs(tmp_path), 3)
+    assert len(set(some)) == 3
+    assert random_images(_outputs(tmp_path), 3) == some
+    assert len({tuple(random_images(_outputs(tmp_path), 5, seed)) for seed in range(9)}) > 1
+    assert sorted(random_images(_outputs(tmp_path), 99)) == [0, 1, 2, 3, 4]
+
+
+def test_predictions_stand_above_targets_and_wrong_ones_are_red(tmp_path):
+    draw(tmp_path / "0.png", (200, 30, 30))
+    texts = predictions_figure(_outputs(tmp_path), [4, 0]).axes[0].texts
+    titles = [text for text in texts if "/" in text.get_text()]
+    assert [text.get_text() for text in titles] == ["cat\n/ bee", "ant\n/ ant"]
+    assert [text.get_color() for text in titles] == ["tab:red", "black"]
 
 
 def test_the_least_certain_may_be_right(tmp_path):

@@ -108,12 +108,20 @@ def test_the_figures_of_the_test_split_come_first(made):
 def test_every_figure_has_a_table_of_its_name_beside_it(made):
     folder, page = made
     drawn = {path.stem for path in (folder / "report").glob("*.png")} - {"batch", "bytes", "a_line"}
-    assert {"curves", "test_confusion", "test_class_accuracy", "test_class_counts", "test_calibration"} <= drawn
+    assert {
+        "curves",
+        "test_predictions",
+        "test_confusion",
+        "test_class_accuracy",
+        "test_class_counts",
+        "test_calibration",
+    } <= drawn
     assert [stem for stem in drawn if not (folder / "report" / f"{stem}.csv").is_file()] == []
     for path in (folder / "report").iterdir():
         assert f"report/{path.name}" in page.text
     images = [source for source in page.values("img", "src") if not str(source).startswith("data:image/jpeg")]
-    assert len(images) == len(drawn) + 3
+    # Photographs are smaller as JPEG.
+    assert len(images) == len(drawn - {"test_predictions"}) + 3
 
 
 def test_mistakes_are_shown_with_what_they_were_taken_for(made):
@@ -122,8 +130,18 @@ def test_mistakes_are_shown_with_what_they_were_taken_for(made):
     assert sorted(row["path"] for row in rows) == ["0.png", "3.png", "6.png", "9.png"]
     assert {(row["class"], row["prediction"]) for row in rows} == {("ant", "bee"), ("bee", "cat")}
     assert "ant: 2 of 4 wrong" in page.text
-    # The 4 mistakes, the 12 least certain, the mistakes of each class, a doubtful label and two copies
-    assert page.values("div", "class").count("card") == 4 + 12 + 4 + 1 + 2
+    # 4 mistakes, 8 right ones, the 12 least certain, the mistakes of each class, a doubtful label and two copies
+    assert page.values("div", "class").count("card") == 4 + 8 + 12 + 4 + 1 + 2
+    assert "Most confident correct predictions" in page.text
+    right = read_table(folder / "report" / "test_correct.csv")
+    assert [row["class"] == row["prediction"] for row in right] == [True] * 8
+
+
+def test_random_images_are_shown_right_and_wrong(made):
+    folder, page = made
+    assert "test: 12 random images, titled prediction / target" in page.text
+    rows = read_table(folder / "report" / "test_predictions.csv")
+    assert sorted(row["path"] for row in rows) == sorted(f"{number}.png" for number in range(12))
 
 
 def test_pictures_to_look_at_again_are_shown_in_pairs_and_with_a_suggestion(made):
@@ -243,9 +261,11 @@ def test_pictures_are_bounded_and_shared_fairly_among_classes(tmp_path, root):
     classes = [f"class {number}" for number in range(150)]
     outputs = _outputs(root, classes=classes, count=2400)
     page = _page(tmp_path / "run", _summary(root, outputs={"test": outputs}, train_counts={}))
-    # 100 classes have mistakes, and share what the surest mistakes and the least certain pictures leave.
+    # 100 classes have mistakes, and share what the surest answers and the least certain pictures leave.
     assert page.text.count(" of 16 wrong") == 100
-    assert len([source for source in page.values("img", "src") if "image/jpeg" in str(source)]) == 12 + 12 + 3 * 100
+    shown = len([source for source in page.values("img", "src") if "image/jpeg" in str(source)])
+    # The random images are one picture.
+    assert shown == 1 + 3 * 12 + 3 * 100
 
 
 def test_a_perfect_network_has_no_mistakes_to_show(tmp_path, root):

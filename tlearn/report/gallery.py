@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -26,6 +27,17 @@ _CELL = 160
 def confident_mistakes(outputs: Outputs, count: int) -> list[int]:
     """Choose the wrong predictions with the highest probability, highest first."""
     return _surest(outputs, ~outputs.correct(), count)
+
+
+def confident_correct(outputs: Outputs, count: int) -> list[int]:
+    """Choose the right predictions with the highest probability, highest first."""
+    return _surest(outputs, outputs.correct(), count)
+
+
+def random_images(outputs: Outputs, count: int, seed: int = 0) -> list[int]:
+    """Choose images at random, in random order; the same seed chooses the same ones."""
+    order = torch.randperm(len(outputs), generator=torch.Generator().manual_seed(seed))
+    return order[:count].tolist()
 
 
 def least_certain(outputs: Outputs, count: int) -> list[int]:
@@ -86,13 +98,16 @@ def card(outputs: Outputs, index: int, thumbnails: Thumbnails) -> Card:
     return Card(thumbnails(path), path, facts, [(name, share, name == target) for name, share in best])
 
 
-def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str], columns: int = 6) -> Figure:
+def gallery_figure(
+    pictures: Sequence[Path | str | Tensor], titles: Sequence[str], columns: int = 6, colours: Sequence[str] = ()
+) -> Figure:
     """Draw images in rows with a title above each, whose lines are separated by newlines.
 
     Args:
         pictures: files, or pixels as uint8 [3, H, W].
         titles: one for each image.
         columns: how many in a row.
+        colours: of the titles; black where there are none.
     """
     lines = max((title.count("\n") + 1 for title in titles), default=1)
     above, rows = 16 * lines + 4, -(-len(pictures) // columns)
@@ -104,7 +119,8 @@ def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str
     for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         left, top = place % columns * _CELL, place // columns * (_CELL + above)
         middle, text = left + _CELL / 2, "\n".join(shown(line, 22) for line in title.split("\n"))
-        axes.text(middle, top + above - 2, text, ha="center", va="bottom", **lettering(8))
+        colour = colours[place] if colours else "black"
+        axes.text(middle, top + above - 2, text, ha="center", va="bottom", color=colour, **lettering(8))
         tile = shown_image(picture)
         if isinstance(tile, str):
             axes.text(middle, top + above + _CELL / 2, tile, ha="center", va="center", wrap=True, **lettering(7))
@@ -113,6 +129,19 @@ def gallery_figure(pictures: Sequence[Path | str | Tensor], titles: Sequence[str
             canvas.paste(tile, (left + (_CELL - tile.width) // 2, top + above))
     axes.imshow(canvas)
     return figure
+
+
+def predictions_figure(outputs: Outputs, indices: Sequence[int]) -> Figure:
+    """Draw images titled prediction / target, wrong ones in red."""
+    right, predictions, targets = (
+        values[indices].tolist() for values in (outputs.correct(), outputs.predictions, outputs.targets)
+    )
+    titles = [
+        f"{outputs.classes[prediction]}\n/ {outputs.classes[target]}"
+        for prediction, target in zip(predictions, targets, strict=True)
+    ]
+    files = [outputs.root / outputs.paths[index] for index in indices]
+    return gallery_figure(files, titles, colours=["black" if one else "tab:red" for one in right])
 
 
 def augmentation_figure(picture: Path | Tensor, transform: Transform, path: str, count: int = 16) -> Figure:

@@ -24,6 +24,7 @@ from tlearn.report.sections import (
     doubt_blocks,
     mistake_blocks,
     outcome_figures,
+    random_blocks,
     split_row,
 )
 from tlearn.runs.dotted_keys import flat
@@ -167,6 +168,7 @@ class _Report:
             return {}
         run, outputs, exhibits = self.run, self.outputs, self.exhibits
         return {
+            "Predictions": lambda: random_blocks(outputs, exhibits),
             "Confusion": lambda: confusion_blocks(outputs, exhibits),
             "Classes": lambda: class_blocks(outputs, run.train_counts, exhibits),
             "Mistakes": lambda: mistake_blocks(outputs, exhibits, self.thumbnails),

@@ -3,19 +3,29 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tlearn.analysis import accuracy, calibration, confusion
 from tlearn.analysis.direction import further_metrics
 from tlearn.analysis.outputs import Outputs, compute_metrics
-from tlearn.report.gallery import Thumbnails, card, confident_mistakes, least_certain, mistakes_of
+from tlearn.report.gallery import (
+    Thumbnails,
+    card,
+    confident_correct,
+    confident_mistakes,
+    least_certain,
+    mistakes_of,
+    predictions_figure,
+    random_images,
+)
 from tlearn.report.page import Block, Card, Gallery, Group, Text, number
 from tlearn.report.page_files import Exhibits
 
 TableRows = Sequence[Mapping[str, Any]]
 
 # Limits of the page; the CSV tables have every row.
-_CARDS, _PAIRS, _SUSPECTS, _COPIES = 12, 30, 24, 12
+_CARDS, _PAIRS, _SUSPECTS, _COPIES, _RANDOM = 12, 30, 24, 12, 24
 # Classes of a confusion matrix that is shown as a table
 _MOST_COLUMNS = 1000
 # Thumbnails reserved for doubtful labels and near-duplicates, which come after the mistakes
@@ -115,8 +125,16 @@ def class_blocks(outputs: Outputs, train_counts: Mapping[str, int], exhibits: Ex
     return blocks
 
 
+def random_blocks(outputs: Outputs, exhibits: Exhibits) -> list[Block]:
+    """Show random images with prediction and target, the same ones each time."""
+    some = random_images(outputs, _RANDOM)
+    caption = f"{outputs.split}: {len(some)} random images, titled prediction / target"
+    make = partial(predictions_figure, outputs, some)
+    return [exhibits.figure(f"{outputs.split}_predictions", caption, make, _rows(outputs, some))]
+
+
 def mistake_blocks(outputs: Outputs, exhibits: Exhibits, thumbnails: Thumbnails) -> list[Block]:
-    """Show images: the most confident mistakes, the least confident predictions, and some mistakes of each class."""
+    """Show images: the most confident mistakes and correct predictions, the least confident, some mistakes by class."""
     split, wrong = outputs.split, confident_mistakes(outputs, len(outputs))
     doubtful = least_certain(outputs, _CARDS)
     blocks: list[Block] = []
@@ -127,6 +145,9 @@ def mistake_blocks(outputs: Outputs, exhibits: Exhibits, thumbnails: Thumbnails)
         ]
     else:
         blocks.append(Text(["No mistakes."]))
+    if right := confident_correct(outputs, _CARDS):
+        blocks.append(_gallery(outputs, right, thumbnails, "Most confident correct predictions"))
+        exhibits.note(f"{split}_correct", "Most confident correct predictions", _rows(outputs, right))
     blocks.append(_gallery(outputs, doubtful, thumbnails, "Least confident predictions"))
     exhibits.note(f"{split}_least_certain", "Least confident predictions", _rows(outputs, doubtful))
     return [*blocks, *_by_class(outputs, thumbnails)]
