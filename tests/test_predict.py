@@ -5,6 +5,7 @@ import html
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -160,6 +161,53 @@ def test_a_page_shows_pictures_beside_their_most_probable_classes(ask, tmp_path,
     assert "7 of 8 images" in page
     with pytest.raises(OutputError, match="named like one"):
         ask(pictures, page=str(pictures / "0.png"))
+
+
+@pytest.fixture
+def sorted_pictures(pictures, ask):
+    """Give the pictures in folders that are called as the model's classes, of which the first holds a wrong one."""
+    rows = ask(pictures)
+    for number, row in enumerate(rows):
+        name = CLASSES[(CLASSES.index(row["class"]) + (number == 0)) % 3]
+        path = Path(row["path"])
+        (pictures / name / "deeper").mkdir(parents=True, exist_ok=True)
+        path.rename(pictures / name / "deeper" / path.name)
+    return pictures
+
+
+def _targets_on_page(ask, images, page) -> tuple[list[str], str]:
+    """Give the marks of a page's images, and its text."""
+    ask(images, page=str(page))
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    return re.findall(r"\b(right|wrong)\b(?=</dd>)", text), text
+
+
+def test_a_page_tells_right_from_wrong_where_folders_name_the_classes(ask, tmp_path, sorted_pictures):
+    marks, text = _targets_on_page(ask, sorted_pictures, tmp_path / "p.html")
+    assert sorted(marks) == ["right"] * 6 + ["wrong"]
+    assert "Top-1 85.7 %: 6 of 7 images" in text
+    (next(sorted_pictures.iterdir()) / "bad.jpg").write_bytes(b"nothing")
+    with pytest.raises(DataError):
+        ask(sorted_pictures, page=str(tmp_path / "q.html"))
+    assert "6 of 7 images" in (tmp_path / "q.html").read_text(encoding="utf-8")
+
+
+def test_targets_are_never_guessed(ask, tmp_path, sorted_pictures, capsys):
+    folder = next(path for path in sorted_pictures.iterdir() if path.is_dir())
+    # One class alone, and a glob, name nothing.
+    for images in (folder, f"{sorted_pictures}/*/*/*.png"):
+        marks, text = _targets_on_page(ask, images, tmp_path / "p.html")
+        assert marks == []
+        assert "Top-1" not in text
+    assert "no targets" not in capsys.readouterr().out
+    draw(sorted_pictures / "Blue" / "a.png", (9, 9, 200))
+    marks, text = _targets_on_page(ask, sorted_pictures, tmp_path / "p.html")
+    assert marks == []
+    assert "lie in 'Blue', which the model has no class for" in capsys.readouterr().out
+    # Nor where an image lies beside the folders
+    (sorted_pictures / "Blue" / "a.png").rename(sorted_pictures / "a.png")
+    assert _targets_on_page(ask, sorted_pictures, tmp_path / "p.html")[0] == []
+    assert "lie in no folder, which" in capsys.readouterr().out
 
 
 def test_batch_size_and_workers_change_nothing(ask, pictures):

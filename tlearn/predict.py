@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from tlearn.config.command import program
 from tlearn.console import answer, say, session, to_stderr
-from tlearn.data.find import find_images
+from tlearn.data.find import find_images, folder_targets
 from tlearn.data.sources.folder import ENDINGS
 from tlearn.errors import BadImageError, DataError, OutputError
 from tlearn.files import STDOUT, is_stream, opened_number, remove_temporaries, writing_text
@@ -44,11 +44,15 @@ def predict(config: DictConfig) -> dict[str, float]:
                     model = load_model(config.run, config.trust)
                 else:
                     model = pretrained_model(seats.backbone(config.backbone), config.classes)
+                targets, note = folder_targets(config.images, images, model.classes) if page_file else ({}, [])
+                say(*note)
                 model.network.to(device_of(config.device))
                 options = {key: config[key] for key in ("topk", "calibrated", "batch_size", "num_workers")}
-                shown, bad = _write_rows(table, config.topk, predictions_of(model, images, **options), MOST_SHOWN)
+                predictions = predictions_of(model, images, **options)
+                shown, bad, right = _write_rows(table, config.topk, predictions, MOST_SHOWN, targets)
             if page_file is not None:
-                page_file.write(predictions_page(shown, len(images), model.name))
+                score = (right, len(images) - len(bad)) if targets else None
+                page_file.write(predictions_page(shown, len(images), model.name, targets, score))
         with telling():
             say(f"{len(images) - len(bad):,} of {len(images):,} images classified")
             answer(*(path.absolute() for path in (output, page) if path is not None))
@@ -74,22 +78,28 @@ def _check_targets(targets: Mapping[str, Path], images: Sequence[Path]) -> None:
 
 
 def _write_rows(
-    table: TextIO, topk: int, predictions: "Iterable[Prediction | BadImageError]", most: int
-) -> "tuple[list[Prediction], list[BadImageError]]":
-    """Write the table, and return its first rows and the images that have none."""
+    table: TextIO,
+    topk: int,
+    predictions: "Iterable[Prediction | BadImageError]",
+    most: int,
+    targets: Mapping[str, str],
+) -> "tuple[list[Prediction], list[BadImageError], int]":
+    """Write the table; return its first rows, the images that have none, and how many predictions are the targets."""
     writer = csv.writer(table)
     columns = [f"{name}_{rank}" for rank in range(2, topk + 1) for name in ("class", "probability")]
     writer.writerow(["path", "class", "probability", *columns])
     first: list[Prediction] = []
     bad: list[BadImageError] = []
+    right = 0
     for found in predictions:
         if isinstance(found, BadImageError):
             bad.append(found)
             continue
         writer.writerow([found.image, *(value for name, share in found.best for value in (name, f"{share:.6f}"))])
+        right += found.label == targets.get(str(found.image))
         if len(first) < most:
             first.append(found)
-    return first, bad
+    return first, bad, right
 
 
 main, script = program("predict", predict)

@@ -3,11 +3,11 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tlearn.data.sources.folder import ENDINGS
-from tlearn.errors import ConfigError, DataError
+from tlearn.errors import ConfigError, DataError, capped
 
 
 def find_images(images: str) -> tuple[list[Path], list[str]]:
@@ -31,6 +31,25 @@ def find_images(images: str) -> tuple[list[Path], list[str]]:
     if not paths:
         raise DataError(f"images={images}: no images there (a folder, a file, or a quoted glob such as 'new/*.jpg')")
     return paths, [_note(images, others)] if others else []
+
+
+def folder_targets(images: str, paths: Sequence[Path], classes: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the class of each image by the folder directly in `images` that it lies in, and a note.
+
+    Nothing is guessed: unless every image lies in a folder that has the name of a class, none has a target. The note
+    tells which folders do not, where some do.
+    """
+    folder = Path(images).expanduser()
+    if not folder.is_dir():
+        return {}, []
+    names = {str(path): next(iter(path.relative_to(folder).parts[:-1]), "") for path in paths}
+    odd = sorted(set(names.values()) - set(classes))
+    if not odd:
+        return names, []
+    if len(odd) == len(set(names.values())):
+        return {}, []
+    others = capped(ascii(name) if name else "no folder" for name in odd)
+    return {}, [f"no targets: some images of {images!a} lie in {others}, which the model has no class for"]
 
 
 def _note(images: str, others: Counter[str]) -> str:

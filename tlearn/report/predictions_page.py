@@ -1,33 +1,49 @@
 """Predictions as a page: each image beside its most probable classes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tlearn.console import percent
 from tlearn.report.gallery import Thumbnails
-from tlearn.report.page import Card, Gallery, Section, page_text
+from tlearn.report.page import Block, Card, Gallery, Section, Text, page_text
 from tlearn.runs.predictions import Prediction
 
 # More would not be looked at, and each is some kilobytes.
 MOST_SHOWN = 200
 
 
-def predictions_page(predictions: Sequence[Prediction], count: int, model_name: str) -> str:
+def predictions_page(
+    predictions: Sequence[Prediction],
+    count: int,
+    model_name: str,
+    targets: Mapping[str, str],
+    score: tuple[int, int] | None,
+) -> str:
     """Return the text of a page.
 
     Args:
         predictions: those to show, of files, at most `MOST_SHOWN`.
         count: images in all.
         model_name: what made them.
+        targets: the classes that folders name, by path; empty where they name none.
+        score: right predictions and images with a target, or None without targets.
     """
     thumbnails = Thumbnails(Path(), MOST_SHOWN)
     # The common prefix of all paths carries no information.
     answers = [(str(prediction.image), prediction.best) for prediction in predictions]
     common = os.path.commonpath([os.path.dirname(path) for path, _ in answers]) if answers else ""
-    cards = [
-        [Card(thumbnails(path), os.path.relpath(path, common or "."), bars=[(*one, False) for one in best])]
-        for path, best in answers
-    ]
+    cards = []
+    for path, best in answers:
+        target, name = targets.get(path), os.path.relpath(path, common or ".")
+        facts = [("target", target), ("prediction", "right" if best[0][0] == target else "wrong")] if target else []
+        bars = [(label, share, label == target) for label, share in best]
+        cards.append([Card(thumbnails(path), name, facts, bars)])
+    blocks: list[Block] = [Gallery(cards)]
+    if score is not None and score[1]:
+        right, scored = score
+        found = f"Top-1 {percent(right / scored)}: {right:,} of {scored:,} images, by the names of folders"
+        blocks.insert(0, Text([found]))
     source = f"from {common}, " if common else ""
     title = f"{len(predictions)} of {count} images"
-    return page_text(title, [Section("Images", [Gallery(cards)])], f"{source}classified by {model_name}")
+    return page_text(title, [Section("Images", blocks)], f"{source}classified by {model_name}")
