@@ -27,6 +27,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.training.best import evaluate_best
     from tlearn.training.ddp import further_processes
     from tlearn.training.resume import last_checkpoint
+    from tlearn.training.validation import check_validation
 
     started = time.monotonic()
     run = RunFolder(config.paths.output_dir)
@@ -48,6 +49,7 @@ def train(config: DictConfig) -> dict[str, float]:
         network = build.network(backbone, len(image_set.classes), head, finetune, config.seed, size)
         images = build.datamodule(config, image_set)
         module = build.module(config, network, images)
+        check_validation(trainer, 1 if module.full_batch else images.count_train_batches(trainer.world_size))
         options = FeatureOptions(**config.features)
         architecture = described_backbone(backbone)
         body = {**architecture, "replace": config.head.replace}

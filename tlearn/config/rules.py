@@ -329,6 +329,12 @@ def _check_together(config: dict[str, Any]) -> None:
     features = config.get("features")
     if features and features["views"] is not None and not config["transforms"]["train"]:
         raise ConfigError(f"features.views={features['views']} needs augmentation: choose transforms=light or another")
+    trainer = config.get("trainer")
+    if trainer and trainer["check_val_every_n_epoch"] is None and isinstance(trainer["val_check_interval"], float):
+        raise ConfigError(
+            "trainer.check_val_every_n_epoch=null counts batches over epochs: set trainer.val_check_interval "
+            "to a number of them"
+        )
     if tuning and (tuning["unfreeze_epoch"] is None) != (not tuning["later_stages"]):
         raise ConfigError("finetune.later_stages and finetune.unfreeze_epoch only work together")
     if "topk" in config and "images" not in config:

@@ -72,6 +72,11 @@ class SplitDataModule(LightningDataModule):
     def _evaluation(self, split: str) -> DataLoader:
         raise NotImplementedError
 
+    def count_train_batches(self, processes: int) -> int:
+        """Count the batches of an epoch in one of the processes."""
+        sampler = TrainSampler(len(self.datasets["train"]), self.seed, world_size=processes)
+        return len(TrainBatches(sampler, self.batch_size))
+
     def _train_batches(self) -> TrainBatches:
         """Choose the training images of each batch."""
         dataset = self.datasets["train"]
