@@ -11,7 +11,7 @@ import pytest
 import tlearn
 
 PACKAGE = Path(tlearn.__file__).resolve().parent
-PROGRAMS = ("train", "evaluate", "predict", "explore", "compare", "cache", "__main__")
+PROGRAMS = ("train", "evaluate", "predict", "explore", "compare", "bench", "cache", "__main__")
 GROUND = ("download", "archive", "ranges", "files", "machine", "display", "console", "errors")
 # From the top: a room may import itself and every room on a lower floor, and nothing beside it or above.
 FLOORS = (
@@ -34,6 +34,7 @@ INSIDE_FUNCTIONS = {
     ("tlearn.data.sources.torchvision", "_check_scipy"): "an extra",
     ("tlearn.machine", "environment"): "folders are looked at before anything slow is imported",
     ("tlearn.machine", "has_bf16"): "as above",
+    ("tlearn.machine", "peak_memory"): "as above",
 }
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tlearn import machine
-from tlearn.machine import available_cpus, available_memory, environment, has_bf16
+from tlearn.machine import available_cpus, available_memory, environment, has_bf16, peak_memory
 
 
 @pytest.mark.parametrize(("quota", "cpus"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1)])
@@ -31,6 +31,14 @@ def test_available_memory_is_known_where_the_system_says(tmp_path, monkeypatch, 
     if text is not None:
         (tmp_path / "meminfo").write_text(text)
     assert available_memory() == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("VmRSS: 2 kB\nVmHWM:\t 3 kB\n", 3072), ("x\n", None), (None, None)])
+def test_the_most_memory_is_known_where_the_system_says(tmp_path, monkeypatch, text, expected):
+    monkeypatch.setattr(machine, "_STATUS", tmp_path / "status")
+    if text is not None:
+        (tmp_path / "status").write_text(text)
+    assert peak_memory(torch.device("cpu")) == expected
 
 
 @pytest.mark.parametrize(

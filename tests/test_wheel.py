@@ -31,7 +31,7 @@ def _run(command: list[str], site: Path, cwd: Path) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "explore", "compare"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "explore", "compare", "bench"])
 def test_every_console_script_gives_help(installed, tmp_path, name):
     done = _run([sys.executable, str(installed / "bin" / f"tlearn-{name}"), "--help"], installed, tmp_path)
     assert done.returncode == 0, done.stderr

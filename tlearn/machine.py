@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY = Path("/proc/meminfo")
 _PROCESSORS = Path("/proc/cpuinfo")
+_STATUS = Path("/proc/self/status")
 # Instructions of CPUs that multiply bfloat16 numbers: without them it is slower than float32.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _PACKAGES = (
@@ -45,9 +46,22 @@ def available_memory() -> int | None:
         return None
 
 
+def peak_memory(device: "torch.device") -> int | None:
+    """Return the most bytes that this process took, or its tensors on a GPU, or None where the system does not say."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+
+
 def has_bf16(device: "torch.device") -> bool:
     """Return whether a device computes in bfloat16 natively."""
-    # Imported here and below: what answers in half a second imports this file.
+    # Imported here, above and below: what answers in half a second imports this file.
     import torch
 
     if device.type == "cuda":

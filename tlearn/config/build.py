@@ -1,6 +1,6 @@
 """Build every object of a program from its configuration: the only place where configuration meets classes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from torch.optim import Optimizer
 
 from tlearn.config import seats
 from tlearn.config.relaunch import child_command
@@ -161,13 +162,31 @@ def network(
     return built.to(memory_format=torch.channels_last)
 
 
+def step_optimizer(config: DictConfig) -> Callable[[TransferNetwork], Optimizer]:
+    """Build what makes the optimizer of a network's parameters, for timing its steps.
+
+    Raises:
+        ConfigError: there is no optimizer, or parts of the body join later.
+    """
+    tuning = config.finetune
+    if not config.optimizer or config.optimizer.get("lr") is None:
+        raise ConfigError("steps need an optimizer with a learning rate: choose optimizer=adam or another")
+    if tuning.unfreeze_epoch is not None:
+        raise ConfigError(
+            f"finetune.unfreeze_epoch={tuning.unfreeze_epoch}: time finetune=frozen for the epochs before it, and "
+            "finetune=full or finetune=partial for those after"
+        )
+    made = build(config.optimizer)
+    return lambda built: made(built.parameter_groups(config.optimizer.lr, tuning.body_lr_scale))
+
+
 def _check_size(built: TransferNetwork, size: int) -> None:
     """Refuse an image size that the architecture cannot take: a ViT has position embeddings for one size."""
     try:
         with torch.no_grad():
             built.eval()(torch.zeros(1, 3, size, size))
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"transforms.size={size} does not suit this backbone: {error}") from error
+        raise ConfigError(f"images of {size} x {size} pixels do not suit this backbone: {error}") from error
 
 
 def _names(stages: Any) -> str | list[str]:

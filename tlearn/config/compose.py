@@ -25,7 +25,7 @@ def compose(
 
     Args:
         overrides: what would stand on the command line, such as `["backbone=resnet18", "data.batch_size=16"]`.
-        program: train, evaluate, predict, explore or compare.
+        program: train, evaluate, predict, explore, compare or bench.
         config_dir: a folder with option files of your own.
         output_dir: the run folder; None: a new one, as the command line would make it.
 

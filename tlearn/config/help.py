@@ -20,6 +20,7 @@ PROGRAMS = {
     "predict": "Classify images with a run's model or a backbone.",
     "explore": "Look at a data set before training.",
     "compare": "Put finished runs side by side, best first.",
+    "bench": "Time training steps of a network on each device.",
     "cache": "List what is kept between runs, and free disk space.",
 }
 _WIDTH, _COLUMN = 80, 32
