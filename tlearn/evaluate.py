@@ -10,9 +10,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     # Imported here: torch and lightning take seconds to load, and help and configuration errors must not wait.
     from tlearn.config.evaluation import measure
     from tlearn.config.tree import plain, task_overrides
-    from tlearn.console import is_main_process, session
+    from tlearn.console import is_main_process, say, session
     from tlearn.report.after_training import report_evaluation
     from tlearn.report.terminal import show_paths, show_result
+    from tlearn.runs.evaluated import trained_on_note
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.model import load_model
     from tlearn.runs.record import RunRecord
@@ -24,6 +25,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         if is_main_process():
             run.write_json("metrics.json", metrics)
             show_result(metrics, outputs)
+            if note := trained_on_note(model, outputs):
+                say(note)
             if config.report.write:
                 record = RunRecord(run, plain(config), task_overrides())
                 report_evaluation(record, model, outputs, metrics, unreadable)

@@ -69,7 +69,7 @@ def train(config: DictConfig) -> dict[str, float]:
         metrics |= {"params/total": total, "params/trainable": trainable}
         metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
         if is_main_process():
-            record.finish(network, architecture, images, metrics, module.directions)
+            record.finish(network, architecture, images, metrics, module.directions, module.trained_on)
             show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
             if plan.write:
                 report_training(record, plan, network, image_set, outputs, metrics, trainer.loggers)

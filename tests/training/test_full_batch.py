@@ -1,4 +1,7 @@
-"""A head fitted on all features at once is the optimum of its objective, for each weight decay."""
+"""A head fitted on all features at once is the optimum of its objective, for each weight decay and for the refit."""
+
+import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests import small_runs as runs
+from tlearn.data.split import TEST_AS_VAL
 from tlearn.errors import ConfigError
 from tlearn.models.graph.divide import FrozenPart
 from tlearn.models.network import TransferNetwork
@@ -58,9 +63,9 @@ def fitted(decays: list[float], loss: nn.Module | None = None, epochs: int = 10)
     return module, history
 
 
-def gradient(entry: dict, weight_decay: float, smoothing: float = 0.0) -> float:
+def gradient(entry: dict, weight_decay: float, smoothing: float = 0.0, data: TensorDataset | None = None) -> float:
     """Give the largest gradient of the objective, which knows nothing of how it was minimised."""
-    features, targets, _ = problem().tensors
+    features, targets, _ = (data or problem()).tensors
     mean, scale = features.double().mean(0), features.double().std(0, correction=0)
     scale = scale.where(scale > 0, 1.0)
     weight = (entry["weight"].double() * scale).requires_grad_()
@@ -120,3 +125,62 @@ def test_only_a_linear_head_on_a_frozen_body_is_fitted():
     ):
         with pytest.raises(ConfigError, match="choose head=linear and finetune=frozen"):
             FullBatchModule(TransferNetwork(body, head, stages), 2, weight_decays=[1.0], later_stages=later)
+
+
+class Rows(TensorDataset):
+    """Features as the store of a run hands them out: for indices and a view."""
+
+    def __getitem__(self, choice):
+        return super().__getitem__(choice[0])
+
+
+def splits(*notes: str) -> SimpleNamespace:
+    """Give 120 images of train and 30 others of val."""
+    features, targets, indices = problem(150).tensors
+    parts = {"train": slice(0, 120), "val": slice(120, 150)}
+    datasets = {split: Rows(features[part], targets[part], indices[part]) for split, part in parts.items()}
+    return SimpleNamespace(datasets=datasets, image_set=SimpleNamespace(notes=notes))
+
+
+def test_the_refit_is_the_optimum_on_train_and_val_with_the_weight_decay_of_the_sum():
+    module, _ = fitted(DECAYS)
+    assert module.finish(splits(), 1) == {"weight_decay_refit": pytest.approx(0.1 * 120 / 150)}
+    head, both = module.network.head, problem(150)
+    entry = {"weight": head.weight.detach(), "bias": head.bias.detach()}
+    assert gradient(entry, 0.1 * 120 / 150, data=both) < 1e-4
+    assert gradient(entry, 0.1, data=both) > 1e-3
+    assert module.trained_on == "train+val"
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_there_is_no_refit_on_the_test_images_or_where_it_is_not_wanted(capsys, said):
+    module, (*_, before, _) = fitted(DECAYS)
+    module.refit = said
+    assert module.finish(splits(TEST_AS_VAL), 1) == {}
+    assert torch.equal(module.network.head.weight, before["weight"])
+    assert module.trained_on == "train"
+    assert ("no refit on train + val: val holds the test images" in capsys.readouterr().out) == said
+
+
+def test_val_is_measured_before_the_refit_and_test_after_it_as_model_and_evaluation_say(tmp_path, folder_data):
+    weights, run = runs.write_weights(tmp_path / "weights.pth"), tmp_path / "run"
+    # The drawn images are easy: with less, all losses would be 0.
+    more = ("module=full_batch", "module.weight_decays=[3.0,1.0]", "trainer.max_epochs=2")
+    alone = runs.run(tmp_path / "alone", folder_data, weights, *more, "module.refit=false")
+    found = runs.run(run, folder_data, weights, *more, "report=default")
+    for name in ("val/loss", "val/top1", "temperature", "weight_decay", "val/ece"):
+        assert found[name] == pytest.approx(alone[name], abs=1e-6), name
+    assert found["weight_decay_refit"] == pytest.approx(found["weight_decay"] * 24 / 36)
+    assert "weight_decay_refit" not in alone
+    assert found["test/loss"] != pytest.approx(alone["test/loss"], abs=1e-4)
+    kept = {folder: json.loads((folder / "model" / "model.json").read_text()) for folder in (run, tmp_path / "alone")}
+    assert [description["trained_on"] for description in kept.values()] == ["train+val", "train"]
+    note = "the model was trained on the val images"
+    for split, said in (("val", True), ("test", False)):
+        again = tmp_path / split
+        done = runs.program("evaluate", f"run={run}", f"split={split}", f"hydra.run.dir={again}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert (note in done.stdout) == (note in (again / "report.html").read_text()) == said
+        measured = json.loads((again / "metrics.json").read_text())
+        assert (measured[f"{split}/loss"] == pytest.approx(found[f"{split}/loss"], abs=1e-5)) == (not said)
+    assert "fitted to train and val together" in (run / "report.html").read_text()

@@ -127,6 +127,7 @@ RULES: dict[str, Check] = {
     "optimizer.weight_decay": number(0),
     "optimizer.momentum": number(0),
     "optimizer.nesterov": boolean,
+    "module.refit": boolean,
     "module.max_iter": integer(1),
     "module.history_size": integer(1),
     "module.tolerance": number(0),

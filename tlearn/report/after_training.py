@@ -26,6 +26,7 @@ from tlearn.report.gallery import augmentation_figure, gallery_figure
 from tlearn.report.run_report import RunSummary, TableRows, write_report
 from tlearn.report.tensorboard import boards, write_embedding, write_figures, write_results
 from tlearn.runs.dotted_keys import flat
+from tlearn.runs.evaluated import trained_on_note
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import MANIFEST, Model
 from tlearn.runs.record import TRAINING_GROUPS, RunRecord
@@ -46,6 +47,10 @@ _FIRST_IMAGES = {
     _FIRST_BATCH: "The first training batch",
     _AUGMENTATION: "What training sees of its first image",
 }
+_REFIT = (
+    "After val had chosen the weight decay, the model was fitted to train and val together: metrics of test are "
+    "those of this model; metrics of val and the temperature are those of the fit before, on train alone."
+)
 
 
 def plan_report(
@@ -140,6 +145,7 @@ def report_training(
             notes=image_set.notes,
             train_counts=class_counts(image_set.splits["train"], image_set.classes),
             temperature=metrics["temperature"],
+            remarks=[_REFIT] if "weight_decay_refit" in metrics else [],
             suspects=_found(suspects, splits, plan.reason),
             near_duplicates=_found(near_duplicates, splits, plan.reason),
             run_folder=record.folder.path,
@@ -169,6 +175,7 @@ def report_evaluation(
             outputs={outputs.split: outputs},
             metrics=metrics,
             train_counts=class_counts(trained, model.classes),
+            remarks=[f"{note}."] if (note := trained_on_note(model, outputs)) else [],
             # Models of earlier versions have none.
             temperature=model.description.get("temperature"),
         )

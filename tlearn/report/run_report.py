@@ -67,6 +67,7 @@ class RunSummary:
         settings: the configuration, nested or by dotted keys.
         environment: versions and hardware.
         notes: notes on the data.
+        remarks: what must be known to read the metrics.
         train_counts: training images of each class.
         temperature: fitted on val, or None where it was not fitted.
         suspects: rows of images with doubtful labels, or the reason why they were not computed; None leaves the
@@ -84,6 +85,7 @@ class RunSummary:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    remarks: Sequence[str] = ()
     train_counts: Mapping[str, int] = field(default_factory=dict)
     temperature: float | None = None
     suspects: TableRows | str | None = None
@@ -143,6 +145,8 @@ class _Report:
         blocks: list[Block] = [KeyMetrics([*outcome, *_views(run.metrics), *_costs(run.metrics)])]
         if chosen["backbone"]:
             blocks.append(Text([", ".join(f"{name} {value}" for name, value in chosen.items() if value)]))
+        if run.remarks:
+            blocks.append(Text(run.remarks))
         if rows:
             blocks.append(self.exhibits.table("splits", "Splits, with 95 % intervals", rows, LABELS))
         metrics = [{"metric": name, "value": value} for name, value in sorted(run.metrics.items())]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tlearn.analysis.outputs import Outputs
 from tlearn.console import say
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sources.base import Sample, Source, listing_of
@@ -42,6 +43,16 @@ def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[
     samples = [sample for sample in listing.samples if sample.split in (None, split)]
     _check_classes(samples, model.classes, root)
     return root, samples
+
+
+def trained_on_note(model: Model, outputs: Outputs) -> str | None:
+    """Return what must be said of metrics of images that the model was trained on; None for other images."""
+    if outputs.split not in str(model.description.get("trained_on", "train")).split("+"):
+        return None
+    manifest = read_manifest(model.folder / MANIFEST)
+    if not {sample.path for sample in manifest.splits[outputs.split]}.issuperset(outputs.paths):
+        return None
+    return f"the model was trained on the {outputs.split} images: their metrics are optimistic"
 
 
 def recorded_images(run: str | Path) -> ImageSet:

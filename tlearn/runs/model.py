@@ -40,7 +40,8 @@ class Model:
     """What a model folder holds.
 
     `description` has: classes (names in logit order), preprocessing (as `Transform` takes it), decoding
-    (the Decoder's arguments), data_root, temperature, figures, and config (the run's configuration, for reading only).
+    (the Decoder's arguments), data_root, temperature, figures, directions (min or max for each metric by its name),
+    trained_on (train, or train+val), and config (the run's configuration, for reading only).
     """
 
     folder: Path

@@ -78,6 +78,7 @@ class RunRecord:
         data: ImageDataModule,
         metrics: dict[str, float],
         directions: Mapping[str, str],
+        trained_on: str,
     ) -> None:
         """Write the model folder and metrics.json.
 
@@ -87,6 +88,7 @@ class RunRecord:
             data: the images with transform and decoder.
             metrics: content of metrics.json.
             directions: min or max, the best end of each metric that says so, by its name without the split.
+            trained_on: train, or train+val.
         """
         settings, monitor = dict(self.settings), self.settings["monitor"]
         description = {
@@ -96,6 +98,7 @@ class RunRecord:
             "architecture": architecture,
             "replace": settings["head"]["replace"],
             "head": described_head(settings["head"]["build"]),
+            "trained_on": trained_on,
             "data_root": str(data.image_set.root.absolute()),
             "temperature": metrics["temperature"],
             "figures": metrics,

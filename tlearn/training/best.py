@@ -15,7 +15,9 @@ from tlearn.training.module import TransferModule
 def evaluate_best(
     trainer: Trainer, module: TransferModule, data: SplitDataModule, folder: Path, plan: Plan
 ) -> tuple[dict[str, float], dict[str, Outputs]]:
-    """Load the best checkpoint and evaluate it on val and test; return the metrics, and the network's outputs by split.
+    """Load the best checkpoint and evaluate it on val, and on test after `finish` of the module.
+
+    Returns the metrics, and the network's outputs by split.
 
     Args:
         trainer: the Trainer that has fitted the module.
@@ -27,7 +29,8 @@ def evaluate_best(
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     # A resumed run stores the path of its best checkpoint, and the folder may have moved since.
     checkpoint = str(folder / "checkpoints" / Path(best).name) if best else None
-    metrics: dict[str, float] = {"epoch/last": trainer.current_epoch - 1}
+    epoch = trainer.current_epoch - 1
+    metrics: dict[str, float] = {"epoch/last": epoch}
     if checkpoint is not None:
         epoch = CheckpointIO().load_checkpoint(checkpoint)["epoch"]
         metrics |= {"epoch/best": epoch, **module.describe_epoch(epoch)}
@@ -39,6 +42,7 @@ def evaluate_best(
         [measured] = trainer.validate(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
         metrics |= measured
         outputs["val"], _ = collector.take("val", data)
+        metrics |= module.finish(data, epoch)
         if "test" in data.datasets:
             [measured] = trainer.test(module, datamodule=data, verbose=False)
             metrics |= measured

@@ -1,14 +1,17 @@
 """L-BFGS: a linear head fitted to convergence on all features, the weight decay chosen on val."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 
 from tlearn.analysis.linear_probe import Standardisation, lbfgs, minimise
 from tlearn.console import say
+from tlearn.data.datamodule import SplitDataModule
+from tlearn.data.split import TEST_AS_VAL
 from tlearn.errors import ConfigError
 from tlearn.ranges import require
 from tlearn.training.module import Batch, TransferModule
@@ -18,13 +21,15 @@ class FullBatchModule(TransferModule):
     """Fit a linear head on cached features, and validate it after each fit as after any epoch.
 
     Each epoch fits one weight decay, strongest first, starting from the previous solution. The checkpoint callback
-    chooses the best epoch, and with it the weight decay.
+    chooses the best epoch, and with it the weight decay. The last fit is on train and val together, where val had no
+    part in the loss so far: Kornblith et al. 2019, arXiv:1805.08974, chose and fitted so.
 
     Args:
         weight_decays: coefficients of half the squared weights, for standardised features and the mean loss.
         max_iter: maximum number of iterations for each.
         history_size: past steps that L-BFGS remembers.
         tolerance: converged when no element of the gradient is larger.
+        refit: fit train and val together after the choice; class weights of the loss stay those of train.
 
     Raises:
         ConfigError: the head is not linear, parts of the body train, or something is given that the fit cannot use.
@@ -39,13 +44,14 @@ class FullBatchModule(TransferModule):
         max_iter: int = 500,
         history_size: int = 10,
         tolerance: float = 1e-5,
+        refit: bool = True,
         **more: Any,
     ) -> None:
         super().__init__(*args, **more)
         require("module.weight_decays", weight_decays)
         self.automatic_optimization = False
         self.weight_decays, self.max_iter = weight_decays, max_iter
-        self.history_size, self.tolerance = history_size, tolerance
+        self.history_size, self.tolerance, self.refit = history_size, tolerance, refit
         if not isinstance(self.network.head, nn.Linear) or self.network.stages or self.later_stages:
             raise ConfigError("module=full_batch fits one linear layer: choose head=linear and finetune=frozen")
         if self.optimizer is not None:
@@ -71,26 +77,57 @@ class FullBatchModule(TransferModule):
         inputs, targets, _ = batch
         with torch.no_grad():
             features = self.network.features(inputs)
-        self._fit(features, targets, self.weight_decays[self.current_epoch])
+        weight_decay = self.weight_decays[self.current_epoch]
+        self._fit(self.optimizers(), features, targets, weight_decay, self.manual_backward)
+        self.log("weight_decay", weight_decay, on_step=False, on_epoch=True)
         with torch.no_grad():
             loss, _ = self._step(batch, batch_idx, "train")
         return loss
 
-    def _fit(self, features: Tensor, targets: Tensor, weight_decay: float) -> None:
-        head, optimizer = self.network.head, self.optimizers()
+    def finish(self, data: SplitDataModule, epoch: int) -> dict[str, float]:
+        """Fit train and val together, with the weight decay of the best epoch times |train| / |train + val|.
+
+        The coefficient is that of the mean loss, so a sum over more images has the same weight decay.
+        """
+        if not self.refit:
+            return {}
+        if TEST_AS_VAL in data.image_set.notes:
+            say("no refit on train + val: val holds the test images")
+            return {}
+        parts = [data.datasets[split][list(range(len(data.datasets[split]))), 0] for split in ("train", "val")]
+        # An evaluation on a GPU leaves the module on the CPU.
+        device = self.to(self.trainer.strategy.root_device).device
+        inputs, targets, _ = (torch.cat(values).to(device) for values in zip(*parts, strict=True))
+        weight_decay = self.weight_decays[epoch] * len(parts[0][1]) / len(targets)
+        with torch.no_grad():
+            features = self.network.features(inputs)
+        self._fit(self.configure_optimizers(), features, targets, weight_decay)
+        self.trained_on = "train+val"
+        say(f"refit on train + val ({len(targets):,} images) with weight decay {weight_decay:.3g}")
+        return {"weight_decay_refit": weight_decay}
+
+    def _fit(
+        self,
+        optimizer: Any,
+        features: Tensor,
+        targets: Tensor,
+        weight_decay: float,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+    ) -> None:
+        head = self.network.head
         assert isinstance(head, nn.Linear)
         # Each fit is another problem: the curvature history of the previous one would mislead.
-        optimizer.state.clear()  # type: ignore[union-attr]
+        optimizer.state.clear()
         standardise = Standardisation.of(features)
         standardised = standardise(features)
         standardise.adapt(head)
 
         def loss() -> Tensor:
-            return self.loss(head(standardised), targets)
+            # Not by calling the head: what listens to it would take each step for an evaluation.
+            return self.loss(functional.linear(standardised, head.weight, head.bias), targets)
 
-        minimise(optimizer, loss, head.weight, weight_decay, self.manual_backward)
+        minimise(optimizer, loss, head.weight, weight_decay, backward)
         standardise.revert(head)
-        self.log("weight_decay", weight_decay, on_step=False, on_epoch=True)
 
     def describe_epoch(self, epoch: int) -> dict[str, float]:
         """Return the weight decay of an epoch."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.sources.base import SPLITS
 from tlearn.errors import CheckpointError, ConfigError, NonFiniteError
 from tlearn.files import write_json
@@ -61,6 +62,8 @@ class TransferModule(LightningModule):
 
     # Whether all training images must come as one batch
     full_batch = False
+    # The splits whose images the network at the end was trained on
+    trained_on = "train"
 
     def __init__(
         self,
@@ -224,6 +227,15 @@ class TransferModule(LightningModule):
             return optimizer
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
         return [optimizer], self.schedule.configure(optimizer, steps, epochs or -1, self.monitor)
+
+    def finish(self, data: SplitDataModule, epoch: int) -> dict[str, float]:
+        """Complete the network between its evaluation on val and on test; return further metrics. Here nothing is done.
+
+        Args:
+            data: the images or features of the run.
+            epoch: the best one, which the network has the weights of.
+        """
+        return {}
 
     def describe_epoch(self, epoch: int) -> dict[str, float]:
         """Return further values of an epoch for its line: none here."""
