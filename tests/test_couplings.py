@@ -15,8 +15,9 @@ import torchvision
 from hydra._internal.utils import get_args_parser
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch import strategies
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors import accelerator_connector
 from omegaconf import OmegaConf
@@ -40,6 +41,7 @@ PRIVATE = {
     "_configure_launcher",
     "_metadata",
     "_labels",
+    "_average_model",
 }
 # Looks private, and is public or our own
 PUBLIC = {"_replace", "_entry", "_member", "_target_"}
@@ -135,6 +137,14 @@ def test_lightning_takes_callbacks_and_epochs_that_are_set_later():
     assert isinstance(trainer.callbacks, list)
     trainer.fit_loop.max_epochs = 3
     assert trainer.max_epochs == 3
+
+
+def test_lightning_keeps_an_average_of_weights_under_these_names():
+    averaging, layer, checkpoint = EMAWeightAveraging(), LightningModule(), {"state_dict": {"trained": 1}}
+    averaging.setup(None, layer, "fit")
+    assert averaging._average_model.module is not layer
+    averaging.on_save_checkpoint(None, layer, checkpoint)
+    assert checkpoint["current_model_state"] == {"trained": 1}
 
 
 def test_lightning_turns_interruptions_into_these_exceptions():

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
@@ -25,11 +25,13 @@ from tlearn.errors import ConfigError
 from tlearn.models.backbones.base import Backbone, backbone_name
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder
+from tlearn.training.averaging import ExactAverage
 from tlearn.training.callbacks import EpochProgress, Unfreeze
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.ddp import DDPStrategy
 from tlearn.training.expected_warnings import ignore_expected_warnings
+from tlearn.training.given_callbacks import check_callbacks
 from tlearn.training.module import TransferModule
 
 # Preprocessing of most ImageNet weights, for looking at images without a backbone
@@ -235,11 +237,14 @@ def trainer(config: DictConfig, folder: Path) -> Trainer:
     parts: dict[str, Any] = {"callbacks": [EpochProgress()], "logger": False, "enable_checkpointing": False}
     tuning = config.get("finetune")
     if tuning is not None:
-        callbacks = seats.parts(config.callbacks, Callback, "callbacks")
-        if tuning.unfreeze_epoch is not None:
-            callbacks.append(Unfreeze(tuning.unfreeze_epoch, _names(tuning.later_stages)))
-        loggers = seats.parts(config.logger, Logger, "logger")
-        parts = {"callbacks": callbacks, "logger": loggers, "plugins": [CheckpointIO()]}
+        parts = {
+            "callbacks": _callbacks(config),
+            "logger": list(seats.parts(config.logger, Logger, "logger").values()),
+            "plugins": [CheckpointIO()],
+        }
+        if not any(isinstance(callback, ProgressBar) for callback in parts["callbacks"]):
+            # Lightning would add one of its own.
+            parts["enable_progress_bar"] = False
     built: Trainer = build(config.trainer, **parts)
     _check_devices(built, config.trainer.devices)
     if tuning is not None and tuning.unfreeze_epoch is not None and built.world_size > 1:
@@ -249,6 +254,21 @@ def trainer(config: DictConfig, folder: Path) -> Trainer:
     if isinstance(built.strategy, DDPStrategy) and HydraConfig.initialized():
         built.strategy.relaunch_with(child_command(folder))
     return built
+
+
+def _callbacks(config: DictConfig) -> list[Callback]:
+    """Build the callbacks that are configured, and those that belong to them or to finetune."""
+    given = seats.parts(config.callbacks, Callback, "callbacks")
+    check_callbacks(given)
+    tuning, callbacks = config.finetune, list(given.values())
+    callbacks[:0] = [ExactAverage(callback) for callback in callbacks if isinstance(callback, WeightAveraging)]
+    if tuning.unfreeze_epoch is not None:
+        callbacks.append(Unfreeze(tuning.unfreeze_epoch, _names(tuning.later_stages)))
+    if config.quiet:
+        for bar in callbacks:
+            if isinstance(bar, ProgressBar):
+                bar.disable()
+    return callbacks
 
 
 def _check_devices(built: Trainer, devices: Any) -> None:

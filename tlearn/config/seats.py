@@ -201,14 +201,14 @@ def _metric(name: str, node: Any, num_classes: int, trust: Sequence[str] | None)
     return built
 
 
-def parts(nodes: Mapping[str, Any] | None, kind: type, key: str) -> list[Any]:
-    """Build the callbacks or loggers of a configuration, without those that are null."""
-    built = {name: build(node) for name, node in (nodes or {}).items() if node is not None}
+def parts(nodes: Mapping[str, Any] | None, kind: type, key: str) -> dict[str, Any]:
+    """Build the callbacks or loggers of a configuration by their names, without those that are null."""
+    built = {str(name): build(node) for name, node in (nodes or {}).items() if node is not None}
     for name, part in built.items():
         if not isinstance(part, kind):
             package = kind.__module__.rpartition(".")[0]
             raise ConfigError(f"{key}.{name}: {_name(part)} must be a subclass of {package}.{kind.__name__}")
-    return list(built.values())
+    return built
 
 
 def _is_loss(function: Any, arguments: Mapping[str, Any]) -> bool:

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 from lightning import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 
 from tlearn.analysis.outputs import Outputs
 from tlearn.console import report_only, say
 from tlearn.data.datamodule import SplitDataModule
+from tlearn.training.averaging import ExactAverage
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.collect_outputs import Collector, Plan
 from tlearn.training.module import TransferModule
@@ -27,19 +29,26 @@ def evaluate_best(
         plan: which outputs are kept.
     """
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    # A resumed run stores the path of its best checkpoint, and the folder may have moved since.
-    checkpoint = str(folder / "checkpoints" / Path(best).name) if best else None
     epoch = trainer.current_epoch - 1
     metrics: dict[str, float] = {"epoch/last": epoch}
-    if checkpoint is not None:
-        epoch = CheckpointIO().load_checkpoint(checkpoint)["epoch"]
+    if best:
+        # A resumed run stores the path of its best checkpoint, and the folder may have moved since.
+        checkpoint = CheckpointIO().load_checkpoint(folder / "checkpoints" / Path(best).name)
+        epoch = checkpoint["epoch"]
         metrics |= {"epoch/best": epoch, **module.describe_epoch(epoch)}
         say(_ending(trainer, epoch))
+        # Not by the Trainer, which would also set the callbacks back to that epoch, and with an average of weights put
+        # those that were trained in its place.
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+    # An averaging callback would show its last average to validations, and the checkpoint has the best.
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ExactAverage | WeightAveraging)]
     # The log already has the validation of this epoch.
     loggers, trainer.loggers = trainer.loggers, []
     collector, outputs = Collector(plan.features), {}
     with collector.attached(trainer, module.network.head):
-        [measured] = trainer.validate(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
+        [measured] = trainer.validate(module, datamodule=data, verbose=False)
         metrics |= measured
         outputs["val"], _ = collector.take("val", data)
         metrics |= module.finish(data, epoch)
@@ -62,8 +71,11 @@ def _ending(trainer: Trainer, best: int) -> str:
     """Print which epoch is kept, and why the fit stopped early if it did; epochs are counted from 1 here."""
     stopped = next((one for one in trainer.early_stopping_callbacks if one.stopped_epoch), None)
     if stopped is None:
-        monitor = getattr(trainer.checkpoint_callback, "monitor", None)
-        return f"best epoch {best + 1} of {trainer.current_epoch}" + (f" by {monitor}" if monitor else "")
+        monitor, epochs = getattr(trainer.checkpoint_callback, "monitor", None), trainer.current_epoch
+        found = f"best epoch {best + 1} of {epochs}" + (f" by {monitor}" if monitor else "")
+        if epochs >= (trainer.max_epochs or 0):
+            return found
+        return f"stopped in epoch {epochs} of {trainer.max_epochs} by a limit of trainer or a callback; {found}"
     each_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
     checks = f"{stopped.wait_count} {'epochs' if each_epoch else 'validations'}"
     exhausted = stopped.wait_count >= stopped.patience

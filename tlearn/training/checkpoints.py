@@ -14,12 +14,14 @@ from tlearn.files import writing
 
 FORMAT = 1
 _KEY = "tlearn"
+# Where a checkpoint holds the module: with an average of weights, that is in state_dict, and what trains in the other
+_STATES = ("state_dict", "current_model_state")
 
 
 def strip_frozen(checkpoint: dict[str, Any], frozen: Collection[str], mark: str) -> None:
     """Replace the tensors `frozen` of a checkpoint by their digest `mark`."""
-    kept = {key: value for key, value in checkpoint["state_dict"].items() if key not in frozen}
-    checkpoint["state_dict"] = kept
+    for name in checkpoint.keys() & _STATES:
+        checkpoint[name] = {key: value for key, value in checkpoint[name].items() if key not in frozen}
     checkpoint[_KEY] = {"format": FORMAT, "frozen": mark}
 
 
@@ -37,7 +39,8 @@ def restore_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mar
             "the frozen weights are not those this checkpoint was trained with: give the same backbone, "
             "backbone.weights, head.replace and finetune"
         )
-    checkpoint["state_dict"] = {**frozen, **checkpoint["state_dict"]}
+    for name in checkpoint.keys() & _STATES:
+        checkpoint[name] = {**frozen, **checkpoint[name]}
 
 
 class CheckpointIO(LightningCheckpointIO):

@@ -179,8 +179,8 @@ class TransferModule(LightningModule):
         _, logits = self._step(batch, batch_idx, split)
         return {"logits": logits, "targets": batch[1], "indices": batch[2]}
 
-    def on_validation_start(self) -> None:
-        """Synchronise buffers, so that every process evaluates the same network."""
+    def on_validation_epoch_start(self) -> None:
+        """Synchronise buffers, so that every process evaluates the same network; after callbacks that exchange it."""
         share_buffers(self.network)
 
     def on_validation_epoch_end(self) -> None:

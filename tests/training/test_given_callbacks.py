@@ -1,0 +1,98 @@
+"""Callbacks of Lightning and of users: what cannot work is refused with what does, the rest is let through."""
+
+import inspect
+
+import lightning.pytorch.callbacks
+import pytest
+from lightning.pytorch import callbacks as known
+from lightning.pytorch.callbacks import Callback
+
+from tlearn.config import build
+from tlearn.config.compose import compose
+from tlearn.errors import ConfigError
+from tlearn.training.given_callbacks import check_callbacks
+
+LIBRARY = "lightning.pytorch.callbacks"
+
+
+def _trainer(tmp_path, *overrides: str):
+    config = compose(["trainer=cpu", *overrides], output_dir=tmp_path)
+    return build.trainer(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["LearningRateFinder"], "callbacks.x: LearningRateFinder .*choose tune=lr"),
+        (["BatchSizeFinder"], "callbacks.x: BatchSizeFinder .*choose tune=batch_size"),
+        (["BackboneFinetuning"], "callbacks.x: BackboneFinetuning .*choose finetune=gradual"),
+        (
+            ["StochasticWeightAveraging", "swa_lrs=0.1"],
+            f"StochasticWeightAveraging .*take {LIBRARY}.EMAWeightAveraging",
+        ),
+        (["ModelPruning", "pruning_fn=l1_unstructured"], "ModelPruning renames"),
+        (["BasePredictionWriter"], "use python -m tlearn.predict"),
+        (["OnExceptionCheckpoint", "dirpath=."], "last.ckpt of the last epoch is there already"),
+        (["SpikeDetection"], "no run with it resumes"),
+        (["ModelSummary"], "take RichModelSummary"),
+        (["Callback"], "callbacks.x: Callback does nothing itself"),
+        (["Checkpoint"], "callbacks.x: Checkpoint does nothing itself"),
+        (["RichProgressBar"], "callbacks.progress._target_=lightning.pytorch.callbacks.progress.*.RichProgressBar"),
+        (["ModelCheckpoint"], "callbacks.x and callbacks.last have the same key in checkpoints"),
+    ],
+)
+def test_a_callback_that_cannot_work_is_refused_with_what_does(tmp_path, given, words):
+    target, *arguments = given
+    more = [f"+callbacks.x.{argument}" for argument in arguments]
+    with pytest.raises(ConfigError, match=words):
+        _trainer(tmp_path, f"+callbacks.x._target_={LIBRARY}.{target}", *more)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["DeviceStatsMonitor"],
+        ["EMAWeightAveraging"],
+        ["EarlyStopping", "monitor=val/top1", "mode=max"],
+        ["GradientAccumulationScheduler", "scheduling={1:2}"],
+        ["LearningRateMonitor"],
+        ["ModelCheckpoint", "monitor=val/top1"],
+        ["RichModelSummary"],
+        ["ThroughputMonitor", "batch_size_fn={_target_:hydra.utils.get_method,path:builtins.len}"],
+        ["Timer", "duration='00:01:00:00'"],
+        ["WeightAveraging"],
+    ],
+)
+def test_the_other_callbacks_of_lightning_are_taken(tmp_path, given):
+    target, *arguments = given
+    more = [f"+callbacks.x.{argument}" for argument in arguments]
+    trainer = _trainer(tmp_path, f"+callbacks.x._target_={LIBRARY}.{target}", *more)
+    assert any(type(callback).__name__ == target for callback in trainer.callbacks)
+
+
+def test_every_callback_of_lightning_was_looked_at():
+    text = inspect.getsource(inspect.getmodule(test_every_callback_of_lightning_was_looked_at))
+    # ProgressBar and BaseFinetuning are extended by those above; LambdaCallback is given functions, TQDM's as rich's.
+    judged = {"ProgressBar", "BaseFinetuning", "LambdaCallback", "TQDMProgressBar"}
+    assert {name for name in lightning.pytorch.callbacks.__all__ if f'"{name}"' not in text} <= judged
+
+
+@pytest.mark.parametrize("bar", ["RichProgressBar", "TQDMProgressBar"])
+def test_another_bar_takes_the_place_of_the_first(tmp_path, bar):
+    trainer = _trainer(tmp_path, f"callbacks.progress._target_={LIBRARY}.{bar}")
+    assert [type(one).__name__ for one in trainer.callbacks if isinstance(one, known.ProgressBar)] == [bar]
+
+
+def test_without_a_bar_lightning_adds_none(tmp_path):
+    trainer = _trainer(tmp_path, "callbacks.progress=null")
+    assert not any(isinstance(one, known.ProgressBar) for one in trainer.callbacks)
+
+
+def test_a_hook_of_a_class_or_of_an_object_makes_a_callback():
+    class Own(Callback):
+        def on_train_end(self, trainer, pl_module):
+            pass
+
+    check_callbacks({"own": Own(), "functions": known.LambdaCallback(on_fit_end=print)})
+    with pytest.raises(ConfigError, match="LambdaCallback does nothing itself"):
+        check_callbacks({"functions": known.LambdaCallback()})
