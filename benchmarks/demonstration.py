@@ -14,7 +14,7 @@ from tlearn.config.compose import compose
 from tlearn.train import train
 
 # Each for all its epochs, and at its best by accuracy: the loss of an overfitting network is lowest before it learns.
-COMMON = ["monitor.metric=val/top1", "callbacks.early_stopping=null", "logger=none", "report=off"]
+COMMON = ["monitor.metric=val/top1", "callbacks.early_stopping=null", "logger=csv", "report=off"]
 KINDS = {
     "frozen pretrained body": [],
     "from scratch": ["finetune=scratch"],

@@ -26,6 +26,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.record import RunRecord
     from tlearn.training.best import evaluate_best
     from tlearn.training.ddp import further_processes
+    from tlearn.training.loggers import log_results, tracked
     from tlearn.training.resume import last_checkpoint
     from tlearn.training.validation import check_validation
 
@@ -59,15 +60,16 @@ def train(config: DictConfig) -> dict[str, float]:
         )
         if plan.write:
             show_first_images(run, images, options.views, trainer.loggers)
-        with further_processes(trainer):
+        with further_processes(trainer), tracked(trainer.loggers, record.parameters):
             fit_started = time.monotonic()
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
             fit_seconds = time.monotonic() - fit_started
             metrics, outputs = evaluate_best(trainer, module, data, run.path, plan)
-        metrics |= calibrate(outputs)
-        total, trainable = network.count_parameters()
-        metrics |= {"params/total": total, "params/trainable": trainable}
-        metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
+            metrics |= calibrate(outputs)
+            total, trainable = network.count_parameters()
+            metrics |= {"params/total": total, "params/trainable": trainable}
+            metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
+            log_results(trainer.loggers, metrics)
         if is_main_process():
             record.finish(network, architecture, images, metrics, module.directions, module.trained_on)
             show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])

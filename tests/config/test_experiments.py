@@ -68,7 +68,7 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(TorchvisionBackbone, "build", TorchvisionBackbone.skeleton)
 
     def built(name: str, *overrides: str) -> Recipe:
-        config = compose([f"experiment={name}", "trainer=cpu", "logger=none", *overrides], output_dir=tmp_path)
+        config = compose([f"experiment={name}", "trainer=cpu", "logger=csv", *overrides], output_dir=tmp_path)
         backbone = build.backbone(config)
         head, finetune, size = plain(config)["head"], plain(config)["finetune"], config.transforms.size
         network = build.network(backbone, CLASSES[name], head, finetune, config.seed, size)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import Logger
@@ -32,6 +33,7 @@ from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.ddp import DDPStrategy
 from tlearn.training.expected_warnings import ignore_expected_warnings
 from tlearn.training.given_callbacks import check_callbacks
+from tlearn.training.loggers import complete_loggers
 from tlearn.training.module import TransferModule
 
 # Preprocessing of most ImageNet weights, for looking at images without a backbone
@@ -39,6 +41,8 @@ _USUAL = {
     **{"resize": 256, "size": 224, "interpolation": "bilinear"},
     **{"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
 }
+# Loggers whose libraries are extras of this package
+_EXTRAS = ("mlflow", "wandb")
 
 
 def monitored(config: DictConfig) -> None:
@@ -239,7 +243,7 @@ def trainer(config: DictConfig, folder: Path) -> Trainer:
     if tuning is not None:
         parts = {
             "callbacks": _callbacks(config),
-            "logger": list(seats.parts(config.logger, Logger, "logger").values()),
+            "logger": _loggers(config, folder),
             "plugins": [CheckpointIO()],
         }
         if not any(isinstance(callback, ProgressBar) for callback in parts["callbacks"]):
@@ -269,6 +273,19 @@ def _callbacks(config: DictConfig) -> list[Callback]:
             if isinstance(bar, ProgressBar):
                 bar.disable()
     return callbacks
+
+
+def _loggers(config: DictConfig, folder: Path) -> list[Logger]:
+    """Build the loggers that are configured, and the one for metrics.csv."""
+    try:
+        return complete_loggers(seats.parts(config.get("logger"), Logger, "logger"), folder)
+    except InstantiationException as error:
+        name = next((one for one in _EXTRAS if f"full_key: logger.{one}" in str(error)), None)
+        if name is None:
+            raise
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise ConfigError(f"logger={name} needs the extra {name}: pip install 'tlearn[{name}]'") from error
+        raise ConfigError(f"logger={name}: {str(error.__cause__).splitlines()[0]}") from error
 
 
 def _check_devices(built: Trainer, devices: Any) -> None:

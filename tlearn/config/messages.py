@@ -33,6 +33,7 @@ _GONE = {
     "optimizer/lbfgs": "optimizer=lbfgs is now module=full_batch, and its options are module.weight_decays and so on",
     "backbone/torchvision": "backbone=torchvision backbone.name=NAME is now backbone=NAME",
     "backbone/timm": "backbone=timm backbone.name=NAME is now backbone=timm/NAME",
+    "logger/none": "logger=none is now logger=csv, as every run writes metrics.csv: the other loggers are beside it",
     "report/evaluation": "report=evaluation is now what evaluate does by itself: leave it out",
     "loading/default": "/loading is now a part of every program: leave it out of the defaults of your own option",
 }

@@ -37,10 +37,7 @@ SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
         "gpu": {"defaults": ["auto", "_self_"], "accelerator": "gpu"},
     },
     "report": {"off": {"write": False}},
-    # The learning-rate monitor needs a logger.
-    "logger": {"none": {"logger": None, "callbacks": {"learning_rate": None}}},
 }
-_GLOBAL = "logger/none"
 
 
 def option(path: str) -> dict[str, Any] | None:
@@ -84,8 +81,7 @@ class Options(ConfigSource):
         node = option(config_path)
         if node is None:
             raise ConfigLoadError(f"{config_path} is not an option of tlearn")
-        package = "_global_" if config_path == _GLOBAL else None
-        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(node), {"package": package})
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(node), {"package": None})
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         """List the options of a group; those of timm have no end."""

@@ -176,7 +176,8 @@ RULES: dict[str, Check] = {
     "callbacks.*": anything,
     "logger": anything,
     "logger.tensorboard.default_hp_metric": boolean,
-    "logger.wandb.offline": boolean,
+    "logger.wandb.settings.silent": boolean,
+    "logger.wandb.mode": one_of("offline", "online", "disabled"),
     "logger.*": anything,
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -27,6 +28,9 @@ CONF_DIR = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") 
 OmegaConf.register_new_resolver("unique", lambda: f"{os.getpid()}-{secrets.token_hex(3)}", use_cache=True, replace=True)
 # min or max for callbacks and schedules: ${direction:METRIC,MODE}
 OmegaConf.register_new_resolver("direction", direction, replace=True)
+
+# The URL of a database file, whose path may have any characters
+OmegaConf.register_new_resolver("sqlite", lambda path: f"sqlite:///{quote(path)}", replace=True)
 
 _OPTIONS = f"{Options.scheme()}://options"
 

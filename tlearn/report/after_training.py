@@ -25,11 +25,10 @@ from tlearn.models.network import TransferNetwork
 from tlearn.report.gallery import augmentation_figure, gallery_figure
 from tlearn.report.run_report import RunSummary, TableRows, write_report
 from tlearn.report.tensorboard import boards, write_embedding, write_figures, write_results
-from tlearn.runs.dotted_keys import flat
 from tlearn.runs.evaluated import trained_on_note
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import MANIFEST, Model
-from tlearn.runs.record import TRAINING_GROUPS, RunRecord
+from tlearn.runs.record import RunRecord
 from tlearn.training.collect_outputs import Plan
 from tlearn.training.data_parallel import DataParallelStrategy
 
@@ -151,13 +150,11 @@ def report_training(
             run_folder=record.folder.path,
             extras={what: report / file for file, what in _FIRST_IMAGES.items() if (report / file).is_file()},
         )
-    settings = flat({name: record.settings[name] for name in TRAINING_GROUPS})
-    settings["batch_size"] = record.settings["data"]["batch_size"]
     drawn = sorted(path for path in report.glob("*.png") if path.name not in _FIRST_IMAGES)
     for board in boards(loggers):
         with report_only("TensorBoard"):
             write_figures(board, drawn)
-            write_results(board, network, settings, metrics)
+            write_results(board, network, record.parameters, metrics)
             write_embedding(board, outputs["val"])
 
 

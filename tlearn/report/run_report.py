@@ -158,7 +158,7 @@ class _Report:
             return []
         table = learning_curves(self.run.run_folder)
         if not table:
-            return [Text(["No metrics.csv to draw them from: the run had no CSV logger."])]
+            return [Text(["No epoch of metrics.csv to draw."])]
         best = self.run.metrics.get("epoch/best")
         caption = "Loss and accuracy"
         if best is not None:

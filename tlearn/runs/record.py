@@ -12,6 +12,7 @@ from tlearn.errors import DataError
 from tlearn.files import write_bytes
 from tlearn.machine import environment
 from tlearn.models.network import TransferNetwork
+from tlearn.runs.dotted_keys import flat
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import MANIFEST, described_head, save_model
 
@@ -53,6 +54,21 @@ class RunRecord:
     def cache(self) -> Path:
         """The cache folder, which may be deleted at any time."""
         return Path(self.settings["paths"]["cache"]).expanduser()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What a logger keeps as parameters: the training settings by dotted keys, and the run folder."""
+        groups = {group: self.settings[group] for group in TRAINING_GROUPS} | {"data": self._data}
+        return {
+            "run": str(self.folder.path),
+            **flat(groups),
+            "trainer.max_epochs": self.settings["trainer"]["max_epochs"],
+        }
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        """The settings of the data, without paths."""
+        return {key: value for key, value in self.settings["data"].items() if key not in _PLACES}
 
     def start(self, image_set: ImageSet, resumed: bool) -> None:
         """Write splits.csv and environment.json before training.
@@ -115,7 +131,7 @@ class RunRecord:
         """Return the training settings, without paths."""
         return {
             **{group: self.settings[group] for group in TRAINING_GROUPS},
-            "data": {key: value for key, value in self.settings["data"].items() if key not in _PLACES},
+            "data": self._data,
             "epochs": self.settings["trainer"]["max_epochs"],
             "figures": {name: value for name, value in metrics.items() if not name.startswith("time/")},
         }
