@@ -51,10 +51,13 @@ def train(config: DictConfig) -> dict[str, float]:
         images = build.datamodule(config, image_set)
         module = build.module(config, network, images)
         check_validation(trainer, 1 if module.full_batch else images.count_train_batches(trainer.world_size))
+        tune = build.tuning(config, trainer, module)
         options = FeatureOptions(**config.features)
         architecture = described_backbone(backbone)
         body = {**architecture, "replace": config.head.replace}
         data = choose_features(options, body, module, images, trainer, record.feature_parts, record.cache)
+        if tune is not None:
+            record.adopt(tune(data, record.tuned(), run.path / "report"))
         plan = plan_report(
             config.report.write, config.report.get("train_pictures"), options.views, trainer, data, network
         )
@@ -68,6 +71,7 @@ def train(config: DictConfig) -> dict[str, float]:
             metrics |= calibrate(outputs)
             total, trainable = network.count_parameters()
             metrics |= {"params/total": total, "params/trainable": trainable}
+            metrics |= {f"tune/{key}": value for key, value in record.tuned().items()}
             metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
             log_results(trainer.loggers, metrics)
         if is_main_process():

@@ -46,6 +46,8 @@ _FIRST_IMAGES = {
     _FIRST_BATCH: "The first training batch",
     _AUGMENTATION: "What training sees of its first image",
 }
+# Figures that are there before the report
+_OWN_FIGURES = {**_FIRST_IMAGES, "learning_rate.png": "Range test of the learning rate"}
 _REFIT = (
     "After val had chosen the weight decay, the model was fitted to train and val together: metrics of test are "
     "those of this model; metrics of val and the temperature are those of the fit before, on train alone."
@@ -148,7 +150,7 @@ def report_training(
             suspects=_found(suspects, splits, plan.reason),
             near_duplicates=_found(near_duplicates, splits, plan.reason),
             run_folder=record.folder.path,
-            extras={what: report / file for file, what in _FIRST_IMAGES.items() if (report / file).is_file()},
+            extras={what: report / file for file, what in _OWN_FIGURES.items() if (report / file).is_file()},
         )
     drawn = sorted(path for path in report.glob("*.png") if path.name not in _FIRST_IMAGES)
     for board in boards(loggers):

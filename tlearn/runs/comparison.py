@@ -14,6 +14,7 @@ import yaml  # type: ignore[import-untyped]
 
 from tlearn.errors import ConfigError
 from tlearn.runs.dotted_keys import leaves
+from tlearn.runs.folder import TUNED
 from tlearn.runs.ranking import Entry, metric_order, rank_key
 from tlearn.runs.trial import read_trials
 
@@ -91,6 +92,8 @@ def read_run(folder: Path) -> Run | None:
     """Read a run folder as plain data; None for a folder that is not of a training, such as an evaluation."""
     try:
         settings = dict(islice(leaves(_configuration(folder)), _MOST_SETTINGS))
+        if (folder / TUNED).is_file():
+            settings |= _json(folder / TUNED)
         choices = _choices(folder)
         found = _json(folder / _METRICS) if (folder / _METRICS).is_file() else {}
         metrics = {name: value for name, value in found.items() if isinstance(value, int | float)}

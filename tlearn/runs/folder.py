@@ -11,6 +11,8 @@ from tlearn.console import is_main_process
 from tlearn.errors import OutputError
 from tlearn.files import lock, remove_temporaries, write_json
 
+# Settings that were found before training
+TUNED = "tune.json"
 _LOCK = ".lock"
 # What a run leaves that another must not write over
 _USED = ("metrics.json", "checkpoints")

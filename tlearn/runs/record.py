@@ -1,5 +1,6 @@
 """The record of a run: its splits and environment at the start, its model and metrics at the end."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from tlearn.files import write_bytes
 from tlearn.machine import environment
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.dotted_keys import flat
-from tlearn.runs.folder import RunFolder
+from tlearn.runs.folder import TUNED, RunFolder
 from tlearn.runs.model import MANIFEST, described_head, save_model
 
 # Configuration groups that determine training; the others are paths and reporting.
@@ -35,7 +36,7 @@ class RunRecord:
     """
 
     folder: RunFolder
-    settings: Mapping[str, Any]
+    settings: dict[str, Any]
     overrides: list[str]
 
     @property
@@ -86,6 +87,18 @@ class RunRecord:
         digest = manifest_digest(image_set.root, image_set.splits)
         data = {"root": str(image_set.root), "classes": image_set.classes, "fingerprint": digest}
         self.folder.write_json("environment.json", {**environment(), "data": data})
+
+    def tuned(self) -> dict[str, float]:
+        """Read the settings that were found before training, by dotted keys; none without `tune`."""
+        file = self.folder.path / TUNED
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def adopt(self, found: Mapping[str, float]) -> None:
+        """Put settings that were found before training in the place of those of the configuration, and keep them."""
+        for key, value in found.items():
+            group, _, name = key.partition(".")
+            self.settings[group][name] = value
+        self.folder.write_json(TUNED, dict(found))
 
     def finish(
         self,
