@@ -1,12 +1,15 @@
 """Callbacks of Lightning and of users: what cannot work is refused with what does, the rest is let through."""
 
+import csv
 import inspect
+import re
 
 import lightning.pytorch.callbacks
 import pytest
 from lightning.pytorch import callbacks as known
 from lightning.pytorch.callbacks import Callback
 
+from tests.small_runs import overrides, program, write_weights
 from tlearn.config import build
 from tlearn.config.compose import compose
 from tlearn.errors import ConfigError
@@ -68,6 +71,71 @@ def test_the_other_callbacks_of_lightning_are_taken(tmp_path, given):
     more = [f"+callbacks.x.{argument}" for argument in arguments]
     trainer = _trainer(tmp_path, f"+callbacks.x._target_={LIBRARY}.{target}", *more)
     assert any(type(callback).__name__ == target for callback in trainer.callbacks)
+
+
+class Counting(Callback):
+    """A user's own callback: it counts batches over all runs of a training, and fails on demand."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.count, self.fails = 0, fails
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.count += 1
+
+    def on_train_epoch_end(self, trainer, pl_module) -> None:
+        pl_module.log("counted", float(self.count))
+        if self.fails:
+            {}["nothing"]
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict) -> None:
+        self.count = state_dict["count"]
+
+
+OWN = f"+callbacks.own._target_={__name__}.Counting"
+
+
+@pytest.mark.slow
+def test_a_callback_of_ones_own_works_and_its_state_resumes(tmp_path, folder_data):
+    weights, folder = write_weights(tmp_path / "weights.pth"), tmp_path / "run"
+    done = program("train", *overrides(folder_data, weights, OWN), f"hydra.run.dir='{folder}'", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    resumed = program("train", f"resume={folder}", "trainer.max_epochs=2", OWN, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        assert [float(row["counted"]) for row in csv.DictReader(file) if row["counted"]] == [3, 6]
+
+
+def test_a_callback_that_raises_is_shown_as_the_users_own_error(tmp_path, folder_data):
+    weights = write_weights(tmp_path / "weights.pth")
+    failed = program("train", *overrides(folder_data, weights, OWN, "+callbacks.own.fails=true"), cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "KeyError: 'nothing'" in failed.stderr
+    words = rf"tlearn: error: KeyError in Counting.on_train_epoch_end of {__file__}:\d+"
+    assert re.fullmatch(words, failed.stderr.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["callbacks.early_stopping.monitor=val/topp"], "callbacks: Early stopping conditioned on metric `val/topp`"),
+        (
+            [
+                f"+callbacks.x={{_target_:{LIBRARY}.GradientAccumulationScheduler,scheduling:{{1:2}}}}",
+                "trainer.accumulate_grad_batches=2",
+            ],
+            "callbacks: You have set `accumulate_grad_batches`",
+        ),
+    ],
+)
+def test_what_a_callback_of_lightning_misses_is_said_in_a_line(tmp_path, folder_data, given, words):
+    weights = write_weights(tmp_path / "weights.pth")
+    failed = program("train", *overrides(folder_data, weights, *given), cwd=tmp_path)
+    assert failed.returncode == ConfigError.exit_status
+    assert failed.stderr.startswith(f"tlearn: error: {words}")
+    assert len(failed.stderr.splitlines()) == 1
 
 
 def test_every_callback_of_lightning_was_looked_at():

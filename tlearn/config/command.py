@@ -19,7 +19,7 @@ from tlearn import __version__
 from tlearn.config.compose import check_rules, compose_checked, known_keys
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
-from tlearn.config.messages import explain, plain_error
+from tlearn.config.messages import explain, own_code, plain_error
 from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
 from tlearn.config.tree import CONF_DIR, own_hydra, plain
 from tlearn.config.trial import end_sweep, run_trial
@@ -185,9 +185,10 @@ def _check(config_name: str, overrides: list[str], config_dir: str | None) -> No
 
 
 def _report(error: BaseException, config_name: str, full_trace: bool, folder: Path | None = None) -> int:
-    """Print an error for the user and return the exit status; bugs in tlearn itself keep their traceback.
+    """Print an error for the user and return the exit status.
 
-    `folder` is the run folder, if there is one: after an interruption, the message has the command that resumes it.
+    Bugs keep their traceback, with the place in the user's own code, if any was called. `folder` is the run folder, if
+    there is one: after an interruption, the message has the command that resumes it.
     """
     status, message = explain(error, lambda: known_keys(config_name))
     if message is None or full_trace:
@@ -196,6 +197,8 @@ def _report(error: BaseException, config_name: str, full_trace: bool, folder: Pa
         _tell_stopped(message, config_name, folder)
     elif message is not None:
         complain(f"tlearn: error: {message}")
+    elif where := own_code(error):
+        complain(f"tlearn: error: {type(error).__name__} in {where}")
     return status
 
 

@@ -40,9 +40,10 @@ usage: python -m tlearn.{program}{usage} [KEY=VALUE ...]
 -m KEY=A,B runs a trial for each value. hydra.run.dir=FOLDER chooses the run
 folder, --config-dir FOLDER adds option files of your own, --cfg job prints the
 whole configuration, --version the version.
-Exit status: 0 done, 1 bug in tlearn, 2 configuration, 3 data, 4 checkpoint or
-output, 5 download, 6 training became NaN, 7 part of a sweep failed,
-130 interrupted, 143 terminated. HYDRA_FULL_ERROR=1 shows an error's full trace.
+Exit status: 0 done, 1 bug in tlearn or in your own code, 2 configuration,
+3 data, 4 checkpoint or output, 5 download, 6 training became NaN, 7 part of a
+sweep failed, 130 interrupted, 143 terminated. HYDRA_FULL_ERROR=1 shows an
+error's full trace.
 """
 
 

@@ -28,6 +28,12 @@ _STORAGE = {
     errno.ENAMETOOLONG,
 }
 
+# Packages whose errors are not of the user's own code; __main__ is a program of tlearn
+_LIBRARIES = {
+    *("__main__", "tlearn", "hydra", "omegaconf", "lightning", "lightning_utilities"),
+    *("torch", "torchvision", "torchmetrics", "timm"),
+}
+
 # Options of earlier versions and their replacements
 _GONE = {
     "optimizer/lbfgs": "optimizer=lbfgs is now module=full_batch, and its options are module.weight_decays and so on",
@@ -68,6 +74,8 @@ def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[
         return OutputError.exit_status, f"cannot write {error.filename or 'the output'}: {error.strerror}"
     if _is_misconfiguration(error):
         return ConfigError.exit_status, str(error)
+    if _is_complaint(error):
+        return ConfigError.exit_status, f"callbacks: {' '.join(str(error).split())}"
     return TlearnError.exit_status, None
 
 
@@ -90,6 +98,16 @@ def plain_error(error: BaseException, known_keys: Callable[[], list[str]]) -> Ba
     told = kind(message)
     told.__cause__ = error
     return told
+
+
+def own_code(error: BaseException) -> str | None:
+    """Return where code that is not of tlearn or its libraries was called before an error, or None."""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if package not in _LIBRARIES and package not in sys.stdlib_module_names:
+            code = frame.f_code
+            return f"{code.co_qualname} of {code.co_filename}:{line}"
+    return None
 
 
 def _is_interruption(error: BaseException) -> bool:
@@ -119,6 +137,13 @@ def _is_no_option(error: BaseException) -> bool:
 
 def _was_composing(error: BaseException) -> bool:
     return any("hydra" in Path(frame.f_code.co_filename).parts for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _is_complaint(error: BaseException) -> bool:
+    """Return whether a callback of Lightning misses a metric or a package, or does not go with the Trainer."""
+    places = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    its_own = places[-1:] and places[-1].startswith("lightning.pytorch.callbacks.")
+    return bool(its_own) and isinstance(error, RuntimeError | ValueError | ImportError)
 
 
 def _is_misconfiguration(error: BaseException) -> bool:
