@@ -17,6 +17,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.config import build
     from tlearn.config.relaunch import check_resume
     from tlearn.config.tree import plain, task_overrides
+    from tlearn.config.tuning import tuning
     from tlearn.console import is_main_process, session
     from tlearn.features.choose import FeatureOptions, choose_features
     from tlearn.report.after_training import plan_report, report_training, show_first_images
@@ -51,7 +52,7 @@ def train(config: DictConfig) -> dict[str, float]:
         images = build.datamodule(config, image_set)
         module = build.module(config, network, images)
         check_validation(trainer, 1 if module.full_batch else images.count_train_batches(trainer.world_size))
-        tune = build.tuning(config, trainer, module)
+        tune = tuning(config, trainer, module)
         options = FeatureOptions(**config.features)
         architecture = described_backbone(backbone)
         body = {**architecture, "replace": config.head.replace}

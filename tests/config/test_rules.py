@@ -290,7 +290,9 @@ def test_a_mistyped_key_of_hydra_is_refused(key):
         rules.check(plain(unchecked([f"+{key}=x"])), known("train"))
 
 
-@pytest.mark.parametrize(("key", "meant"), [("callbacks.early_stoping", "early_stopping"), ("logger.csvv", "csv")])
+@pytest.mark.parametrize(
+    ("key", "meant"), [("callbacks.early_stoping", "early_stopping"), ("logger.tensorbord", "tensorboard")]
+)
 def test_a_callback_or_logger_without_a_target_is_refused(key, meant):
     with pytest.raises(ConfigError, match=rf"^{key} has no _target_; did you mean .*{meant}"):
         rules.check(plain(unchecked([f"+{key}.patience=3"])), known("train"))

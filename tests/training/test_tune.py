@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.small_runs import overrides, program, run, write_weights
 from tlearn.config import build
 from tlearn.config.compose import compose
+from tlearn.config.tuning import tuning
 from tlearn.errors import ConfigError
 from tlearn.runs.folder import RunFolder
 from tlearn.training.module import TransferModule
@@ -24,9 +25,9 @@ def weights(tmp_path):
     return write_weights(tmp_path / "weights.pth")
 
 
-@pytest.mark.parametrize("tuning", ["frozen", "full"])
-def test_a_run_with_the_found_rate_is_the_run_with_that_rate_typed(tmp_path, folder_data, weights, tuning, capsys):
-    more = (f"finetune={tuning}", "transforms=light", "transforms.size=32", "scheduler=cosine", "trainer.max_epochs=2")
+@pytest.mark.parametrize("trains", ["frozen", "full"])
+def test_a_run_with_the_found_rate_is_the_run_with_that_rate_typed(tmp_path, folder_data, weights, trains, capsys):
+    more = (f"finetune={trains}", "transforms=light", "transforms.size=32", "scheduler=cosine", "trainer.max_epochs=2")
     found = run(tmp_path / "tuned", folder_data, weights, "tune=lr", *more)
     rate = found["tune/optimizer.lr"]
     assert f"tune: optimizer.lr={rate:g}, by " in capsys.readouterr().out
@@ -140,7 +141,7 @@ def test_several_processes_are_refused(tmp_path):
     config = compose(["tune=lr", "trainer=ddp_cpu"], output_dir=tmp_path)
     module = TransferModule(torch.nn.Linear(1, 1), 2)
     with pytest.raises(ConfigError, match=r"tune finds optimizer.lr on one device: choose trainer=auto"):
-        build.tuning(config, build.trainer(config, tmp_path), module)
+        tuning(config, build.trainer(config, tmp_path), module)
 
 
 def test_cached_features_of_a_frozen_body_need_no_size(tmp_path, folder_data, weights):

@@ -1,7 +1,6 @@
 """Build every object of a program from its configuration: the only place where configuration meets classes."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 
 from tlearn.config import seats
-from tlearn.config.compose import task_overrides
 from tlearn.config.relaunch import child_command
 from tlearn.config.seats import build
 from tlearn.console import is_main_process, say
-from tlearn.data.datamodule import ImageDataModule, SplitDataModule
+from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import pixel_cache
 from tlearn.data.prepare import BadImagesError, ImageSet, prepare
@@ -37,7 +35,6 @@ from tlearn.training.expected_warnings import ignore_expected_warnings
 from tlearn.training.given_callbacks import check_callbacks
 from tlearn.training.loggers import complete_loggers
 from tlearn.training.module import TransferModule
-from tlearn.training.tune import BatchSize, LearningRate, Tuner, tune
 
 # Preprocessing of most ImageNet weights, for looking at images without a backbone
 _USUAL = {
@@ -289,29 +286,6 @@ def _loggers(config: DictConfig, folder: Path) -> list[Logger]:
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise ConfigError(f"logger={name} needs the extra {name}: pip install 'tlearn[{name}]'") from error
         raise ConfigError(f"logger={name}: {str(error.__cause__).splitlines()[0]}") from error
-
-
-def tuning(
-    config: DictConfig, built: Trainer, module: TransferModule
-) -> Callable[[SplitDataModule, Mapping[str, float], Path], dict[str, float]] | None:
-    """Build what finds a setting before training, if anything does; see `tlearn.training.tune.tune`."""
-    if config.get("tune") is None:
-        return None
-    tuner: Tuner = build(config.tune)
-    tuner.check(module)
-    if built.world_size > 1 or isinstance(built.strategy, DataParallelStrategy):
-        raise ConfigError(f"tune finds {tuner.key} on one device: choose trainer=auto, or leave tune out")
-    if built.fast_dev_run or built.overfit_batches:  # type: ignore[attr-defined]
-        raise ConfigError(f"tune needs more than single batches to find {tuner.key}: leave out debug or tune")
-    if isinstance(tuner, BatchSize) and built.strategy.root_device.type == "cpu":
-        raise ConfigError("tune=batch_size fills the memory of a GPU; on a CPU, that would end the process")
-    if isinstance(tuner, LearningRate) and any(one.startswith(f"{tuner.key}=") for one in task_overrides()):
-        raise ConfigError(f"tune=lr finds {tuner.key}, which is given, too: leave out one of them")
-    # Nothing of the run but its devices, its precision and how it steps
-    own = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
-    length = {"max_epochs": -1, "max_time": None, "limit_val_batches": 0, "val_check_interval": 1.0}
-    new = partial(build, config.trainer, **own, **length, check_val_every_n_epoch=1, enable_model_summary=False)
-    return partial(tune, tuner, module, new)
 
 
 def _check_devices(built: Trainer, devices: Any) -> None:

@@ -37,7 +37,7 @@ _STAGES = either(one_of("all"), list_of(text))
 # Where a `_target_` is built, with all below it
 SEATS = (
     *("backbone", "data.source", "head.build", "loss", "module", "optimizer", "scheduler", "trainer"),
-    *("metrics.*", "callbacks.*", "logger.*", "transforms.train"),
+    *("metrics.*", "callbacks.*", "logger.*", "transforms.train", "tune"),
 )
 # What other frameworks call a seat
 _OTHERS = {
@@ -48,7 +48,7 @@ _OTHERS = {
     "datamodule": "data.source",
 }
 # A group of which a program has nothing by default, and the key that tells the program
-_EMPTY = {"images": "backbone", "seed": "backbone", "tta": "metrics"}
+_EMPTY = {"images": "backbone", "seed": "backbone", "tta": "metrics", "resume": "tune"}
 # The seats that a configuration gives names to, each of which must be built
 _NAMED = ("metrics", "callbacks", "logger")
 # The keys of Hydra

@@ -103,11 +103,19 @@ class TransferModule(LightningModule):
         self._unused.discard("optimizer")
         return self._optimizer
 
+    @optimizer.setter
+    def optimizer(self, optimizer: Callable[..., Optimizer]) -> None:
+        self._optimizer = optimizer
+
     @property
     def schedule(self) -> Schedule | None:
         """The schedule that the run was given."""
         self._unused.discard("scheduler")
         return self._schedule
+
+    @schedule.setter
+    def schedule(self, schedule: Schedule | None) -> None:
+        self._schedule = schedule
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [N, num_classes]."""
