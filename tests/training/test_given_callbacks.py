@@ -102,7 +102,7 @@ def test_a_callback_of_ones_own_works_and_its_state_resumes(tmp_path, folder_dat
     weights, folder = write_weights(tmp_path / "weights.pth"), tmp_path / "run"
     done = program("train", *overrides(folder_data, weights, OWN), f"hydra.run.dir='{folder}'", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    resumed = program("train", f"resume={folder}", "trainer.max_epochs=2", OWN, cwd=tmp_path)
+    resumed = program("train", f"resume={folder}", "trainer.max_epochs=2", OWN, "trust=[tests]", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
         assert [float(row["counted"]) for row in csv.DictReader(file) if row["counted"]] == [3, 6]
