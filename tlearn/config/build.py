@@ -1,6 +1,6 @@
 """Build every object of a program from its configuration: the only place where configuration meets classes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 

@@ -154,8 +154,9 @@ def _pictures(survey: Survey, thumbnails: Thumbnails) -> list[Block]:
 
 def _augmentation(survey: Survey, exhibits: Exhibits) -> list[Block]:
     """Show the first training image as it is and as the transform makes it, where there is one."""
-    transform, path = survey.transform, survey.splits["train"][0].path
-    if transform is None:
+    transform, train = survey.transform, survey.splits["train"]
+    if transform is None or not train:
         return []
+    path = train[0].path
     caption = f"{path} as it is, and as training sees it, with {transform.size} pixels"
     return [exhibits.figure("augmentation", caption, lambda: augmentation_figure(survey.root / path, transform, path))]
