@@ -11,6 +11,8 @@ from tests.models.graph.test_pooling import TINY, of_timm
 from tlearn.config.rules import RULES
 from tlearn.data.decode import Decoder
 from tlearn.data.sources.base import Sample
+from tlearn.data.sources.filenames import FilenamesSource
+from tlearn.data.sources.folder import FolderSource
 from tlearn.data.sources.shapes import ShapesSource
 from tlearn.data.split import make_splits
 from tlearn.data.transforms import Transform
@@ -53,6 +55,9 @@ TAKERS: dict[str, list[Callable[[Any], object]]] = {
     "data.max_pixels": [lambda value: Decoder(max_pixels=value)],
     "data.alpha_background": [lambda value: Decoder(alpha_background=value)],
     "data.high_bit_depth": [lambda value: Decoder(high_bit_depth=value)],
+    "data.layout": [lambda value: FolderSource("nowhere", layout=value)],
+    "data.pattern": [lambda value: FilenamesSource("nowhere", value)],
+    "data.unlabelled_test": [lambda value: FolderSource("nowhere", unlabelled_test=value)],
     "data.split.fractions": [split_by],
     "data.split.val_fraction": [carve],
     **{f"data.counts.{split}": [draw(split)] for split in ("train", "val", "test")},
@@ -77,6 +82,11 @@ WRONG = [
     ("data.alpha_background", (1, 2, 256), "a list of 3 values, each a whole number >= 0 and <= 255"),
     ("data.alpha_background", (0.5, 0.5, 0.5), "a list of 3 values, each a whole number >= 0 and <= 255"),
     ("data.high_bit_depth", "clip", "one of error, scale"),
+    ("data.layout", "folders", "one of auto, classes, splits, nested"),
+    ("data.unlabelled_test", "skip", "one of ignore, error"),
+    ("data.pattern", "[a-z]+", "a regular expression with a group (?P<label>...)"),
+    ("data.pattern", "(?P<label>[a-z]+", "a regular expression with a group (?P<label>...)"),
+    ("data.pattern", 5, "a regular expression with a group (?P<label>...)"),
     ("data.split.fractions", [], "a list of 3 values"),
     ("data.split.fractions", [0.5, 0.5], "a list of 3 values"),
     ("data.split.fractions", [1.2, -0.2, 0.0], "a list of 3 values, each a number >= 0 and <= 1"),

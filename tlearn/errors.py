@@ -1,5 +1,7 @@
 """The errors a user can meet: each has one plain message (what, which file or key, what to do) and one exit status."""
 
+import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -72,3 +74,23 @@ def capped(items: Iterable[str], limit: int = 20, separator: str = ", ") -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """Format a count with its noun: 1 image, 2 images."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def quoted(value: object) -> str:
+    """Quote a path so that Hydra keeps its quotes, spaces, equals signs, braces and backslashes."""
+    # A backslash is literal there except before a quote, and so also before the closing quote.
+    protected = re.sub(r"(\\+)(?='|\Z)", r"\1\1", str(value))
+    return "'" + protected.replace("'", "\\'").replace("${", "\\${") + "'"
+
+
+def typed(key: str, value: object) -> str:
+    """Write KEY=VALUE as it is typed in a shell, so that Hydra takes the value for text."""
+    # 2750 and null would not be text; a path with a slash is nothing else.
+    if re.fullmatch(r"[A-Za-z][\w-]*|[\w.+-]*/[\w./+-]*", str(value), re.ASCII) and str(value) not in (
+        "null",
+        "true",
+        "false",
+    ):
+        return f"{key}={value}"
+    argument = f"{key}={quoted(value)}"
+    return shlex.quote(argument) if re.search(r'["$`\\!]', argument) else f'"{argument}"'

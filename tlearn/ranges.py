@@ -1,6 +1,7 @@
 """Checks of single values, and the ranges shared by configuration and constructors."""
 
 import math
+import re
 import string
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -135,16 +136,28 @@ def sha256(value: Any) -> str | None:
     return None if known else "8 to 64 hex digits"
 
 
+def label_pattern(value: Any) -> str | None:
+    """Accept regular expressions with a group named label."""
+    try:
+        known = isinstance(value, str) and "label" in re.compile(value).groupindex
+    except re.error:
+        known = False
+    return None if known else "a regular expression with a group (?P<label>...)"
+
+
 COUNT = integer(1)
 FRACTION = number(0, 1)
 # By the key that a configuration gives the value; what a constructor of tlearn takes is the same.
 RANGES: dict[str, Check] = {
     "data.alpha_background": list_of(integer(0, 255), 3),
     "data.high_bit_depth": one_of("error", "scale"),
+    "data.layout": one_of("auto", "classes", "splits", "nested"),
     "data.max_pixels": integer(1),
+    "data.pattern": label_pattern,
     "data.sha256": sha256,
     "data.split.fractions": fractions,
     "data.split.val_fraction": number(above=0, below=1),
+    "data.unlabelled_test": one_of("ignore", "error"),
     "transforms.resize": integer(1),
     "transforms.size": integer(1),
     "transforms.interpolation": one_of("nearest", "nearest-exact", "bilinear", "bicubic"),

@@ -160,6 +160,15 @@ class TestRunning:
         assert Path(config.paths.output_dir) == folder
         assert OmegaConf.load(folder / ".hydra" / "overrides.yaml")[0] == "seed=0"
 
+    @pytest.mark.parametrize("quote", ["", "'", '"'])
+    def test_a_regular_expression_is_text_with_the_quotes_of_a_shell_alone(self, start, quote):
+        pattern = r"^(?!(train)/)|(?P<label>[a-z]+)\.\d{1,2}$"
+        ended = start("data=filenames", "data.root=d", f"data.pattern={quote}{pattern}{quote}", "hydra.run.dir=run")
+        assert ended.configs[0].data.pattern == pattern
+        # as resume reads it back
+        stored = list(OmegaConf.load("run/.hydra/overrides.yaml"))
+        assert start(*stored, "hydra.run.dir=again").configs[0].data.pattern == pattern
+
     def test_options_of_your_own_come_from_a_folder(self, start, tmp_path):
         options = tmp_path / "my options" / "optimizer"
         options.mkdir(parents=True)

@@ -28,6 +28,7 @@ PROGRAMS = [path.stem for path in sorted(CONF_DIR.glob("*.yaml")) if path.stem !
 REQUIRED = {
     "data.root": "pictures",
     "data.csv": "labels.csv",
+    "data.pattern": r"(?P<label>[a-z]+)\.\d+",
     "finetune.stages": ["layer4"],
     "run": "outputs/run",
     "images": "pictures",
@@ -132,7 +133,7 @@ COMMANDS = sorted(
         (program, tuple(shlex.split(arguments)))
         for path in FILES
         for program, arguments in re.findall(
-            r"python -m tlearn\.(\w+)((?: [\w.@+~]+=[^\s()]+)*)", path.read_text(encoding="utf-8")
+            r"python -m tlearn\.(\w+)((?: [\w.@+~]+=(?:'[^']*'|[^\s()']+))*)", path.read_text(encoding="utf-8")
         )
     }
 )
@@ -218,6 +219,12 @@ def test_compose_takes_overrides_and_a_run_folder(tmp_path):
     assert config.seed == 0
     assert config.extra.note == "mine"
     assert plain(config)["trainer"]["default_root_dir"] == str(tmp_path / "run")
+
+
+def test_compose_takes_a_regular_expression_without_quotes():
+    pattern = r"(?P<label>[a-z]+)\.\d+"
+    for given in (pattern, f"'{pattern}'"):
+        assert compose(["data=filenames", "data.root=d", f"data.pattern={given}"]).data.pattern == pattern
 
 
 @pytest.mark.parametrize("name", ["my options", "a=b", "a,b", "it's"])

@@ -51,10 +51,10 @@ def test_the_test_pictures_are_val_where_that_is_asked_for(tmp_path, draw_split)
     assert [note.startswith("the test images are val") for note in found.notes] == [True]
 
 
-def test_a_class_of_test_that_train_lacks_is_refused_as_val_too(tmp_path, draw_split):
+def test_a_class_of_test_that_train_lacks_is_refused_where_it_would_be_val_too(tmp_path, draw_split):
     draw_split(tmp_path / "train", 2)
     draw_split(tmp_path / "test", 2, ("blue", "green"))
-    with pytest.raises(DataError, match="val has classes that train does not have: green"):
+    with pytest.raises(DataError, match="test has classes that train does not have: green"):
         prepare(FolderSource(tmp_path), Decoder(), HALVES, 0.2, 0, test_as_val=True)
 
 

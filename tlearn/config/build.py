@@ -20,7 +20,7 @@ from tlearn.console import is_main_process, say
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import pixel_cache
-from tlearn.data.prepare import BadImagesError, ImageSet, prepare
+from tlearn.data.prepare import BadImagesError, ImageSet, class_counts, prepare
 from tlearn.data.transforms import KEYS, Transform, complete, mixing
 from tlearn.errors import ConfigError
 from tlearn.models.backbones.base import Backbone, backbone_name
@@ -113,7 +113,8 @@ def image_set(config: DictConfig, run: RunFolder) -> ImageSet:
     if is_main_process() and (found.notes or found.skipped):
         run.write_json("data_report.json", {"unreadable": found.skipped, "notes": found.notes})
     counts = ", ".join(f"{name} {len(samples):,}" for name, samples in found.splits.items())
-    say(f"data: {data.name}, {len(found.classes)} classes; images: {counts}", *found.notes)
+    lines = class_counts(found.splits, found.classes)
+    say(f"data: {data.name}, {len(found.classes)} classes; images: {counts}", *lines, *found.notes)
     return found
 
 

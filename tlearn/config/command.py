@@ -21,7 +21,7 @@ from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
 from tlearn.config.messages import explain, own_code, plain_error
 from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
-from tlearn.config.tree import CONF_DIR, own_hydra, plain
+from tlearn.config.tree import CONF_DIR, own_hydra, plain, quoted_texts
 from tlearn.config.trial import end_sweep, run_trial
 from tlearn.console import complain, is_main_process, say, warn
 from tlearn.errors import ConfigError, OutputError, TlearnError
@@ -109,7 +109,7 @@ def _answer(config_name: str, task: Task) -> int:
         say(f"tlearn {__version__}")
         return 0
     resumed = resumed_run(sys.argv[1:])
-    sys.argv[1:] = restored_arguments(sys.argv[1:])
+    sys.argv[1:] = quoted_texts(restored_arguments(sys.argv[1:]))
     arguments = _parsed(sys.argv[1:])
     shows_only = arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
     if arguments.config_name or arguments.config_path:

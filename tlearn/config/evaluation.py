@@ -10,7 +10,7 @@ from tlearn.analysis.outputs import Outputs, view_metrics
 from tlearn.config import build, seats
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule
-from tlearn.data.prepare import ImageSet, readable
+from tlearn.data.prepare import ImageSet, class_counts, readable
 from tlearn.data.transforms import Transform
 from tlearn.runs.evaluated import evaluated_samples
 from tlearn.runs.model import Model
@@ -34,6 +34,7 @@ def measure(
     unreadable, samples = readable(root, chosen, model.decoder, config.data.on_bad_image, verified)
     if unreadable:
         say(f"left out {len(unreadable)} unreadable images: {', '.join(list(unreadable)[:20])}")
+    say(*class_counts({config.split: samples}, model.classes))
     loading = {"batch_size": config.data.batch_size, "num_workers": config.data.num_workers}
     image_set = ImageSet(root, {"test": samples}, model.classes)
     data = ImageDataModule(image_set, model.decoder, transform, transform, **loading)

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tlearn import __version__
-from tlearn.errors import CheckpointError, ConfigError
+from tlearn.errors import CheckpointError, ConfigError, quoted
 from tlearn.runs.dotted_keys import flat
 from tlearn.runs.trust import own_packages
 from tlearn.training.resume import last_checkpoint
@@ -101,13 +101,6 @@ def resumed_run(arguments: list[str]) -> Path | None:
     if not given or given[-1].endswith(("resume=", "resume=null")):
         return None
     return Path(_unquoted(given[-1].partition("=")[2])).expanduser().absolute()
-
-
-def quoted(path: Path) -> str:
-    """Quote a path so that Hydra keeps its quotes, spaces, equals signs, braces and backslashes."""
-    # A backslash is literal there except before a quote, and so also before the closing quote.
-    protected = re.sub(r"(\\+)(?='|\Z)", r"\1\1", str(path))
-    return "'" + protected.replace("'", "\\'").replace("${", "\\${") + "'"
 
 
 def _unquoted(value: str) -> str:

@@ -88,6 +88,7 @@ RULES: dict[str, Check] = {
     "data.name": text,
     "data.root": optional(path),
     "data.csv": path,
+    "data.parent": COUNT,
     "data.download_root": path,
     "data.url": either(text, list_of(text)),
     "data.sha256": optional(RANGES["data.sha256"]),

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tlearn.analysis.direction import direction
 from tlearn.config.options import Options
-from tlearn.config.relaunch import quoted
-from tlearn.errors import ConfigError
+from tlearn.errors import ConfigError, quoted
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # In a wheel the tree lies in the package, in a checkout beside it. An absolute path works for both, with `python -m`
@@ -32,6 +31,8 @@ OmegaConf.register_new_resolver("direction", direction, replace=True)
 # The URL of a database file, whose path may have any characters
 OmegaConf.register_new_resolver("sqlite", lambda path: f"sqlite:///{quote(path)}", replace=True)
 
+# Keys whose values are text whatever they look like: Hydra would parse the brackets of a regular expression.
+_TEXTS = ("data.pattern",)
 _OPTIONS = f"{Options.scheme()}://options"
 
 
@@ -44,7 +45,16 @@ def compose_unchecked(
     # The override hides the program's own search path, so repeat it, as for --config-dir.
     search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())},{_OPTIONS}]"] if config_dir else []
     with own_hydra(), initialize_config_dir(str(CONF_DIR), job_name=program, version_base="1.3"):
-        return hydra_compose(program, [*overrides, *search], return_hydra_config=True)
+        return hydra_compose(program, [*quoted_texts(overrides), *search], return_hydra_config=True)
+
+
+def quoted_texts(arguments: Iterable[str]) -> list[str]:
+    """Quote the values that are text whatever they look like, where a shell has taken the quotes away."""
+    return [
+        f"{key}={quoted(value)}" if key.lstrip("+") in _TEXTS and value[:1] not in ("'", '"', "") else argument
+        for argument in arguments
+        for key, _, value in [argument.partition("=")]
+    ]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tlearn.data.sources.folder import ENDINGS
+from tlearn.data.sources.tree import ENDINGS
 from tlearn.errors import ConfigError, DataError, capped
 
 

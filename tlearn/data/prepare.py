@@ -1,6 +1,7 @@
 """From a source of images to checked splits: list the images, check that each decodes, split."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from tlearn.data.split import class_list, make_splits
 from tlearn.data.verify import find_bad_images
 from tlearn.errors import DataError, capped, counted
 from tlearn.machine import available_cpus
+
+# How many classes the first lines of a run list
+_MOST_CLASSES = 12
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,17 @@ def readable(
     if bad and on_bad_image == "error":
         raise BadImagesError(root, bad)
     return bad, [sample for sample in samples if sample.path not in bad]
+
+
+def class_counts(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> list[str]:
+    """Return a line for each split with the number of images of its first classes."""
+    lines = []
+    for split, samples in splits.items():
+        counts = Counter(sample.label for sample in samples)
+        listed = capped((f"{label} {counts[label]:,}" for label in classes), _MOST_CLASSES)
+        rest = [counts[label] for label in classes[_MOST_CLASSES:]]
+        lines.append(f"{split}: {listed}" + (f" of {min(rest):,} to {max(rest):,} images each" if rest else ""))
+    return lines
 
 
 def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:

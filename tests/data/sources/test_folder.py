@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import fill, tree
-from tlearn.data.sources import folder as folder_module
+from tlearn.data.sources import archive as archive_module
+from tlearn.data.sources.archive import Archive
 from tlearn.data.sources.base import Listing, Sample
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import ConfigError, DataError, DownloadError
@@ -173,9 +174,10 @@ class TestWrongTrees:
         message = refused(fill(tmp_path, "train/a/1.jpg", "val/a/1.jpg", "valid/a/1.jpg"))
         assert "val/ and valid/ are the same split" in message
 
-    def test_a_split_without_class_folders_is_refused(self, tmp_path):
-        message = refused(fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "test/1.jpg"))
-        assert "test/ has no class folders, and 1 image directly in it" in message
+    def test_a_val_without_class_folders_is_refused(self, tmp_path):
+        message = refused(fill(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "val/1.jpg"))
+        assert "val/ has no class folders, and 1 image directly in it" in message
+        assert f"train/ alone, 2 classes a, b: data.root={tmp_path / 'train'}" in message
 
     def test_nothing_at_all_is_refused(self, tmp_path):
         assert "no class folders, and 0 images" in refused(tmp_path)
@@ -256,8 +258,8 @@ class TestLinks:
 
 class TestFolderDownload:
     def test_a_given_root_is_never_downloaded(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(folder_module, "fetch_archive", None)
-        source = FolderSource(tmp_path / "lost", url="https://example.org/a.zip")
+        monkeypatch.setattr(archive_module, "fetch_archive", None)
+        source = FolderSource(tmp_path / "lost", archive=Archive("lost", url="https://example.org/a.zip"))
         source.prepare()
         with pytest.raises(DataError, match="lost does not exist"):
             source.listing()
@@ -269,8 +271,8 @@ class TestFolderDownload:
             calls.append((url, folder, options))
             return fill(folder, "a/1.jpg", "b/1.jpg")
 
-        monkeypatch.setattr(folder_module, "fetch_archive", fetch_archive)
-        source = FolderSource(None, "pets", tmp_path, "https://example.org/a.zip", "12345678", "inner")
+        monkeypatch.setattr(archive_module, "fetch_archive", fetch_archive)
+        source = FolderSource(None, archive=Archive("pets", tmp_path, "https://example.org/a.zip", "12345678", "inner"))
         source.prepare()
         source.prepare()
         assert len(source.listing().samples) == 2
@@ -279,12 +281,14 @@ class TestFolderDownload:
 
     def test_without_root_and_address_the_root_is_asked_for(self, tmp_path):
         with pytest.raises(ConfigError, match=r"data\.root must be given"):
-            FolderSource(None, "mine", tmp_path).prepare()
+            FolderSource(None, archive=Archive("mine", tmp_path)).prepare()
+        with pytest.raises(ConfigError, match=r"data\.root must be given"):
+            FolderSource(None)
 
     def test_without_network_the_error_names_the_address_and_the_place(self, tmp_path, monkeypatch):
         monkeypatch.setenv("TLEARN_OFFLINE", "1")
         with pytest.raises(DownloadError) as caught:
-            FolderSource(None, "mine", tmp_path, "https://example.org/a.zip").prepare()
+            FolderSource(None, archive=Archive("mine", tmp_path, "https://example.org/a.zip")).prepare()
         assert "https://example.org/a.zip" in str(caught.value)
         assert str(tmp_path) in str(caught.value)
         assert not (tmp_path / "mine").exists()

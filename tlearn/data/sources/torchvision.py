@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torchvision import datasets
 
 from tlearn.data.sources.base import Listing, Sample
-from tlearn.data.sources.folder import Found, scan_classes
+from tlearn.data.sources.collect import Found, scan_classes
 from tlearn.download import is_offline
 from tlearn.errors import ConfigError, DataError, DownloadError, TlearnError, capped
 from tlearn.ranges import one_of, require
