@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -11,11 +12,13 @@ from tlearn.runs.comparison import (
     comparison_table,
     differing,
     find_runs,
+    metric_mode,
     name_of,
     read_run,
     setting,
 )
 from tlearn.runs.dotted_keys import flat
+from tlearn.runs.ranking import Entry, ranked
 from tlearn.runs.trial import Trial, write_trial
 
 
@@ -152,6 +155,25 @@ def test_the_best_run_comes_first_and_what_has_no_figure_last(tmp_path):
     assert list(rows[0]) == ["run", "val/top1", "status", "lr", "time/fit_s", "folder", "error"]
     losses = [Run(tmp_path / name, "done", {"val/loss": value}) for name, value in (("a", 2.0), ("b", 1.0))]
     assert [row["run"] for row in comparison_table(losses, "val/loss")] == ["b", "a"]
+
+
+def test_the_best_end_of_a_metric_is_what_the_first_run_that_knows_it_says(tmp_path):
+    one, two = _folders(tmp_path, 0.5, 0.6)
+    for folder, content in ((one.folder, "damaged"), (two.folder, json.dumps({"directions": {"hamming": "min"}}))):
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "model.json").write_text(content)
+    folders = [tmp_path / "nothing", one.folder, two.folder]
+    modes = [metric_mode(folders, name) for name in ("val/hamming", "test/hamming", "val/top1", "hamming")]
+    assert modes == ["min", "min", "auto", "auto"]
+    runs = _runs({"n": 1}, {"n": 2}, metrics=[{"val/hamming": 0.4}, {"val/hamming": 0.2}])
+    runs = [replace(run, folder=folder.folder) for run, folder in zip(runs, (one, two), strict=True)]
+    assert [row["val/hamming"] for row in comparison_table(runs, "val/hamming", "min")] == [0.2, 0.4]
+    assert [row["val/hamming"] for row in comparison_table(runs, "val/hamming")] == [0.4, 0.2]
+    assert [group.mean("m") for group in ranked(entries_of(0.2, 0.1, 0.3), "m", "min")] == [0.1, 0.2, 0.3]
+
+
+def entries_of(*values):
+    return [Entry(str(number), {"n": number}, {"m": value}) for number, value in enumerate(values)]
 
 
 def test_a_run_is_named_by_what_sets_its_folder_apart(tmp_path):

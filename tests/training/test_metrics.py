@@ -1,7 +1,10 @@
 """Metrics of a whole split: by formulas of their own, in any batches, and where they are not defined."""
 
+import json
 import math
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +14,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAUROC, MulticlassPrecision
 
+from tests import small_runs as runs
 from tlearn.analysis.outputs import among_top
-from tlearn.config import seats
+from tlearn.config import build, seats
 from tlearn.config.compose import compose
 from tlearn.errors import CheckpointError, ConfigError
 from tlearn.models.network import TransferNetwork
@@ -226,3 +230,80 @@ def test_what_is_null_or_does_not_exist_is_left_out():
     nodes = compose(["metrics.top1=null"]).metrics
     assert seats.metrics(nodes, 5) == {}
     assert seats.metrics(nodes, 6).keys() == {"top5"}
+
+
+OWN = "+metrics.last._target_=tests.training.own_module.LastClass"
+HAMMING = "+metrics.hamming._target_=torchmetrics.classification.MulticlassHammingDistance"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mode"),
+    [
+        ([], "min"),
+        (["monitor.metric=val/top1"], "max"),
+        (["metrics=full", "monitor.metric=val/brier"], "min"),
+        ([HAMMING, "monitor.metric=val/hamming"], "min"),
+        ([OWN, "monitor.metric=val/last", "monitor.mode=max"], "max"),
+        ([OWN, "monitor.metric=val/last", "monitor.mode=min"], "min"),
+    ],
+)
+def test_the_metric_itself_says_which_end_is_best(arguments, mode):
+    config = compose([*arguments, "scheduler=plateau"])
+    build.monitored(config)
+    assert config.callbacks.checkpoint.mode == config.callbacks.early_stopping.mode == mode
+    assert config.scheduler.build.mode == mode
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["monitor.metric=val/top1", "monitor.mode=min"], "val/top1 is best at its maximum, so max"),
+        ([HAMMING, "monitor.metric=val/hamming", "monitor.mode=max"], "val/hamming is best at its minimum, so min"),
+        ([OWN, "monitor.metric=val/last"], "give monitor.mode=min or max"),
+    ],
+)
+def test_a_wrong_end_is_refused_and_one_that_nobody_knows_is_asked_for(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        build.monitored(compose(arguments))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return runs.write_weights(tmp_path / "weights.pth")
+
+
+def test_the_metrics_of_a_run_choose_its_epoch_and_are_measured_again_by_trust(tmp_path, folder_data, weights):
+    chosen = (OWN, HAMMING, "monitor.metric=val/last", "monitor.mode=min", "~metrics.top1", "trainer.max_epochs=3")
+    run = tmp_path / "run"
+    trained = runs.run(run, folder_data, weights, *chosen, "report=default")
+    assert trained.keys() >= {"val/last", "test/last", "val/hamming", "test/hamming"}
+    assert not {"val/top1", "test/top1"} & trained.keys()
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
+    description = json.loads((run / "model" / "model.json").read_text())
+    assert description["directions"] == {"last": "min", "hamming": "min"}
+    with (run / "report" / "splits.csv").open() as file:
+        assert {"last", "hamming"} <= set(file.readline().strip().split(","))
+
+    def evaluated(*more: str) -> tuple[int, str, set[str]]:
+        place = tmp_path / "again"
+        shutil.rmtree(place, ignore_errors=True)
+        done = runs.program(
+            "evaluate", f"run={run}", "report.write=false", f"hydra.run.dir={place}", *more, cwd=tmp_path
+        )
+        found = json.loads((place / "metrics.json").read_text()) if done.returncode == 0 else {}
+        for name in found.keys() & trained.keys():
+            assert found[name] == pytest.approx(trained[name], abs=1e-5), name
+        return done.returncode, done.stderr, set(found)
+
+    status, message, _ = evaluated()
+    assert status == 4
+    assert "trust=[tests]" in message
+    assert evaluated("trust=[tests]")[2] >= {"test/last", "test/hamming", "test/loss"}
+    assert evaluated("metrics=default")[2] & {"test/last", "test/hamming", "test/top1"} == {"test/top1"}
+
+
+def test_a_monitored_metric_that_does_not_exist_for_the_images_of_val_stops_the_run(tmp_path, folder_data, weights):
+    for folder in sorted((folder_data / "val").iterdir())[1:]:
+        shutil.rmtree(folder)
+    with pytest.raises(ConfigError, match="val/auroc is nan for the images of val"):
+        runs.run(tmp_path / "run", folder_data, weights, "metrics=full", "monitor.metric=val/auroc")

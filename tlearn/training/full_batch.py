@@ -103,7 +103,8 @@ class FullBatchModule(TransferModule):
             features = self.network.features(inputs)
         self._fit(self.configure_optimizers(), features, targets, weight_decay)
         self.trained_on = "train+val"
-        say(f"refit on train + val ({len(targets):,} images) with weight decay {weight_decay:.3g}")
+        unmeasured = "" if "test" in data.datasets else "; no test images measure this fit"
+        say(f"refit on train + val ({len(targets):,} images) with weight decay {weight_decay:.3g}{unmeasured}")
         return {"weight_decay_refit": weight_decay}
 
     def _fit(
