@@ -336,9 +336,8 @@ def test_a_table_may_lie_in_a_file_of_any_name_that_says_csv_or_nothing(tmp_path
     ],
 )
 def test_an_ending_that_is_not_written_is_refused_with_those_that_are(option, expected):
-    config = plain(compose(["run=x", "images=x", option], "predict", output_dir="run"))
     with pytest.raises(ConfigError, match=f"{option}: expected {expected}"):
-        rules.check(config, [])
+        compose(["run=x", "images=x", option], "predict")
 
 
 def test_a_refused_ending_costs_no_more_than_the_message(tmp_path):
@@ -489,9 +488,10 @@ def test_the_number_of_pictures_and_the_place_of_the_table_are_printed(ask, tmp_
 
 def test_a_picture_is_never_written_over(tmp_path, model, pictures):
     before = (pictures / "0.png").read_bytes()
-    arguments = [f"run='{model}'", f"images='{pictures}'", f"output='{pictures / '0.png'}'"]
+    config = compose([f"run='{model}'", f"images='{pictures}'"], "predict", output_dir=tmp_path)
+    config.output = str(pictures / "0.png")
     with pytest.raises(OutputError, match="named like one"):
-        predict(compose(arguments, "predict", output_dir=tmp_path))
+        predict(config)
     assert (pictures / "0.png").read_bytes() == before
 
 
