@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from tlearn.config.command import program
 from tlearn.console import answer, say, session, to_stderr
 from tlearn.data.find import find_images, folder_targets
-from tlearn.data.sources.tree import ENDINGS
+from tlearn.data.formats import ENDINGS
 from tlearn.errors import BadImageError, DataError, OutputError
 from tlearn.files import STDOUT, is_stream, opened_number, remove_temporaries, writing_text
 

@@ -96,11 +96,11 @@ def test_a_folder_below_a_hidden_one_can_be_asked_for(folder):
 
 
 def test_other_files_of_a_folder_are_counted_in_one_note(folder):
-    for name in ("a.heic", "b.HEIC", "notes.txt", "README", ".hidden"):
+    for name in ("a.mov", "b.MOV", "notes.txt", "README", ".hidden"):
         (folder / name).write_bytes(b"")
     paths, notes = find_images(str(folder))
     assert len(paths) == 7
-    assert notes == [f"4 other files in {folder}: .heic 2, .txt 1, no ending 1"]
+    assert notes == [f"4 other files in {folder}: .mov 2, .txt 1, no ending 1"]
 
 
 def test_a_folder_of_images_alone_needs_no_note(folder):

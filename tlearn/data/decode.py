@@ -12,17 +12,13 @@ import torchvision  # noqa: F401  registers torch.ops.image
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 from torch import Tensor
 
+from tlearn.data.formats import FORMATS
 from tlearn.errors import BadImageError
 from tlearn.ranges import require
 
-# Raster formats that an image folder may hold. Pillow reads more, but some of those start other programs (EPS) and
-# some have no signature, so that any bytes pass for them (TGA). AVIF depends on how Pillow was built.
+# Some depend on how Pillow was built.
 Image.init()
-_OPENERS = [
-    Image.OPEN[name]
-    for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-    if name in Image.OPEN
-]
+_OPENERS = [Image.OPEN[name] for name in FORMATS if name in Image.OPEN]
 
 # torchvision's ImageReadMode.RGB
 _RGB = 3

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tlearn.data.sources.tree import ENDINGS
+from tlearn.data.formats import is_image_name
 from tlearn.errors import ConfigError, DataError, capped
 
 
@@ -72,7 +72,7 @@ def _below(folder: Path, others: Counter[str]) -> Iterator[Path]:
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for path in (Path(here, name) for name in files if not name.startswith(".")):
-            if path.suffix.lower() in ENDINGS:
+            if is_image_name(path.name):
                 yield path
             else:
                 others[path.suffix.lower() or "no ending"] += 1

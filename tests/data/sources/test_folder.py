@@ -101,19 +101,19 @@ class TestIgnoredFiles:
         assert listed(tmp_path).notes == ["ignored 3 hidden entries"]
 
     def test_other_endings_are_noted_for_each_class(self, tmp_path):
-        fill(tmp_path, "train/a/1.jpg", "train/a/2.jpg", "train/a/3.gif", "train/a/4.HEIC", "train/b/1.jpg")
+        fill(tmp_path, "train/a/1.jpg", "train/a/2.jpg", "train/a/3.psd", "train/a/4.MOV", "train/b/1.jpg")
         fill(tmp_path, "val/a/1.jpg", "val/b/1.jpg", "val/b/LABELS")
         assert listed(tmp_path).notes == [
-            "train/a: 2 files ignored: .gif, .heic",
+            "train/a: 2 files ignored: .mov, .psd",
             "val/b: 1 file ignored: (no ending)",
         ]
 
     def test_a_class_that_loses_more_than_half_of_its_files_is_refused(self, tmp_path):
-        fill(tmp_path, "a/1.jpg", "a/2.heic", "a/3.heic", "b/1.jpg")
+        fill(tmp_path, "a/1.jpg", "a/2.mov", "a/3.mov", "b/1.jpg")
         message = refused(tmp_path)
         assert "2 of the 3 files of class 'a'" in message
         assert str(tmp_path / "a") in message
-        assert ".heic" in message
+        assert ".mov" in message
 
 
 class TestEmptyClasses:

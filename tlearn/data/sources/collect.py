@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tlearn.data.formats import ENDINGS, is_image_name
 from tlearn.data.sources.base import Sample
-from tlearn.data.sources.tree import ENDINGS, Inode, around, ending, entries, inode, is_image, kind
+from tlearn.data.sources.tree import Inode, around, ending, entries, inode, kind
 from tlearn.errors import DataError, capped, counted
 
 
@@ -32,7 +33,7 @@ def scan_classes(root: Path, folder: Path, split: str | None, found: Found, skip
     stray = 0
     for entry in _visible(folder, found):
         if kind(entry) != "folder":
-            stray += is_image(entry.name)
+            stray += is_image_name(entry.name)
         elif inode(entry.path) in outer:
             found.notes.append(f"loop skipped: {Path(entry.path).relative_to(root).as_posix()}")
         elif entry.name not in skip:
@@ -72,7 +73,7 @@ def image_paths(root: Path, folder: Path, found: Found, outer: set[Inode]) -> tu
             found.notes.append(f"loop skipped: {path}")
         elif what != "file":
             odd.append(f"{path} ({what})")
-        elif is_image(entry.name):
+        elif is_image_name(entry.name):
             images.append(path)
         else:
             ignored[ending(entry.name)] += 1

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from tlearn.data.formats import is_image_name
 from tlearn.errors import DataError, capped, counted
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 # Deeper folders count as empty: no data set nests so deep, and Python's stack ends somewhere.
 _DEEPEST = 40
@@ -95,7 +95,7 @@ def scan(root: str | Path) -> Folder:
             images, others, folders, links, tables = [], Counter[str](), {}, set(), []
             for entry in entries(path)[0]:
                 what = kind(entry)
-                if what == "file" and is_image(entry.name):
+                if what == "file" and is_image_name(entry.name):
                     images.append(entry.name)
                 elif what != "folder":
                     others[ending(entry.name)] += 1
@@ -126,11 +126,6 @@ def entries(folder: str | Path) -> tuple[list[os.DirEntry[str]], int]:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file name has the ending of an image."""
-    return name.lower().endswith(ENDINGS)
 
 
 def ending(name: str) -> str:
