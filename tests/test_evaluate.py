@@ -3,17 +3,22 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import draw
 from tests.small_runs import run, write_weights
+from tlearn.config.build import decoding as decoding_of
 from tlearn.config.compose import compose
 from tlearn.data.decode import Decoder
-from tlearn.errors import CheckpointError, DataError
+from tlearn.errors import CheckpointError, ConfigError, DataError
 from tlearn.evaluate import evaluate
 from tlearn.predict import predict
+from tlearn.runs.model import load_model
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +145,29 @@ def test_pictures_are_read_as_in_training(tmp_path, draw_split):
     decoding = ("data.alpha_background=[0,0,0]", "data.high_bit_depth=scale")
     run(tmp_path / "run", draw_split(tmp_path / "data", 8), write_weights(tmp_path / "w.pth"), *decoding)
     description = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
-    assert Decoder(**description["decoding"]) == Decoder(alpha_background=(0, 0, 0), high_bit_depth="scale")
+    decoder = Decoder(alpha_background=(0, 0, 0), high_bit_depth="scale")
+    assert Decoder(**description["decoding"]) == decoder
+    model = load_model(tmp_path / "run")
+    given = compose(["run=x", "data.bit_depth=12", "data.alpha_background=[1,2,3]"], "evaluate", output_dir=tmp_path)
+    assert model.decoding(**decoding_of(given.data)).decoder == replace(
+        decoder, alpha_background=(1, 2, 3), bit_depth=12
+    )
+    untouched = compose(["run=x", "images=x"], "predict", output_dir=tmp_path)
+    assert model.decoding(**decoding_of(untouched.data)).decoder == decoder
+
+
+def test_other_options_of_decoding_are_those_of_an_evaluation(tmp_path, trained):
+    folder, _ = trained
+    for name in ("blue", "green", "red"):
+        for number in range(2):
+            (tmp_path / "new" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(tmp_path / "new" / name / f"{number}.png")
+    new = f"data.root={tmp_path / 'new'}"
+    with pytest.raises(DataError, match=r"data\.high_bit_depth=scale"):
+        _evaluate(tmp_path / "a", folder / "run", new)
+    assert _evaluate(tmp_path / "b", folder / "run", new, "data.high_bit_depth=scale", "data.bit_depth=12")
+    with pytest.raises(ConfigError, match=r"data\.bit_depth=12 needs data\.high_bit_depth=scale"):
+        _evaluate(tmp_path / "c", folder / "run", new, "data.bit_depth=12")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):

@@ -13,6 +13,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -493,6 +494,18 @@ def test_a_picture_is_never_written_over(tmp_path, model, pictures):
     with pytest.raises(OutputError, match="named like one"):
         predict(config)
     assert (pictures / "0.png").read_bytes() == before
+
+
+def test_the_option_that_a_refusal_names_works(tmp_path, model, pictures):
+    Image.fromarray(np.full((400, 300), 4000, np.uint16)).save(pictures / "deep.png")
+    arguments = [f"run={model}", f"images={pictures}", "num_workers=0", "device=cpu"]
+    for words in ("data.max_pixels=120000", "data.high_bit_depth=scale", None):
+        done = program("predict", *arguments, cwd=tmp_path)
+        assert done.returncode == (3 if words else 0)
+        assert (words or "8 of 8 images classified") in done.stderr + done.stdout
+        arguments += [words] if words else []
+    assert "look like 12 bits" in done.stdout
+    assert "bits" not in program("predict", *arguments, "data.bit_depth=12", cwd=tmp_path).stdout
 
 
 @pytest.fixture(scope="module")

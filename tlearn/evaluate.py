@@ -8,6 +8,7 @@ from tlearn.config.command import program
 def evaluate(config: DictConfig) -> dict[str, float]:
     """Measure the model of `config.run` on one split and return its metrics."""
     # Imported here: torch and lightning take seconds to load, and help and configuration errors must not wait.
+    from tlearn.config.build import decoding
     from tlearn.config.evaluation import measure
     from tlearn.config.tree import plain, task_overrides
     from tlearn.console import is_main_process, say, session
@@ -20,7 +21,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
     run = RunFolder(config.paths.output_dir)
     with session(run.path / "evaluate.log", quiet=config.quiet):
-        model = load_model(config.run, config.trust)
+        model = load_model(config.run, config.trust).decoding(**decoding(config.data))
         metrics, outputs, unreadable = measure(config, model)
         if is_main_process():
             run.write_json("metrics.json", metrics)

@@ -34,6 +34,7 @@ def explore(config: DictConfig) -> dict[str, float]:
             unreadable=found.skipped,
             notes=found.notes,
             transform=build.looked_at(config),
+            bit_depth=config.data.bit_depth,
         )
         metrics: dict[str, float] = {
             "classes": len(survey.classes),

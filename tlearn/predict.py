@@ -24,6 +24,7 @@ def predict(config: DictConfig) -> dict[str, float]:
     """Write one row per readable image: path, and the `topk` most probable classes with their probabilities."""
     # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
     from tlearn.config import seats
+    from tlearn.config.build import decoding
     from tlearn.report.predictions_page import MOST_SHOWN, predictions_page
     from tlearn.runs.model import load_model
     from tlearn.runs.predictions import device_of, predictions_of
@@ -44,6 +45,7 @@ def predict(config: DictConfig) -> dict[str, float]:
                     model = load_model(config.run, config.trust)
                 else:
                     model = pretrained_model(seats.backbone(config.backbone), config.classes)
+                model = model.decoding(**decoding(config.data))
                 targets, note = folder_targets(config.images, images, model.classes) if page_file else ({}, [])
                 say(*note)
                 model.network.to(device_of(config.device))
@@ -52,7 +54,9 @@ def predict(config: DictConfig) -> dict[str, float]:
                 shown, bad, right = _write_rows(table, config.topk, predictions, MOST_SHOWN, targets)
             if page_file is not None:
                 score = (right, len(images) - len(bad)) if targets else None
-                page_file.write(predictions_page(shown, len(images), model.name, targets, score))
+                page_file.write(
+                    predictions_page(shown, len(images), model.name, targets, score, model.decoder.bit_depth)
+                )
         with telling():
             say(f"{len(images) - len(bad):,} of {len(images):,} images classified")
             answer(*(path.absolute() for path in (output, page) if path is not None))

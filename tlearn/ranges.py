@@ -150,6 +150,7 @@ FRACTION = number(0, 1)
 # By the key that a configuration gives the value; what a constructor of tlearn takes is the same.
 RANGES: dict[str, Check] = {
     "data.alpha_background": list_of(integer(0, 255), 3),
+    "data.bit_depth": integer(8, 16),
     "data.high_bit_depth": one_of("error", "scale"),
     "data.layout": one_of("auto", "classes", "splits", "nested"),
     "data.max_pixels": integer(1),

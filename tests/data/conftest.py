@@ -11,11 +11,11 @@ from tlearn.data.decode import Decoder
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of files that decoders were called with since it was last cleared."""
     names: list[str] = []
-    original = Decoder.__call__
+    original = Decoder.read
 
     def counting(self: Decoder, path: str | Path) -> object:
         names.append(Path(path).name)
         return original(self, path)
 
-    monkeypatch.setattr(Decoder, "__call__", counting)
+    monkeypatch.setattr(Decoder, "read", counting)
     return names

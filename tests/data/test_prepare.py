@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import draw
 from tlearn.data.decode import Decoder
@@ -140,3 +142,16 @@ def test_a_mended_picture_is_good_again_despite_the_cache(unsplit, tmp_path):
         prepare(source, Decoder(), HALVES, 0.2, 0, "error", cache)
     draw(path, (30, 30, 220))
     assert prepare(source, Decoder(), HALVES, 0.2, 0, "error", cache).skipped == {}
+
+
+def test_16_bit_images_that_look_like_12_are_noted_and_read_so_when_told(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            values = np.full((8, 8), 4095 - number, np.uint16)
+            Image.fromarray(values).save(tmp_path / name / f"{number}.png")
+    found = prepare(FolderSource(tmp_path), Decoder(high_bit_depth="scale"), HALVES, 0.2, 0)
+    assert [note for note in found.notes if "look like 12 bits" in note and "data.bit_depth=12" in note]
+    told = Decoder(high_bit_depth="scale", bit_depth=12)
+    assert not [note for note in prepare(FolderSource(tmp_path), told, HALVES, 0.2, 0).notes if "bits" in note]
+    assert told(tmp_path / "a" / "0.png").min() == 255

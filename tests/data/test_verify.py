@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tlearn.data.decode import Decoder
-from tlearn.data.verify import find_bad_images
+from tlearn.data.verify import check_images
 from tlearn.errors import BadImageError
 
 GOOD = ["cats/a.png", "cats/b.png", "dogs/c.png", "dogs/d.png"]
@@ -42,6 +42,10 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
 
 
+def find_bad_images(*arguments: object, **options: object) -> dict[str, str]:
+    return {path: outcome.reason for path, outcome in check_images(*arguments, **options).items() if outcome.reason}
+
+
 def only_file(folder: Path) -> Path:
     (file,) = folder.iterdir()
     return file
@@ -61,8 +65,18 @@ def test_all_bad_files_are_found_with_reasons_in_the_order_given(root, cache):
         assert list(bad) == ["missing.jpg", "dogs/c.png", "cats/page.jpg", "cats/empty.jpg"]
         assert bad["missing.jpg"] == "no such file"
         assert bad["dogs/c.png"].startswith("truncated or corrupt")
-        assert bad["cats/page.jpg"] == "not an image (starts with '<!DOCTYPE')"
+        assert bad["cats/page.jpg"].startswith("a web page saved in place of the picture")
         assert bad["cats/empty.jpg"] == "empty file (0 bytes)"
+
+
+def test_how_many_bits_images_need_is_remembered(tmp_path, cache, decoded):
+    Image.fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "deep.png")
+    write(tmp_path / "plain.png", 0)
+    decoder = Decoder(high_bit_depth="scale")
+    for count in (2, 2):
+        found = check_images(tmp_path, ["deep.png", "plain.png"], decoder, cache, threads=1)
+        assert [outcome.bits for outcome in found.values()] == [12, 0]
+        assert len(decoded) == count
 
 
 def test_many_files_keep_their_own_reasons(tmp_path, cache):
@@ -217,7 +231,7 @@ def test_a_write_that_fails_leaves_the_old_cache_and_no_temporary_file(root, cac
 
 
 def test_what_the_machine_failed_at_is_tried_again(root, cache, monkeypatch):
-    original = Decoder.__call__
+    original = Decoder.read
     causes = {"a.png": PermissionError(13, "Permission denied"), "b.png": MemoryError()}
 
     def failing(self: Decoder, path: str | Path) -> object:
@@ -226,20 +240,20 @@ def test_what_the_machine_failed_at_is_tried_again(root, cache, monkeypatch):
         return original(self, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Decoder, "__call__", failing)
+        patch.setattr(Decoder, "read", failing)
         assert list(find_bad_images(root, GOOD, Decoder(), cache, threads=1)) == GOOD[:2]
     assert find_bad_images(root, GOOD, Decoder(), cache, threads=1) == {}
 
 
 def test_a_file_that_appears_after_its_state_was_asked_for_is_not_remembered(root, cache, decoded, monkeypatch):
-    original = Decoder.__call__
+    original = Decoder.read
 
     def appearing(self: Decoder, path: str | Path) -> object:
         write(root / "late.png", seed=9)
         return original(self, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Decoder, "__call__", appearing)
+        patch.setattr(Decoder, "read", appearing)
         assert find_bad_images(root, [*GOOD, "late.png"], Decoder(), cache, threads=1) == {}
     decoded.clear()
     assert find_bad_images(root, [*GOOD, "late.png"], Decoder(), cache, threads=1) == {}
@@ -250,7 +264,7 @@ def test_a_fault_of_the_program_is_not_taken_for_a_bad_picture(root, cache, monk
     def broken(self: Decoder, path: str | Path) -> object:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Decoder, "__call__", broken)
+    monkeypatch.setattr(Decoder, "read", broken)
     with pytest.raises(ZeroDivisionError):
         find_bad_images(root, GOOD, Decoder(), cache, threads=1)
 

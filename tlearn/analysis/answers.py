@@ -43,7 +43,7 @@ def draw_answers(answers: Sequence[Answer]) -> Drawing:
 def shown_image(image: ImageInput) -> Image.Image | str:
     """Return an image, or the reason why it cannot be shown."""
     try:
-        pixels = decode_input(_DECODER, image)
+        pixels = decode_input(_DECODER, image).pixels
     except BadImageError as error:
         return shown(error.reason, 60)
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())

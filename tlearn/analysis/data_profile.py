@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
-from PIL import Image
 
 from tlearn.analysis.drawing import Drawing, lettering, shown
+from tlearn.data.header import image_size
 from tlearn.data.sources.base import Sample
 
 Splits = Mapping[str, Sequence[Sample]]
@@ -44,14 +44,8 @@ def class_table(
 
 def image_sizes(root: Path, splits: Splits) -> dict[str, tuple[int, int]]:
     """Read width and height in pixels of every image from its header; unreadable images are left out."""
-    sizes = {}
-    for sample in (sample for samples in splits.values() for sample in samples):
-        try:
-            with Image.open(root / sample.path) as image:
-                sizes[sample.path] = image.size
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue
-    return sizes
+    paths = [sample.path for samples in splits.values() for sample in samples]
+    return {path: size for path in paths if (size := image_size(root / path)) is not None}
 
 
 def size_summary(sizes: Mapping[str, tuple[int, int]]) -> dict[str, float]:

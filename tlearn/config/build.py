@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from tlearn.config import seats
 from tlearn.config.relaunch import child_command
+from tlearn.config.rules import DECODING
 from tlearn.config.seats import build
 from tlearn.console import is_main_process, say
 from tlearn.data.datamodule import ImageDataModule
@@ -119,7 +120,13 @@ def image_set(config: DictConfig, run: RunFolder) -> ImageSet:
 
 
 def _decoder(data: Any) -> Decoder:
-    return Decoder(data.max_pixels, tuple(data.alpha_background), data.high_bit_depth)
+    return Decoder(data.max_pixels, tuple(data.alpha_background), data.high_bit_depth, data.bit_depth)
+
+
+def decoding(data: Any) -> dict[str, Any]:
+    """Return the options of decoding that are given where null stands for those of a run."""
+    given: Any = OmegaConf.to_container(data)
+    return {name: given[name] for name in DECODING if given[name] is not None}
 
 
 def datamodule(config: DictConfig, found: ImageSet) -> ImageDataModule:

@@ -31,7 +31,8 @@ def measure(
     root, chosen = evaluated_samples(model, config.split, None if own else seats.source(config.data.source))
     transform = Transform(preprocessing_for(config.tta, model.description["preprocessing"]))
     verified = Path(config.paths.cache).expanduser() / "verified"
-    unreadable, samples = readable(root, chosen, model.decoder, config.data.on_bad_image, verified)
+    unreadable, samples, notes = readable(root, chosen, model.decoder, config.data.on_bad_image, verified)
+    say(*notes)
     if unreadable:
         say(f"left out {len(unreadable)} unreadable images: {', '.join(list(unreadable)[:20])}")
     say(*class_counts({config.split: samples}, model.classes))

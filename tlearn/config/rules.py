@@ -33,6 +33,8 @@ from tlearn.ranges import (
 )
 
 _PREPROCESSING = ("resize", "size", "interpolation", "mean", "std")
+# Null where a run has them, the last also elsewhere
+DECODING = ("max_pixels", "alpha_background", "high_bit_depth", "bit_depth")
 _STAGES = either(one_of("all"), list_of(text))
 # Where a `_target_` is built, with all below it
 SEATS = (
@@ -89,6 +91,7 @@ RULES: dict[str, Check] = {
     "data.root": optional(path),
     "data.csv": path,
     "data.parent": COUNT,
+    **{f"data.{name}": optional(RANGES[f"data.{name}"]) for name in DECODING},
     "data.download_root": path,
     "data.url": either(text, list_of(text)),
     "data.sha256": optional(RANGES["data.sha256"]),
@@ -336,6 +339,9 @@ def _seat_like(node: str, known: list[str]) -> str:
 def _check_together(config: dict[str, Any]) -> None:
     """Refuse combinations of values that are valid one by one."""
     monitor, tuning = config.get("monitor"), config.get("finetune")
+    if "run" not in config:
+        for name in set(DECODING[:3]) & set(config.get("data") or {}):
+            require(f"data.{name}", config["data"][name])
     if monitor:
         _check_monitor(monitor, [f"val/{name}" for name, node in (config["metrics"] or {}).items() if node])
     features = config.get("features")

@@ -48,7 +48,7 @@ class ImageDataset(Dataset):
 
 
 class ImageInputDataset(Dataset):
-    """Return (transformed image, "") for an index, or (None, reason) for an image that cannot be read."""
+    """Return (transformed image, "", bits of `Decoded`) for an index; (None, reason, 0) for an unreadable image."""
 
     def __init__(self, images: Sequence[ImageInput], decoder: Decoder, transform: Callable[[Tensor], Tensor]) -> None:
         self.images, self.decoder, self.transform = images, decoder, transform
@@ -56,11 +56,12 @@ class ImageInputDataset(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor | None, str]:
+    def __getitem__(self, index: int) -> tuple[Tensor | None, str, int]:
         try:
-            return self.transform(decode_input(self.decoder, self.images[index])), ""
+            pixels, bits = decode_input(self.decoder, self.images[index])
         except BadImageError as error:
-            return None, error.reason
+            return None, error.reason, 0
+        return self.transform(pixels), "", bits
 
 
 def class_counts(samples: Sequence[Sample], classes: Sequence[str]) -> Mapping[str, int]:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from tlearn.console import say
-from tlearn.data.decode import Decoder
+from tlearn.data.decode import Decoded, Decoder
 from tlearn.data.find import find_images
 from tlearn.errors import DataError
 
@@ -65,7 +65,7 @@ def _fault(image: Any) -> str | None:
     return f"{'a tensor' if is_tensor else 'an array'} {list(shape)} of {dtype}"
 
 
-def decode_input(decoder: Decoder, image: ImageInput) -> Tensor:
+def decode_input(decoder: Decoder, image: ImageInput) -> Decoded:
     """Decode what `listed` has accepted to uint8 [3, H, W], in the memory order H, W, 3 as the decoder does.
 
     Raises:
@@ -74,7 +74,7 @@ def decode_input(decoder: Decoder, image: ImageInput) -> Tensor:
     if isinstance(image, np.ndarray):
         # np.array copies, and so takes mirrored and read-only arrays.
         pixels = torch.from_numpy(np.array(image))
-        return (pixels if pixels.ndim == 3 else pixels[..., None].expand(-1, -1, 3)).permute(2, 0, 1)
+        return Decoded((pixels if pixels.ndim == 3 else pixels[..., None].expand(-1, -1, 3)).permute(2, 0, 1))
     if isinstance(image, Tensor):
-        return image.detach().cpu().permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    return decoder(image if isinstance(image, Image.Image) else Path(image).expanduser())
+        return Decoded(image.detach().cpu().permute(1, 2, 0).contiguous().permute(2, 0, 1))
+    return decoder.read(image if isinstance(image, Image.Image) else Path(image).expanduser())

@@ -21,6 +21,7 @@ from torchvision.transforms.v2 import functional
 
 from tlearn.data.decode import Decoder
 from tlearn.data.file_state import file_state
+from tlearn.data.header import heif_version
 from tlearn.data.transforms import Transform
 from tlearn.errors import ConfigError, OutputError
 from tlearn.files import writing
@@ -85,7 +86,7 @@ class DiskPixels:
 
     def __init__(self, shrink: Shrink, folder: Path) -> None:
         self._shrink, self._folder, self._writing = shrink, folder, True
-        how = {**asdict(shrink), "interpolation": shrink.interpolation.value}
+        how = {**asdict(shrink), "decoder": shrink.decoder.key(), "interpolation": shrink.interpolation.value}
         self._key = [_FORMAT, how, PIL.__version__, torchvision.__version__]
 
     def prepare(self, paths: Sequence[str | Path], threads: int) -> None:
@@ -110,7 +111,7 @@ class DiskPixels:
         state = file_state(path)
         if state is None:
             return None
-        name = hashlib.sha256(json.dumps([*state, *self._key]).encode()).hexdigest()
+        name = hashlib.sha256(json.dumps([*state, *self._key, *heif_version([path]).values()]).encode()).hexdigest()
         return self._folder / name[:2] / f"{name[2:]}.pixels"
 
     def _write(self, file: Path, image: Tensor) -> None:

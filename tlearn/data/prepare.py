@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tlearn.data.bit_depth import depth_note
 from tlearn.data.decode import Decoder
 from tlearn.data.sources.base import Sample, Source, listing_of
 from tlearn.data.split import class_list, make_splits
-from tlearn.data.verify import find_bad_images
+from tlearn.data.verify import check_images
 from tlearn.errors import DataError, capped, counted
 from tlearn.machine import available_cpus
 
@@ -56,27 +57,29 @@ def prepare(
         ConfigError: options of the split that do not suit the images.
     """
     listing = listing_of(source)
-    bad, samples = readable(listing.root, listing.samples, decoder, on_bad_image, cache)
+    bad, samples, depth = readable(listing.root, listing.samples, decoder, on_bad_image, cache)
     if lost := {sample.label for sample in listing.samples} - {sample.label for sample in samples}:
         raise BadImagesError(listing.root, bad, sorted(lost))
     splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {counted(len(bad), 'unreadable image')}{_per_class(listing.samples, bad)}"] if bad else []
-    return ImageSet(listing.root, splits, classes, [*listing.notes, *skipped, *notes, *more], bad)
+    return ImageSet(listing.root, splits, classes, [*listing.notes, *skipped, *depth, *notes, *more], bad)
 
 
 def readable(
     root: Path, samples: Sequence[Sample], decoder: Decoder, on_bad_image: str, cache: Path | None
-) -> tuple[dict[str, str], list[Sample]]:
-    """Return the unreadable images, path -> reason, and the other samples.
+) -> tuple[dict[str, str], list[Sample], list[str]]:
+    """Return the unreadable images, path -> reason, the other samples, and notes on how they are read.
 
     Raises:
         BadImagesError: some are unreadable and `on_bad_image` is "error".
     """
-    bad = find_bad_images(root, [sample.path for sample in samples], decoder, cache, available_cpus())
+    outcomes = check_images(root, [sample.path for sample in samples], decoder, cache, available_cpus())
+    bad = {path: outcome.reason for path, outcome in outcomes.items() if outcome.reason}
     if bad and on_bad_image == "error":
         raise BadImagesError(root, bad)
-    return bad, [sample for sample in samples if sample.path not in bad]
+    note = depth_note(outcome.bits for outcome in outcomes.values())
+    return bad, [sample for sample in samples if sample.path not in bad], [note] if note else []
 
 
 def class_counts(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> list[str]:

@@ -1,6 +1,5 @@
-"""Find every image that cannot be decoded before the first epoch, and cache the result."""
+"""Decode every image before the first epoch to find those that cannot be, and cache the result."""
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -15,47 +14,54 @@ import PIL
 
 from tlearn.data.decode import Decoder
 from tlearn.data.file_state import file_state
+from tlearn.data.formats import HEIF_ENDINGS
+from tlearn.data.header import heif_version
 from tlearn.errors import BadImageError, OutputError
 from tlearn.files import write_text
 
 # Part of the cache key: increment it when the decoder accepts other files or the layout of the cache changes.
-_FORMAT = 1
+_FORMAT = 2
 
 # Images per task: with a task for each, a million images would need a gigabyte of memory for tasks.
 _BATCH = 32
 
 
-class _Outcome(NamedTuple):
-    """Result for one image: an empty reason if it decodes; not lasting if the machine failed and a retry may help."""
+class Outcome(NamedTuple):
+    """Result for one image: an empty reason if it decodes, and the bits of `Decoded`.
+
+    Not lasting if the machine failed and a retry may help.
+    """
 
     reason: str
-    lasting: bool
+    bits: int = 0
+    lasting: bool = True
 
 
-def find_bad_images(
+def check_images(
     root: Path, paths: Sequence[str], decoder: Decoder, cache_folder: Path | None, threads: int
-) -> dict[str, str]:
-    """Decode every image fully and return the reasons of the bad ones, by path, in the order of `paths`.
+) -> dict[str, Outcome]:
+    """Decode every image fully and return the outcomes by path, in the order of `paths`.
 
     `paths` are relative to `root`. With a `cache_folder`, an image is decoded again only after a change of its size,
-    its modification time, the decoder's options or Pillow; a cache that cannot be read or written is ignored.
+    its modification time, the decoder's options, Pillow or pillow-heif; a cache that cannot be read or written is
+    ignored.
     """
     cache = None if cache_folder is None else cache_folder / _cache_name(root)
-    key = json.dumps([_FORMAT, PIL.__version__, dataclasses.asdict(decoder)])
+    key = json.dumps([_FORMAT, PIL.__version__, heif_version(HEIF_ENDINGS), decoder.key()])
     known = {} if cache is None else _read_cache(cache, key)
     # Read before decoding: a file that changes meanwhile is checked again by the next run.
     found = {path: file_state(os.path.join(root, path)) for path in paths}
     states = {path: [] if state is None else [state.size, state.modified] for path, state in found.items()}
-    reasons = {path: known[path][2] for path, state in states.items() if path in known and known[path][:2] == state}
-    outcomes = _decode_all(root, [path for path in states if path not in reasons], decoder, threads)
-    lasting = {path: [*states[path], end.reason] for path, end in outcomes.items() if end.lasting and states[path]}
+    valid = [path for path, state in states.items() if path in known and known[path][:2] == state]
+    cached = {path: Outcome(*known[path][2:]) for path in valid}
+    outcomes = _decode_all(root, [path for path in states if path not in cached], decoder, threads)
+    lasting = {path: [*states[path], *end[:2]] for path, end in outcomes.items() if end.lasting and states[path]}
     if cache is not None and lasting:
         _write_cache(cache, key, known | lasting)
-    reasons |= {path: outcome.reason for path, outcome in outcomes.items()}
-    return {path: reasons[path] for path in states if reasons[path]}
+    return {path: cached.get(path) or outcomes[path] for path in states}
 
 
-def _decode_all(root: Path, paths: list[str], decoder: Decoder, threads: int) -> dict[str, _Outcome]:
+def _decode_all(root: Path, paths: list[str], decoder: Decoder, threads: int) -> dict[str, Outcome]:
     """Decode in threads, not processes: Pillow releases the GIL, and threads start at once."""
     files = [os.path.join(root, path) for path in paths]
     batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
@@ -64,19 +70,18 @@ def _decode_all(root: Path, paths: list[str], decoder: Decoder, threads: int) ->
         return dict(zip(paths, (outcome for batch in results for outcome in batch), strict=True))
 
 
-def _decode_batch(decoder: Decoder, files: list[str]) -> list[_Outcome]:
+def _decode_batch(decoder: Decoder, files: list[str]) -> list[Outcome]:
     return [_decode_one(decoder, file) for file in files]
 
 
-def _decode_one(decoder: Decoder, file: str) -> _Outcome:
+def _decode_one(decoder: Decoder, file: str) -> Outcome:
     try:
-        decoder(file)
+        return Outcome("", decoder.read(file).bits)
     except BadImageError as error:
         cause = error.__cause__
         # Errors of the operating system have an errno; those that Pillow raises for damaged bytes have none.
         of_machine = isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno is not None)
-        return _Outcome(error.reason, lasting=not of_machine)
-    return _Outcome("", lasting=True)
+        return Outcome(error.reason, lasting=not of_machine)
 
 
 def _cache_name(root: Path) -> str:
@@ -84,12 +89,13 @@ def _cache_name(root: Path) -> str:
 
 
 def _read_cache(cache: Path, key: str) -> dict[str, list]:
-    """Read [size, time, reason] by path; empty if the file is missing, damaged or has another key."""
+    """Read [size, time, reason, bits] by path; empty if the file is missing, damaged or has another key."""
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
         if content["key"] != key:
             return {}
-        return {path: [size, time, str(reason)] for path, (size, time, reason) in content["pictures"].items()}
+        pictures = content["pictures"].items()
+        return {path: [size, time, str(reason), int(bits)] for path, (size, time, reason, bits) in pictures}
     # A damaged file can be invalid JSON, JSON of another structure, or nested beyond Python's recursion limit.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from lightning import Trainer
 
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
+from tlearn.data.header import heif_version
 from tlearn.data.sampling import draw_seed
 from tlearn.errors import BadImageError, ConfigError
 from tlearn.features import precision
@@ -232,12 +233,13 @@ def _feature_key(
     """Return everything that features depend on, except the precision, the image and its augmentation."""
     # The output of a timm model can change with timm's version, as torchvision's can.
     libraries = ["torch", "torchvision", "pillow", *(["timm"] if body.get("library") == "timm" else [])]
+    paths = [path for dataset in images.datasets.values() for path in dataset.paths]
     return {
         "format": _FORMAT,
         "backbone": {**body, "part": part.name},
         "weights": tensor_digest(part.module.state_dict()),
         "preprocessing": images.transforms["val"].preprocessing,
-        "decoder": asdict(images.decoder),
+        "decoder": images.decoder.key(),
         "device": device.type,
-        "versions": {name: version(name) for name in libraries},
+        "versions": {name: version(name) for name in libraries} | heif_version(paths),
     }

@@ -49,6 +49,7 @@ class Survey:
     unreadable: Mapping[str, str]
     notes: Sequence[str] = ()
     transform: Transform | None = None
+    bit_depth: int | None = None
 
     @property
     def across_splits(self) -> list[Sequence[tuple[str, str]]]:
@@ -58,7 +59,7 @@ class Survey:
 
 def write_survey(folder: Path, survey: Survey) -> None:
     """Write report.html, and its figures and tables beside it; one that fails becomes a note on the page."""
-    exhibits, thumbnails = Exhibits(folder), Thumbnails(survey.root)
+    exhibits, thumbnails = Exhibits(folder), Thumbnails(survey.root, bit_depth=survey.bit_depth)
     parts: dict[str, Callable[[], list[Block]]] = {
         "Summary": lambda: _summary(survey),
         "Classes": lambda: _classes(survey, exhibits),

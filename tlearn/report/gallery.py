@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -62,10 +63,12 @@ class Thumbnails:
         root: what the paths are relative to.
         most: how many there may be, as they make up most of a page's size.
         side: the longer side, in pixels.
+        bit_depth: as the decoder takes it, for images of more than 8 bits.
     """
 
-    def __init__(self, root: Path, most: int = 400, side: int = 160) -> None:
+    def __init__(self, root: Path, most: int = 400, side: int = 160, bit_depth: int | None = None) -> None:
         self.root, self.left, self._side = root, most, side
+        self._decode = replace(_DECODE, bit_depth=bit_depth)
         self._made: dict[str, bytes | str] = {}
 
     def __call__(self, path: str) -> bytes | str:
@@ -79,7 +82,7 @@ class Thumbnails:
 
     def _make(self, path: str) -> bytes | str:
         try:
-            pixels = _DECODE(self.root / path)
+            pixels = self._decode(self.root / path)
         except BadImageError as error:
             return error.reason
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())

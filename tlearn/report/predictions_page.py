@@ -19,6 +19,7 @@ def predictions_page(
     model_name: str,
     targets: Mapping[str, str],
     score: tuple[int, int] | None,
+    bit_depth: int | None = None,
 ) -> str:
     """Return the text of a page.
 
@@ -28,8 +29,9 @@ def predictions_page(
         model_name: what made them.
         targets: the classes that folders name, by path; empty where they name none.
         score: right predictions and images with a target, or None without targets.
+        bit_depth: as the decoder takes it.
     """
-    thumbnails = Thumbnails(Path(), MOST_SHOWN)
+    thumbnails = Thumbnails(Path(), MOST_SHOWN, bit_depth=bit_depth)
     # The common prefix of all paths carries no information.
     answers = [(str(prediction.image), prediction.best) for prediction in predictions]
     common = os.path.commonpath([os.path.dirname(path) for path, _ in answers]) if answers else ""

@@ -127,7 +127,9 @@ class _Report:
         ordered = dict.fromkeys(split for split in ("test", "val", *run.outputs) if split in run.outputs)
         self.splits = [run.outputs[split] for split in ordered]
         self.outputs = self.splits[0] if self.splits else None
-        self.thumbnails = Thumbnails(self.outputs.root if self.outputs else folder)
+        self.thumbnails = Thumbnails(
+            self.outputs.root if self.outputs else folder, bit_depth=flat(run.settings).get("data.bit_depth")
+        )
 
     def summary(self) -> list[Block]:
         """Show the most important metrics, and those of each split."""

@@ -65,7 +65,7 @@ class Classifier(Model):
     def transform(self, image: ImageInput) -> Tensor:
         """Turn one image into the network's input, normalised [3, S, S]; [V, 3, S, S] for a model that averages."""
         [found], _ = listed([image])
-        return Transform(self.description["preprocessing"])(decode_input(self.decoder, found))
+        return Transform(self.description["preprocessing"])(decode_input(self.decoder, found).pixels)
 
     def _rows(
         self, images: Images, compute: Callable[[Tensor], Tensor], batch_size: int, num_workers: int | None

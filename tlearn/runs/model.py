@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,14 @@ class Model:
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder it was trained with."""
+        """The decoder it was trained with, or is told to use."""
         return Decoder(**self.description["decoding"])
+
+    def decoding(self, **options: Any) -> "Model":
+        """Return the same model with other options of its decoder; raise ConfigError for those that it refuses."""
+        told = replace(self, description={**self.description, "decoding": {**self.description["decoding"], **options}})
+        told.decoder  # noqa: B018  checks them
+        return told
 
 
 def described_head(build: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from tlearn.analysis.answers import Answer, draw_answers
 from tlearn.analysis.drawing import figure_bytes
-from tlearn.console import percent
+from tlearn.console import percent, say
+from tlearn.data.bit_depth import depth_note
 from tlearn.data.datamodule import default_workers
 from tlearn.data.dataset import ImageInputDataset
 from tlearn.data.image_inputs import ImageInput
@@ -136,18 +137,21 @@ def results_of(
     loader = DataLoader(
         dataset, batch_size, num_workers=workers, collate_fn=list, generator=torch.Generator().manual_seed(0)
     )
-    index = 0
+    index, needed = 0, set[int]()
     for batch in loader:
-        readable = [pixels for pixels, _ in batch if pixels is not None]
+        readable = [pixels for pixels, _, _ in batch if pixels is not None]
         results: Iterator[Result] = iter(())
         if readable:
             with torch.no_grad(), _evaluating(network):
                 results = iter(compute(transform.normalise(stack(readable).to(device))))
-        for pixels, reason in batch:
+        for pixels, reason, bits in batch:
             image = images[index]
             name = str(image) if isinstance(image, str | PathLike) else f"image {index}"
             yield BadImageError(name, reason) if pixels is None else next(results)
+            needed.add(bits)
             index += 1
+    if note := depth_note(needed):
+        say(note)
 
 
 @contextmanager
