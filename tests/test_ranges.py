@@ -13,6 +13,7 @@ from tlearn.data.decode import Decoder
 from tlearn.data.sources.base import Sample
 from tlearn.data.sources.filenames import FilenamesSource
 from tlearn.data.sources.folder import FolderSource
+from tlearn.data.sources.csv import CsvSource
 from tlearn.data.sources.shapes import ShapesSource
 from tlearn.data.split import make_splits
 from tlearn.data.transforms import Transform
@@ -59,6 +60,7 @@ TAKERS: dict[str, list[Callable[[Any], object]]] = {
     "data.pattern": [lambda value: FilenamesSource("nowhere", value)],
     "data.unlabelled_test": [lambda value: FolderSource("nowhere", unlabelled_test=value)],
     "data.bit_depth": [lambda value: Decoder(high_bit_depth="scale", bit_depth=value)],
+    "data.encoding": [lambda value: CsvSource("nowhere.csv", encoding=value)],
     "data.split.fractions": [split_by],
     "data.split.val_fraction": [carve],
     **{f"data.counts.{split}": [draw(split)] for split in ("train", "val", "test")},
@@ -90,6 +92,8 @@ WRONG = [
     ("data.pattern", 5, "a regular expression with a group (?P<label>...)"),
     ("data.bit_depth", 7, "a whole number >= 8 and <= 16"),
     ("data.bit_depth", 17, "a whole number >= 8 and <= 16"),
+    ("data.encoding", "latin", "an encoding that Python knows, such as utf-8, cp1252 or cp932"),
+    ("data.encoding", "hex", "an encoding that Python knows, such as utf-8, cp1252 or cp932"),
     ("data.split.fractions", [], "a list of 3 values"),
     ("data.split.fractions", [0.5, 0.5], "a list of 3 values"),
     ("data.split.fractions", [1.2, -0.2, 0.0], "a list of 3 values, each a number >= 0 and <= 1"),

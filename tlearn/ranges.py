@@ -143,6 +143,14 @@ def label_pattern(value: Any) -> str | None:
     except re.error:
         known = False
     return None if known else "a regular expression with a group (?P<label>...)"
+def encoding(value: Any) -> str | None:
+    """Accept names of encodings of text."""
+    try:
+        # Not codecs.lookup: it knows encodings of bytes, too.
+        "".encode(value)
+    except (LookupError, TypeError, ValueError):
+        return "an encoding that Python knows, such as utf-8, cp1252 or cp932"
+    return None
 
 
 COUNT = integer(1)
@@ -151,6 +159,7 @@ FRACTION = number(0, 1)
 RANGES: dict[str, Check] = {
     "data.alpha_background": list_of(integer(0, 255), 3),
     "data.bit_depth": integer(8, 16),
+    "data.encoding": encoding,
     "data.high_bit_depth": one_of("error", "scale"),
     "data.layout": one_of("auto", "classes", "splits", "nested"),
     "data.max_pixels": integer(1),

@@ -155,3 +155,8 @@ def test_16_bit_images_that_look_like_12_are_noted_and_read_so_when_told(tmp_pat
     told = Decoder(high_bit_depth="scale", bit_depth=12)
     assert not [note for note in prepare(FolderSource(tmp_path), told, HALVES, 0.2, 0).notes if "bits" in note]
     assert told(tmp_path / "a" / "0.png").min() == 255
+
+
+def test_classes_that_may_not_be_meant_are_warned_of(tmp_path, draw_split):
+    draw_split(tmp_path, 4, ("Cat", "cat", "nan"))
+    assert [note.split(":")[0] for note in prepared(tmp_path).notes].count("warning") == 2

@@ -91,6 +91,8 @@ RULES: dict[str, Check] = {
     "data.root": optional(path),
     "data.csv": path,
     "data.parent": COUNT,
+    "data.columns.*": optional(either(text, integer(0))),
+    "data.encoding": optional(RANGES["data.encoding"]),
     **{f"data.{name}": optional(RANGES[f"data.{name}"]) for name in DECODING},
     "data.download_root": path,
     "data.url": either(text, list_of(text)),

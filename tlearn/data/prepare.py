@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlearn.data.bit_depth import depth_note
+from tlearn.data.class_names import doubtful_names
 from tlearn.data.decode import Decoder
 from tlearn.data.sources.base import Sample, Source, listing_of
 from tlearn.data.split import class_list, make_splits
@@ -63,7 +64,9 @@ def prepare(
     splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {counted(len(bad), 'unreadable image')}{_per_class(listing.samples, bad)}"] if bad else []
-    return ImageSet(listing.root, splits, classes, [*listing.notes, *skipped, *depth, *notes, *more], bad)
+    return ImageSet(
+        listing.root, splits, classes, [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more], bad
+    )
 
 
 def readable(
