@@ -11,9 +11,9 @@ from tests.models.graph.test_pooling import TINY, of_timm
 from tlearn.config.rules import RULES
 from tlearn.data.decode import Decoder
 from tlearn.data.sources.base import Sample
+from tlearn.data.sources.csv import CsvSource
 from tlearn.data.sources.filenames import FilenamesSource
 from tlearn.data.sources.folder import FolderSource
-from tlearn.data.sources.csv import CsvSource
 from tlearn.data.sources.shapes import ShapesSource
 from tlearn.data.split import make_splits
 from tlearn.data.transforms import Transform
@@ -92,7 +92,7 @@ WRONG = [
     ("data.pattern", 5, "a regular expression with a group (?P<label>...)"),
     ("data.bit_depth", 7, "a whole number >= 8 and <= 16"),
     ("data.bit_depth", 17, "a whole number >= 8 and <= 16"),
-    ("data.encoding", "latin", "an encoding that Python knows, such as utf-8, cp1252 or cp932"),
+    ("data.encoding", "latin-99", "an encoding that Python knows, such as utf-8, cp1252 or cp932"),
     ("data.encoding", "hex", "an encoding that Python knows, such as utf-8, cp1252 or cp932"),
     ("data.split.fractions", [], "a list of 3 values"),
     ("data.split.fractions", [0.5, 0.5], "a list of 3 values"),

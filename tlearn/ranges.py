@@ -143,6 +143,8 @@ def label_pattern(value: Any) -> str | None:
     except re.error:
         known = False
     return None if known else "a regular expression with a group (?P<label>...)"
+
+
 def encoding(value: Any) -> str | None:
     """Accept names of encodings of text."""
     try:
