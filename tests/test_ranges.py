@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+import tlearn
 from tests.models.graph.test_pooling import TINY, of_timm
 from tlearn.config.rules import RULES
 from tlearn.data.decode import Decoder
@@ -24,6 +25,7 @@ from tlearn.models.heads import mlp
 from tlearn.models.losses import cross_entropy
 from tlearn.models.network import TransferNetwork
 from tlearn.ranges import RANGES, either, integer, list_of, number, one_of, optional, require, text
+from tlearn.runs.predictions import device_of, predictions_of, results_of
 from tlearn.training.full_batch import FullBatchModule
 
 SAMPLES = [Sample(f"{number}.jpg", "a") for number in range(10)]
@@ -61,6 +63,11 @@ TAKERS: dict[str, list[Callable[[Any], object]]] = {
     "data.unlabelled_test": [lambda value: FolderSource("nowhere", unlabelled_test=value)],
     "data.bit_depth": [lambda value: Decoder(high_bit_depth="scale", bit_depth=value)],
     "data.encoding": [lambda value: CsvSource("nowhere.csv", encoding=value)],
+    "topk": [lambda value: next(predictions_of(None, ["a.png"], topk=value))],
+    "batch_size": [lambda value: next(results_of(None, ["a.png"], list, batch_size=value))],
+    "num_workers": [lambda value: next(results_of(None, ["a.png"], list, num_workers=value))],
+    "device": [device_of],
+    "trust": [lambda value: tlearn.load_model("nowhere", trust=value)],
     "data.split.fractions": [split_by],
     "data.split.val_fraction": [carve],
     **{f"data.counts.{split}": [draw(split)] for split in ("train", "val", "test")},
@@ -116,6 +123,11 @@ WRONG = [
     ("loss.label_smoothing", 1.5, "a number >= 0 and <= 1"),
     ("loss.weight", [1, -1], "a list of any number of values, each a number >= 0 or null"),
     ("loss.weight", [math.nan], "a list of any number of values, each a number >= 0 or null"),
+    ("topk", 0, "a whole number >= 1"),
+    ("batch_size", 0, "a whole number >= 1"),
+    ("num_workers", -1, "a whole number >= 0 or null"),
+    ("device", "gpu", "one of auto, cpu, cuda"),
+    ("trust", ["my lab"], "a list of any number of values, each the name of a package, such as mylab"),
     ("module.weight_decays", [], "one value or more, from the strongest to the weakest"),
     ("module.weight_decays", [0.1, 1.0], "one value or more, from the strongest to the weakest"),
 ]
