@@ -10,6 +10,7 @@ import pytest
 from tests.small_runs import run, write_weights
 from tlearn.config.relaunch import resume_command
 from tlearn.console import percent, short
+from tlearn.files import write_text
 from tlearn.training import callbacks
 from tlearn.training.module import TransferModule
 
@@ -131,13 +132,19 @@ def test_an_interrupted_run_shows_its_epochs_and_names_what_goes_on(
     monkeypatch.setattr(TransferModule, "training_step", interrupted)
     folder = tmp_path / "a run"
     assert resume_command(folder) is None
+    # As Hydra leaves them: what was typed, and where
+    for name, text in {
+        "overrides": "[]",
+        "hydra": f"hydra: {{runtime: {{cwd: '{tmp_path}', config_sources: []}}}}",
+    }.items():
+        write_text(folder / ".hydra" / f"{name}.yaml", text)
     with pytest.raises(SystemExit):
         run(folder, folder_data, weights, "trainer.max_epochs=3")
     [line] = _said(capsys)
     assert line.startswith("epoch 1/3  loss ")
     assert line.endswith(" *")
     assert bars[-1] == ("epoch 2/3", 3, 0)
-    assert resume_command(folder) == f"python -m tlearn.train resume='{folder}'"
+    assert resume_command(folder) == f"python -m tlearn.train 'resume={folder}'"
     text = (folder / "train.log").read_text(encoding="utf-8")
     assert "ERROR   ended by SystemExit" in text
     assert "KeyboardInterrupt" in text
