@@ -12,6 +12,7 @@ from tests.conftest import fill
 from tlearn.config.compose import compose
 from tlearn.data.sources.base import Sample
 from tlearn.data.sources.csv import CsvSource
+from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import ConfigError, DataError
 
 LABELS = ("Kätzchen", "Löwe")
@@ -323,6 +324,19 @@ class TestImageFolder:
         assert listing.samples[:2] == [Sample("train/0.jpg", "cat", "train"), Sample("train/1.jpg", "dog", "train")]
         assert {sample.split for sample in listing.samples} == {"train", "val"}
         assert len(listing.samples) == 6
+
+    @pytest.mark.parametrize("form", ["csv", "jsonl"])
+    @pytest.mark.parametrize("splits", [("",), ("train", "test"), ("train", "validation", "test")])
+    def test_a_folder_of_classes_is_not_what_it_is_and_the_refusal_says_so(self, tmp_path, splits, form):
+        for split in splits:
+            fill(tmp_path / split, "0.jpg", "1.jpg")
+            rows = [{"file_name": f"{number}.jpg", "label": "ab"[number]} for number in (0, 1)]
+            lines = ["file_name,label", "0.jpg,a", "1.jpg,b"] if form == "csv" else [json.dumps(row) for row in rows]
+            (tmp_path / split / f"metadata.{form}").write_text("\n".join(lines), encoding="utf-8")
+        with pytest.raises(DataError) as caught:
+            FolderSource(tmp_path).listing()
+        assert str(caught.value).endswith(f"data=csv data.csv={tmp_path}")
+        assert len(listed(tmp_path)) == 2 * len(splits)
 
     def test_one_table_for_all_splits(self, tmp_path):
         fill(tmp_path, "train/0.jpg", "train/1.jpg", "test/0.jpg")

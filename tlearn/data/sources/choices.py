@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from tlearn.data.sources.base import SPLITS
+from tlearn.data.sources.csv import METADATA
 from tlearn.data.sources.layout import read
 from tlearn.data.sources.names import is_about_images, label_pattern, split_of, splits_of
 from tlearn.data.sources.reading import LayoutError, Reading, Settings, fits, join, last
@@ -31,6 +32,8 @@ def choices(tree: Folder, name: str, unclear: LayoutError) -> list[Choice]:
         name: its own name.
         unclear: why it has no single reading, and what it may mean.
     """
+    if any(set(METADATA) & set(folder.tables) for folder in (tree, *tree.folders.values())):
+        return [Choice("labels in metadata, as Hugging Face's image folders have it", {"data": "csv", "data.csv": ""})]
     found: list[Choice] = []
     for offer in unclear.offers:
         path = offer.get("data.root", "")

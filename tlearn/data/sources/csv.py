@@ -12,7 +12,7 @@ from tlearn.errors import DataError, capped, typed
 from tlearn.ranges import require
 
 # What Hugging Face calls the table in a folder of images
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 # Rows by which a folder is judged that the paths may be relative to, and how many such folders are tried
 _JUDGED, _TRIED = 20, 200
 
@@ -55,10 +55,10 @@ class CsvSource:
     def _folder(self) -> Listing:
         """List the images of a folder whose tables name files relative to themselves."""
         folders = [self.csv, *sorted(path for path in self.csv.iterdir() if path.is_dir())]
-        files = [folder / name for folder in folders for name in _METADATA if (folder / name).is_file()]
+        files = [folder / name for folder in folders for name in METADATA if (folder / name).is_file()]
         if not files:
             raise DataError(
-                f"data.csv={self.csv} is a folder without {', '.join(_METADATA)}: name a table in it, or take its "
+                f"data.csv={self.csv} is a folder without {', '.join(METADATA)}: name a table in it, or take its "
                 f"folders for classes: data=folder {typed('data.root', self.csv)}"
             )
         found: list[Sample] = []
