@@ -118,7 +118,16 @@ class TestFit:
         if split != "train":
             again = {f"{split}/{name}": value for name, value in compute_metrics(outputs).items()}
             assert again == pytest.approx({name: trained.run.metrics[name] for name in again}, abs=1e-6)
+        optimistic = "the model was trained on the train images: their metrics are optimistic\n"
+        assert capsys.readouterr().out == (optimistic if split == "train" else "")
+
+    def test_outputs_of_images_that_a_refit_trained_on_say_so(self, trained, capsys):
+        run = trained.fit("module=full_batch", "optimizer=none")
+        capsys.readouterr()
+        run.outputs("test")
         assert capsys.readouterr().out == ""
+        run.outputs("val")
+        assert "the model was trained on the val images" in capsys.readouterr().out
 
     def test_features_are_kept_where_asked_and_a_split_that_is_not_there_is_refused(self, trained, model):
         outputs = trained.run.outputs("val", features=True)

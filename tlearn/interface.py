@@ -10,11 +10,12 @@ from tlearn.config.compose import compose, override_list
 from tlearn.config.evaluation import measure
 from tlearn.config.interpreter import borrowed_interpreter
 from tlearn.config.relaunch import quoted
-from tlearn.console import measured, session
+from tlearn.console import measured, say, session
 from tlearn.errors import CheckpointError
 from tlearn.ranges import require
 from tlearn.runs import model as model_folder
 from tlearn.runs.classifier import Classifier
+from tlearn.runs.evaluated import trained_on_note
 from tlearn.runs.predictions import device_of
 from tlearn.runs.trust import own_packages
 from tlearn.train import train
@@ -93,7 +94,7 @@ class Run:
         return load_model(self.folder, self.trust, device)
 
     def outputs(self, split: str = "test", *, features: bool = False) -> Outputs:
-        """Measure the model again on the images of train, val or test, without augmentation.
+        """Measure the model again on the images of train, val or test, without augmentation; say if it trained on them.
 
         Args:
             split: train, val or test.
@@ -104,5 +105,9 @@ class Run:
         """
         chosen = [f"run={quoted(self.folder)}", f"split={split}", f"trust=[{','.join(self.trust)}]"]
         config = compose(chosen, "evaluate", output_dir=self.folder)
+        model = model_folder.load_model(self.folder, self.trust)
         with borrowed_interpreter(None), session(quiet=True):
-            return measure(config, model_folder.load_model(self.folder, self.trust), features)[1]
+            outputs = measure(config, model, features)[1]
+        if note := trained_on_note(model, outputs):
+            say(note)
+        return outputs
