@@ -458,6 +458,7 @@ WRITING = {
     *("NamedTemporaryFile", "TemporaryFile", "TemporaryDirectory"),
 }
 ALLOWED = {
+    ("tlearn.training.tune", "TemporaryDirectory"): "a folder for a trial's Trainer, which writes nothing",
     ("tlearn.training.checkpoints", "save"): "torch.save, into a file of the door's",
     ("tlearn.runs.model", "save_file"): "safetensors, to a path of the door's",
     ("tlearn.features.store", "save_file"): "the same",

@@ -109,7 +109,7 @@ class TestConfigurationErrors:
             (["+extra.note=${nowhere}"], "extra.note: Interpolation key 'nowhere' not found"),
             (["seed=${oc.env:NO_SUCH_VARIABLE}"], "seed: "),
             (["optimizer=3"], "GROUP=OPTION takes a name"),
-            (["optimizer=[adam,none]"], "Could not load 'optimizer/none'"),
+            (["optimizer=[adam,nothing]"], "Could not load 'optimizer/nothing'"),
             (["seed"], "cannot read the argument seed: write KEY=VALUE"),
             (["data.root=a=b"], "cannot read the argument data.root=a=b: write KEY=VALUE, or \"KEY='VALUE'\""),
             (["seed=1,2"], "add --multirun"),
@@ -232,7 +232,11 @@ class TestRunning:
         assert ended.status == 1
         assert "Traceback" in ended.err
         assert "ZeroDivisionError: a fault" in ended.err
-        assert "tlearn: error" not in ended.err
+
+    def test_a_fault_in_own_code_is_named_after_its_trace(self, start):
+        ended = start(*SMALL, name="predict", task=raising(ZeroDivisionError("a fault")))
+        assert ended.err.splitlines()[-1].startswith("tlearn: error: ZeroDivisionError in ")
+        assert __file__ in ended.err.splitlines()[-1]
 
     @pytest.mark.parametrize("passed_on", [False, True])
     def test_an_interruption_is_no_fault(self, start, passed_on):

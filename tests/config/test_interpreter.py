@@ -9,7 +9,7 @@ import types
 import pytest
 
 from tlearn.config import interpreter
-from tlearn.config.interpreter import borrowed_interpreter, end_process, is_observed
+from tlearn.config.interpreter import _OBSERVERS, borrowed_interpreter, end_process, is_observed
 
 ALONE = (
     ["python", "-m", "tlearn.train", "seed=1"],
@@ -84,7 +84,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     monkeypatch.setattr(sys, "orig_argv", command)
     monkeypatch.setattr(sys, "gettrace", lambda: None)
     monkeypatch.setattr(sys, "getprofile", lambda: None)
-    monkeypatch.setattr(sys, "modules", {name: sys.modules[name] for name in sys.modules if name != "bdb"})
+    monkeypatch.setattr(sys, "modules", {name: sys.modules[name] for name in sys.modules if name not in _OBSERVERS})
     if hasattr(sys, "monitoring"):
         monkeypatch.setattr(sys.monitoring, "get_tool", lambda number: None)
 

@@ -293,7 +293,8 @@ def test_an_interruption_ends_trials_in_other_processes_too(written_program):
         command("topk=1,6,7,8"), cwd=written_program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
-    while not (written_program / "started_6").exists():
+    # The first trial runs beside the second one, and is done when its row is there.
+    while not all((written_program / name).exists() for name in ("started_6", "sweep/0/trial_0.json")):
         assert started.poll() is None
         time.sleep(0.05)
     # As Ctrl-C does: to all processes of the terminal

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from tlearn.analysis.drawing import Drawing
+
 # The first losses have too short a past to be smooth.
 _FIRST = 10
 
@@ -36,7 +38,7 @@ def steepest_rate(rates: Sequence[float], losses: Sequence[float]) -> float | No
 
 def rate_figure(rates: Sequence[float], losses: Sequence[float], chosen: float | None) -> Figure:
     """Draw the losses of a range test over the rates; a line marks the chosen rate."""
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = Drawing(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses, color="0.75", linewidth=1, label="loss of each step")
     axes.plot(rates, smoothed(losses), color="tab:blue", label="smoothed")
