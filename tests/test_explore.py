@@ -51,6 +51,16 @@ def test_tables_figures_and_numbers_are_written(tmp_path, folder_data, capsys):
             assert min(image.size) > 100
 
 
+def test_the_first_lines_name_the_classes_and_their_counts(tmp_path, folder_data, capsys):
+    _explore(tmp_path / "out", folder_data)
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        "data: folder, 3 classes; images: train 24, val 12, test 12",
+        "train: blue 8, green 8, red 8",
+        "val: blue 4, green 4, red 4",
+        "test: blue 4, green 4, red 4",
+    ]
+
+
 def test_unreadable_pictures_are_named_and_do_not_stop_the_others(tmp_path, folder_data, capsys):
     (folder_data / "train" / "red" / "bad.jpg").write_bytes(b"no picture")
     figures = _explore(tmp_path / "out", folder_data)

@@ -92,7 +92,7 @@ def class_counts(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str])
         counts = Counter(sample.label for sample in samples)
         listed = capped((f"{label} {counts[label]:,}" for label in classes), _MOST_CLASSES)
         rest = [counts[label] for label in classes[_MOST_CLASSES:]]
-        lines.append(f"{split}: {listed}" + (f" of {min(rest):,} to {max(rest):,} images each" if rest else ""))
+        lines.append(f"{split}: {listed}" + (f" with {min(rest):,} to {max(rest):,} images" if rest else ""))
     return lines
 
 

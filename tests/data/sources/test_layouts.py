@@ -92,6 +92,7 @@ REFUSED = {
     "folds": (of("fold1/{a,b}", "fold2/{a,b}", "fold10/{a,b}"), ["data.layout=nested", "data.layout=classes"]),
     "groups of classes": (of("bird/{hen,owl}", "mammal/{cat,dog}"), ["data.layout=nested", "data.layout=classes"]),
     "one class a site": (of("siteA/cat", "siteB/dog"), ["data.layout=nested", "data.layout=classes"]),
+    "one class a year": (of("2019/{0}", "2020/{0}", "2021/{1}"), ["data.layout=nested", "data.layout=classes"]),
     "groups in splits": (
         of("train/bird/{hen,owl}", "train/mammal/{cat,dog}", "val/bird/{hen,owl}"),
         ["data.layout=splits", "data.layout=nested"],

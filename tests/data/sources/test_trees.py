@@ -36,9 +36,13 @@ GROUPS = ("fold1", "fold_2", "fold10", "color", "segmented", "2019", "site A", "
 
 
 class Tree(NamedTuple):
-    """Files below a folder, the label that each image is meant to have (None: none), and links as (from, to)."""
+    """Files below a folder, the label that each image is meant to have (None: none), and links as (from, to).
+
+    `classes` are those of train, if there are splits.
+    """
 
     labels: dict[str, str | None]
+    classes: frozenset[str | None]
     others: tuple[str, ...] = ()
     links: tuple[tuple[str, str], ...] = ()
 
@@ -77,6 +81,8 @@ def trees(draw: st.DrawFn) -> Tree:
                 labels |= class_folders(draw, top, sorted(set(some) if draw(st.booleans()) else set(classes)))
             else:
                 labels |= {f"{top}{name}.{number}.jpg": name for name in ("cat", "dog") for number in range(4)}
+    train = {path for path in labels if "split" not in kind or path.partition("/")[0] in SPELLINGS["train"]}
+    meant = frozenset(labels[path] for path in train)
     folders = sorted(
         {place for path in labels for place in (path.rpartition("/")[0], path.partition("/")[0])} - {"", *labels}
     )
@@ -93,7 +99,7 @@ def trees(draw: st.DrawFn) -> Tree:
     if (wrapped := draw(st.sampled_from(["", "", "archive/", "x (1)/data, v2/"]))) and kind != "names":
         labels = {wrapped + path: label for path, label in labels.items()}
         links = [(wrapped + path, target) for path, target in links]
-    return Tree(labels, tuple(others), tuple(links))
+    return Tree(labels, meant, tuple(others), tuple(links))
 
 
 def made(root: Path, tree: Tree) -> Path:
@@ -127,8 +133,7 @@ def labelled(root: Path, listing: Listing) -> dict[str, str | None]:
 def is_meant(root: Path, listing: Listing, tree: Tree) -> bool:
     """Return whether the labels are those intended, each image's; images may be left out, a class may not."""
     found = labelled(root, listing)
-    classes = {label for label in tree.labels.values() if label}
-    return set(found.values()) == classes and all(tree.labels[path] == label for path, label in found.items())
+    return set(found.values()) == tree.classes and all(tree.labels[path] == label for path, label in found.items())
 
 
 def lines(message: str) -> list[str]:

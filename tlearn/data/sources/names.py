@@ -74,7 +74,8 @@ def is_container(name: str) -> bool:
 
 def is_filler(name: str) -> bool:
     """Return whether a name says nothing of a class, such as images or raw: of a folder within each class folder."""
-    return all(word in _FILLERS | _STATES for word in _words(name))
+    words = _words(name)
+    return bool(words) and all(word in _FILLERS | _STATES for word in words)
 
 
 def is_about_images(name: str) -> bool:
