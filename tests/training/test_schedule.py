@@ -1,13 +1,16 @@
 """The learning rate over a run: warm-up and schedule together, for all parameter groups."""
 
 import math
+import sys
 
 import pytest
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, LambdaLR
 
+from tests.small_runs import run, write_weights
 from tlearn.config.compose import compose
 from tlearn.errors import ConfigError
 from tlearn.training.schedule import Schedule
@@ -143,3 +146,21 @@ def test_a_run_without_end_is_fine_elsewhere(option):
 def test_an_argument_that_the_scheduler_refuses_is_a_configuration_error():
     with pytest.raises(ConfigError, match=r"scheduler: .*gama"):
         schedule("step", build={"gama": 0.5}).configure(optimizer(), WHOLE, EPOCHS, "val/loss")
+
+
+@pytest.mark.parametrize(
+    ("option", "patience"), [("cosine", sys.maxsize), ("onecycle", sys.maxsize), ("step", 2), ("none", 2)]
+)
+def test_early_stopping_does_not_end_a_schedule_of_the_whole_run(option, patience, capsys):
+    stopping = EarlyStopping("val/loss", patience=2)
+    schedule(option).train_to_the_end([stopping])
+    assert stopping.patience == patience
+    assert ("early stopping: off" in capsys.readouterr().out) == (patience > 2)
+
+
+def test_a_run_whose_rate_still_rises_goes_on(tmp_path, folder_data):
+    weights = write_weights(tmp_path / "weights.pth")
+    # No validation can improve by so much.
+    stops = ["trainer.max_epochs=4", "callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=100"]
+    assert run(tmp_path / "none", folder_data, weights, *stops)["epoch/last"] == 1
+    assert run(tmp_path / "onecycle", folder_data, weights, *stops, "scheduler=onecycle")["epoch/last"] == 3

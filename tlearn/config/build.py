@@ -275,6 +275,7 @@ def _callbacks(config: DictConfig) -> list[Callback]:
     given = seats.parts(config.callbacks, Callback, "callbacks")
     check_callbacks(given)
     tuning, callbacks = config.finetune, list(given.values())
+    build(config.scheduler).train_to_the_end(callbacks)
     callbacks[:0] = [ExactAverage(callback) for callback in callbacks if isinstance(callback, WeightAveraging)]
     if tuning.unfreeze_epoch is not None:
         callbacks.append(Unfreeze(tuning.unfreeze_epoch, _names(tuning.later_stages)))

@@ -1,11 +1,14 @@
 """Learning-rate schedule: any torch scheduler after a linear warm-up, with the length of the run filled in."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, LambdaLR, LinearLR, OneCycleLR
 
+from tlearn.console import say
 from tlearn.errors import ConfigError
 
 # These schedulers overwrite the learning rate, where torch's others multiply it: they would undo a warm-up, or worse.
@@ -36,6 +39,22 @@ class Schedule:
     def changes_rates(self) -> bool:
         """Whether learning rates change at all."""
         return self.build is not None or bool(self.warmup_steps)
+
+    @property
+    def covers_run(self) -> bool:
+        """Whether it is drawn over the whole run, and means nothing where the run ends early."""
+        return any(quantity != "learning_rates" for quantity in self.from_run.values())
+
+    def train_to_the_end(self, callbacks: Iterable[Callback]) -> None:
+        """Turn off the patience of early stopping where it would end a schedule of the whole run; say so.
+
+        Limits of callbacks.early_stopping, such as stopping_threshold, stay.
+        """
+        stopping = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+        if self.covers_run and stopping:
+            for callback in stopping:
+                callback.patience = sys.maxsize
+            say("early stopping: off, because the scheduler covers the whole run; the best epoch is kept")
 
     def configure(self, optimizer: Optimizer, steps: float, epochs: int, monitor: str) -> list[dict[str, Any]]:
         """Build the schedulers in the form that Lightning takes.
