@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+from PIL import Image
 
 from tlearn.files import write_bytes
 
@@ -21,7 +22,7 @@ class Drawing(Figure):
     """A figure that a notebook shows as an image, with or without pyplot."""
 
     def _repr_png_(self) -> bytes:
-        return figure_bytes(self, dpi=72)
+        return notebook_bytes(self)
 
 
 def shown(name: str, most: int = 40) -> str:
@@ -55,6 +56,14 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
     with _drawing():
         # Without a date, the same figure always has the same bytes.
         figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def notebook_bytes(figure: Figure) -> bytes:
+    """Return a figure as a small png of few colours: a notebook keeps its figures, and photographs as png are large."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(figure_bytes(figure, dpi=72))) as drawn:
+        drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

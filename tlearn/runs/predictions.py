@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tlearn.analysis.answers import Answer, draw_answers
-from tlearn.analysis.drawing import figure_bytes
+from tlearn.analysis.drawing import notebook_bytes
 from tlearn.console import percent, say
 from tlearn.data.bit_depth import depth_note
 from tlearn.data.datamodule import default_workers
@@ -65,7 +65,7 @@ class Predictions(list[Prediction]):
 
 
 def _drawn(predictions: Sequence[Prediction]) -> bytes:
-    return figure_bytes(draw_answers([Answer(one.image, one.label, one.best) for one in predictions]), dpi=72)
+    return notebook_bytes(draw_answers([Answer(one.image, one.label, one.best) for one in predictions]))
 
 
 def predictions_of(
