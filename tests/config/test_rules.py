@@ -410,3 +410,17 @@ def test_values_that_are_wrong_together_are_refused(arguments):
 )
 def test_values_that_belong_together_are_accepted(arguments):
     compose(arguments)
+
+
+@pytest.mark.parametrize(
+    ("group", "option", "key"),
+    [
+        ("scheduler", {"build": {"_target_": "mylab.halving", "_partial_": True}}, "_target_"),
+        ("transforms", {"train": [{"_target_": "mylab.Darken"}]}, "resize"),
+    ],
+)
+def test_an_own_option_that_builds_on_nothing_is_told_what_it_begins_with(group, option, key):
+    config = plain(compose([], output_dir="."))
+    config[group] = option
+    with pytest.raises(ConfigError, match=rf"{group}.{key} is missing: .* begins with defaults: \[none, _self_\]"):
+        rules.check(config, known("train"))

@@ -8,7 +8,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
@@ -275,6 +275,11 @@ def _callbacks(config: DictConfig) -> list[Callback]:
     given = seats.parts(config.callbacks, Callback, "callbacks")
     check_callbacks(given)
     tuning, callbacks = config.finetune, list(given.values())
+    if not any(isinstance(callback, Checkpoint) for callback in callbacks):
+        raise ConfigError(
+            "callbacks has no checkpoint, and a run keeps its best one: an option of your own begins with "
+            "defaults: [default, _self_]"
+        )
     build(config.scheduler).train_to_the_end(callbacks)
     callbacks[:0] = [ExactAverage(callback) for callback in callbacks if isinstance(callback, WeightAveraging)]
     if tuning.unfreeze_epoch is not None:

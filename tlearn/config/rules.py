@@ -191,6 +191,9 @@ RULES: dict[str, Check] = {
     "logger.*": anything,
 }
 
+# Groups whose options all build on one file, and a key that only this file has
+_BASES = {"scheduler": "_target_", "transforms": "resize"}
+
 # Names of the same options in other frameworks
 SYNONYMS = {
     "lr": "optimizer.lr",
@@ -307,6 +310,9 @@ def check(config: dict[str, Any], known: list[str], referred: Collection[str] = 
                 raise ConfigError(f"{group}.{name} has no _target_{suggestion(f'{group}.{name}', others)}")
     if config.get("transforms"):
         _check_transforms(config["transforms"])
+    for group, key in _BASES.items():
+        if isinstance(config.get(group), dict) and key not in config[group]:
+            raise ConfigError(f"{group}.{key} is missing: an option of your own begins with defaults: [none, _self_]")
     _check_together(config)
 
 

@@ -41,7 +41,10 @@ def backbone(node: Mapping[str, Any], pretrained: bool = True) -> Backbone:
     chosen: Backbone = build(node, **({"weights": None} if without else {}))
     contract = ("build", "preprocessing", "architecture", "from_architecture")
     _require(chosen, contract, f"backbone: {_name(chosen)}", "tlearn.models.backbones.base.Backbone")
-    if missing := [key for key in _PREPROCESSING if key not in chosen.preprocessing()]:
+    preprocessing = chosen.preprocessing()
+    if not isinstance(preprocessing, Mapping):
+        raise ConfigError(f"backbone: preprocessing() of {_name(chosen)} must return a dictionary")
+    if missing := [key for key in _PREPROCESSING if key not in preprocessing]:
         raise ConfigError(f"backbone: preprocessing() of {_name(chosen)} must have {', '.join(missing)}, too")
     try:
         # What a model folder could not hold is refused now and not after training.

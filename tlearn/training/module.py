@@ -231,6 +231,8 @@ class TransferModule(LightningModule):
             optimizer = self.optimizer(groups)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"optimizer: {error}") from error
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigError(f"optimizer: {type(optimizer).__name__} is not a subclass of torch.optim.Optimizer")
         if self.schedule is None:
             return optimizer
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs

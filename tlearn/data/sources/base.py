@@ -66,8 +66,9 @@ def listing_of(source: Source) -> Listing:
     if not isinstance(listing, Listing) or not isinstance(listing.root, Path):
         raise ConfigError(f"data.source: {name} must return tlearn.data.sources.base.Listing, its root a pathlib.Path")
     for sample in listing.samples:
-        if not isinstance(sample, Sample) or sample.split not in (None, *SPLITS):
-            known = f"Sample(path, label, split), split one of {', '.join(SPLITS)} or None"
+        named = isinstance(sample, Sample) and isinstance(sample.path, str) and isinstance(sample.label, str)
+        if not named or sample.split not in (None, *SPLITS):
+            known = f"Sample(path, label, split), path and label texts, split one of {', '.join(SPLITS)} or None"
             raise ConfigError(f"data.source: {name} has {sample!r}, and not {known}")
     # The order decides what a seed draws.
     return replace(listing, samples=sorted(listing.samples, key=lambda sample: sample.path))
