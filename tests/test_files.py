@@ -463,6 +463,7 @@ ALLOWED = {
     ("tlearn.runs.model", "save_file"): "safetensors, to a path of the door's",
     ("tlearn.features.store", "save_file"): "the same",
     ("tlearn.analysis.drawing", "savefig"): "into memory",
+    ("tlearn.analysis.drawing", "save"): "the same",
     ("tlearn.report.gallery", "save"): "an image, into memory",
     ("tlearn.report.page_files", "save"): "the same",
     ("tlearn.runs.folder", "open"): "the lock file, which is locked and never replaced",
