@@ -200,9 +200,7 @@ def _check_size(built: TransferNetwork, size: int) -> None:
         with torch.no_grad():
             built.eval()(torch.zeros(1, 3, size, size))
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"images of {size} x {size} pixels (transforms.size) do not suit this backbone: {error}"
-        ) from error
+        raise ConfigError(f"images of {size} x {size} pixels do not suit this backbone: {error}") from error
 
 
 def _names(stages: Any) -> str | list[str]:
