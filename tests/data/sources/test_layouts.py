@@ -44,6 +44,7 @@ READ = {
     "digits": (of("0", "1", "9"), "0 1 9", ""),
     "masks": (of("with_mask", "without_mask"), "with_mask without_mask", ""),
     "places": (of("train_station", "bus_station", "airport"), "airport bus_station train_station", ""),
+    "breeds": ([f"{name}_{n}.jpg" for name in ("c/siam", "c/tabby", "d/pug", "d/lab") for n in "12"], "c d", ""),
     "vehicles": (of("train", "bus", "car"), "bus car train", ""),
 }  # fmt: skip
 
@@ -70,6 +71,20 @@ REFUSED = {
         [
             r"data=filenames data.pattern='(?P<label>[a-z]+)\.\d+' data.root=ROOT/entrainement",
             r"data=filenames data.pattern='(?P<label>[a-z]+)\.\d+' data.root=ROOT/essai",
+            "data.layout=classes",
+        ],
+    ),
+    "flat splits of unknown names, one doubled and one with a stray image": (
+        [*named("entrainement/entrainement/", "essai/"), "essai/sheet.jpg"],
+        [
+            r"data=filenames data.pattern='(?P<label>[a-z]+)\.\d+' data.root=ROOT/entrainement/entrainement",
+            "data.layout=classes",
+        ],
+    ),
+    "a train and a test folder of unknown names": (
+        [*named("entrainement/entrainement/"), *of("final")],
+        [
+            r"data=filenames data.pattern='(?P<label>[a-z]+)\.\d+' data.root=ROOT/entrainement/entrainement",
             "data.layout=classes",
         ],
     ),

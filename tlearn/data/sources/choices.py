@@ -124,9 +124,7 @@ def _in_words(pattern: str, names: Iterable[str]) -> str:
 
 def _flat_folders(tree: Folder) -> Iterator[tuple[str, Folder]]:
     """Yield the folder itself or those in it, through single ones, that hold images and no folders with images."""
-    for path, folder in ({"": tree} if tree.images else tree.filled).items():
-        while len(folder.filled) == 1 and 2 * len(folder.images) < folder.total:
-            [(name, folder)] = folder.filled.items()
-            path = f"{path}/{name}"
-        if folder.images and (path == "" or not folder.filled):
-            yield path, folder
+    for top, outer in ({"": tree} if tree.images else tree.filled).items():
+        path, folder = outer.innermost()
+        if folder.images and (top + path == "" or not folder.filled):
+            yield top + path, folder

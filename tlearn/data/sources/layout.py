@@ -8,6 +8,7 @@ from itertools import combinations
 
 from tlearn.data.sources import base
 from tlearn.data.sources.names import (
+    are_numbers,
     is_container,
     is_filler,
     label_pattern,
@@ -161,23 +162,24 @@ def _check_depth(tree: Folder, top: str) -> None:
 def _check_names(here: Folder, top: str) -> None:
     """Refuse folders whose names are those of splits, of folds or of parts of a data set."""
     names, meant = list(here.filled), splits_of(here.folders)
+    images = {name: folder.innermost()[1].images for name, folder in here.filled.items()}
     for name in names:
         others = [other for other in names if other != name]
         unlike = [f"{other}/" for other in others if not meant[other]]
         odd = any(looks_like_split(other) or is_container(other) for other in others)
         # The exact name may be a class beside others: train, bus, car.
-        if meant[name] == "train" and (name.lower() != "train" or odd or label_pattern(here.filled[name].images)):
+        if meant[name] == "train" and (name.lower() != "train" or odd or labels_of(images[name])):
             raise LayoutError(f"{name}/ looks like a split, and {capped(unlike)} beside it not")
         if meant[name] == "test" and len(others) > 1 and not all(map(looks_like_split, others)):
             without = {**NAMES, "data.pattern": f"^{re.escape(name)}/|^(?P<label>[^/]+)/", "data.root": top}
             raise LayoutError(f"{name}/ may be a class, or hold images without one", [without, CLASSES])
         if is_container(name) and others:
             raise LayoutError(f"{name}/ is hardly a class", [NAMES, {"data.root": join(top, name)}, CLASSES])
-    labels = [labels_of(here.filled[name].images) for name in names]
-    if any(len(one & other) > 1 for one, other in combinations(labels, 2)):
-        raise LayoutError(
-            f"{capped(f'{name}/' for name in names)} share the labels in their file names", [NAMES, CLASSES]
-        )
+    labels = [labels_of(files) for files in images.values()]
+    several = any(len(one) > 1 for one in labels) and any(map(are_numbers, images.values()))
+    if several or any(len(one & other) > 1 for one, other in combinations(labels, 2)):
+        listed = capped((f"{name}/" for name in names), 5)
+        raise LayoutError(f"{listed} hold images with labels in their file names", [NAMES, CLASSES])
     if len(names) > 1 and all(map(looks_like_split, names)):
         raise LayoutError(f"{capped(f'{name}/' for name in names)} look like splits or folds and not like classes")
 

@@ -110,20 +110,20 @@ _LABEL_PATTERNS = list(
 )
 
 
-def label_pattern(names: Sequence[str]) -> str | None:
+def label_pattern(names: Sequence[str], misses: int = 0) -> str | None:
     """Return the narrowest regular expression that finds a label beside a number in every file name, or None.
 
     It must find two labels at least, and each of them more than once on average: `cat.0.jpg`, `Abyssinian_12.jpg`,
-    `dog (3).jpg`, `cat7.jpg`, `0001_cat.jpg`.
+    `dog (3).jpg`, `cat7.jpg`, `0001_cat.jpg`. `misses` names may be without.
     """
     stems = [name.rpartition(".")[0] or name for name in names]
     for pattern in _LABEL_PATTERNS:
-        labels = set()
+        labels, missed = set(), 0
         for stem in stems:
-            match = pattern.fullmatch(stem)
-            if match is None:
+            if match := pattern.fullmatch(stem):
+                labels.add(match["label"])
+            elif (missed := missed + 1) > misses:
                 break
-            labels.add(match["label"])
         else:
             meaningful = {label for label in labels if label.lower() not in _FILLERS | _CAMERAS}
             if len(meaningful) > 1 and len(labels) <= len(stems) // 2:
@@ -132,6 +132,11 @@ def label_pattern(names: Sequence[str]) -> str | None:
 
 
 def labels_of(names: Sequence[str]) -> set[str]:
-    """Return the labels that stand in all of these file names, or none."""
-    pattern = label_pattern(names)
+    """Return the labels that stand in nearly all of these file names, or none."""
+    pattern = label_pattern(names, misses=1 + len(names) // 10)
     return {match["label"] for name in names if (match := re.match(pattern, name))} if pattern else set()
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Return whether file names are numbers only, such as those of test images."""
+    return bool(names) and all(name.partition(".")[0].isdigit() for name in names)

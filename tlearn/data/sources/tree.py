@@ -62,6 +62,14 @@ class Folder:
         for folder in self.folders.values():
             yield from folder.inner()
 
+    def innermost(self) -> tuple[str, "Folder"]:
+        """Return the path and content of the folder within single ones, which hold less than it."""
+        path, folder = "", self
+        while len(folder.filled) == 1 and 2 * len(folder.images) < folder.total:
+            [(name, folder)] = folder.filled.items()
+            path = f"{path}/{name}"
+        return path, folder
+
     def at(self, path: str) -> "Folder":
         """Return the folder at a path with forward slashes; "" is this one."""
         folder = self
