@@ -11,7 +11,7 @@ def bench(config: DictConfig) -> dict[str, float]:
     from lightning import seed_everything
 
     from tlearn.config import build, seats
-    from tlearn.config.compose import plain
+    from tlearn.config.tree import plain
     from tlearn.console import answer, say, session
     from tlearn.display import print_table
     from tlearn.machine import environment

@@ -9,9 +9,8 @@ from tlearn.config.command import run_program
 from tlearn.config.compose import compose, override_list
 from tlearn.config.evaluation import measure
 from tlearn.config.interpreter import borrowed_interpreter
-from tlearn.config.relaunch import quoted
 from tlearn.console import measured, say, session
-from tlearn.errors import CheckpointError
+from tlearn.errors import CheckpointError, quoted
 from tlearn.ranges import require
 from tlearn.runs import model as model_folder
 from tlearn.runs.classifier import Classifier

@@ -12,7 +12,7 @@ from tlearn.data.image_inputs import ImageInput, decode_input
 from tlearn.errors import BadImageError
 
 # For display only: no metric uses these pixels.
-_DECODER = Decoder(high_bit_depth="scale")
+DISPLAY_DECODER = Decoder(high_bit_depth="scale")
 
 
 class Answer(NamedTuple):
@@ -43,7 +43,7 @@ def draw_answers(answers: Sequence[Answer]) -> Drawing:
 def shown_image(image: ImageInput) -> Image.Image | str:
     """Return an image, or the reason why it cannot be shown."""
     try:
-        pixels = decode_input(_DECODER, image).pixels
+        pixels = decode_input(DISPLAY_DECODER, image).pixels
     except BadImageError as error:
         return shown(error.reason, 60)
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())

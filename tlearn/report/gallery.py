@@ -10,17 +10,14 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from tlearn.analysis.answers import Answer, draw_answers, shown_image
+from tlearn.analysis.answers import DISPLAY_DECODER, Answer, draw_answers, shown_image
 from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.analysis.outputs import Outputs
-from tlearn.data.decode import Decoder
 from tlearn.data.sampling import draw_seed
 from tlearn.data.transforms import Transform, visible
 from tlearn.errors import BadImageError
 from tlearn.report.page import Card
 
-# For display only: no metric uses these pixels.
-_DECODE = Decoder(high_bit_depth="scale")
 # Pixels of an image and its margin in a gallery
 _CELL = 160
 
@@ -68,7 +65,7 @@ class Thumbnails:
 
     def __init__(self, root: Path, most: int = 400, side: int = 160, bit_depth: int | None = None) -> None:
         self.root, self.left, self._side = root, most, side
-        self._decode = replace(_DECODE, bit_depth=bit_depth)
+        self._decode = replace(DISPLAY_DECODER, bit_depth=bit_depth)
         self._made: dict[str, bytes | str] = {}
 
     def __call__(self, path: str) -> bytes | str:
@@ -156,7 +153,7 @@ def augmentation_figure(picture: Path | Tensor, transform: Transform, path: str,
         path: seeds the draws: the first ones are the views of this image that `features.views` keeps.
         count: how many draws.
     """
-    pixels = picture if isinstance(picture, Tensor) else _DECODE(picture)
+    pixels = picture if isinstance(picture, Tensor) else DISPLAY_DECODER(picture)
     if transform.is_random:
         seen = [visible(transform.pixels(pixels, draw_seed(0, view, path)))[0] for view in range(count)]
         titles = [f"draw {number}" for number in range(1, count + 1)]

@@ -16,7 +16,7 @@ from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import CheckpointError
 from tlearn.files import json_text, writing_text, written_by_library
-from tlearn.models.backbones.base import Backbone, Body
+from tlearn.models.backbones.base import Backbone, Body, described_name
 from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.tiny import SmallBackbone
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
@@ -56,8 +56,7 @@ class Model:
     @property
     def name(self) -> str:
         """What it is called: the backbone and, where it was trained, the data."""
-        trained, architecture = self.description["config"], self.description["architecture"]
-        backbone = architecture.get("name") or architecture["_target_"].rpartition(".")[2]
+        trained, backbone = self.description["config"], described_name(self.description["architecture"])
         return f"{backbone} of {trained['data']['name']}" if trained else backbone
 
     @property

@@ -12,6 +12,7 @@ from tlearn.data.split import check_manifest, manifest_digest, read_manifest, wr
 from tlearn.errors import DataError
 from tlearn.files import write_bytes
 from tlearn.machine import environment
+from tlearn.models.backbones.base import described_name
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.dotted_keys import flat
 from tlearn.runs.folder import TUNED, RunFolder
@@ -42,8 +43,7 @@ class RunRecord:
     @property
     def backbone(self) -> str:
         """What the backbone is called."""
-        backbone = self.settings["backbone"]
-        return str(backbone.get("name") or backbone["_target_"].rpartition(".")[2])
+        return described_name(self.settings["backbone"])
 
     @property
     def feature_parts(self) -> dict[str, Any]:

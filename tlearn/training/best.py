@@ -33,14 +33,9 @@ def evaluate_best(
     metrics: dict[str, float] = {"epoch/last": epoch}
     if best:
         # A resumed run stores the path of its best checkpoint, and the folder may have moved since.
-        checkpoint = CheckpointIO().load_checkpoint(folder / "checkpoints" / Path(best).name)
-        epoch = checkpoint["epoch"]
+        epoch = _load(module, folder / "checkpoints" / Path(best).name)
         metrics |= {"epoch/best": epoch, **module.describe_epoch(epoch)}
         say(_ending(trainer, epoch))
-        # Not by the Trainer, which would also set the callbacks back to that epoch, and with an average of weights put
-        # those that were trained in its place.
-        module.on_load_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"])
     # An averaging callback would show its last average to validations, and the checkpoint has the best.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ExactAverage | WeightAveraging)]
@@ -65,6 +60,18 @@ def evaluate_best(
                 outputs["train"], _ = collector.take("train", data)
     trainer.loggers = loggers
     return metrics, outputs
+
+
+def _load(module: TransferModule, path: Path) -> int:
+    """Load a checkpoint into a module, and return its epoch.
+
+    Not by the Trainer, which would also set the callbacks back to that epoch, and with an average of weights put those
+    that were trained in its place.
+    """
+    checkpoint = CheckpointIO().load_checkpoint(path)
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+    return checkpoint["epoch"]
 
 
 def _ending(trainer: Trainer, best: int) -> str:

@@ -35,29 +35,45 @@ def top_k(num_classes: int, k: int) -> "TopK | None":
     return TopK(k) if k < num_classes else None
 
 
-class TopK(Metric):
-    """The share of images whose class is among the k most probable; of equal ones, the first classes count."""
+class _ImageMean(Metric):
+    """The mean over images of what `values` computes; `zero` is where its sum starts, and of the sum's type."""
 
-    higher_is_better = True
     full_state_update = False
-    on_train = True
-    right: Tensor
+    total: Tensor
     count: Tensor
 
-    def __init__(self, k: int, **more: Any) -> None:
+    def __init__(self, zero: float, **more: Any) -> None:
         super().__init__(**more)
-        self.k = k
-        self.add_state("right", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(zero), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
+    def values(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return values [N, ...], whose sum over an image counts."""
+        raise NotImplementedError
+
     def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Count a batch."""
-        self.right += among_top(logits, targets, self.k).sum()
+        """Add a batch."""
+        self.total += self.values(logits, targets).sum()
         self.count += len(targets)
 
     def compute(self) -> Tensor:
-        """Return the share of all images so far."""
-        return self.right / self.count
+        """Return the mean over all images so far."""
+        return self.total / self.count
+
+
+class TopK(_ImageMean):
+    """The share of images whose class is among the k most probable; of equal ones, the first classes count."""
+
+    higher_is_better = True
+    on_train = True
+
+    def __init__(self, k: int, **more: Any) -> None:
+        super().__init__(0, **more)
+        self.k = k
+
+    def values(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return whether each image counts."""
+        return among_top(logits, targets, self.k)
 
 
 class ClassMeanAccuracy(Metric):
@@ -135,7 +151,7 @@ def _area(scores: Tensor, positive: Tensor) -> Tensor:
     return (lower + not_higher).sum() / (2 * len(others) * len(positives))
 
 
-class BrierScore(Metric):
+class BrierScore(_ImageMean):
     """The mean squared distance between probabilities and the truth, summed over classes: from 0, the best, to 2.
 
     For two classes it is twice the score of one class's probability. Source: Brier 1950, Verification of forecasts
@@ -143,22 +159,11 @@ class BrierScore(Metric):
     """
 
     higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
 
     def __init__(self, num_classes: int, **more: Any) -> None:
-        super().__init__(**more)
+        super().__init__(0.0, **more)
         self.num_classes = num_classes
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch."""
-        truth = F.one_hot(targets, self.num_classes)
-        self.total += (logits.softmax(1) - truth).square().sum()
-        self.count += len(targets)
-
-    def compute(self) -> Tensor:
-        """Return the mean over all images so far."""
-        return self.total / self.count
+    def values(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the squared distance of each class [N, C]."""
+        return (logits.softmax(1) - F.one_hot(targets, self.num_classes)).square()

@@ -1,6 +1,5 @@
 """Labels in file names, or in the names of folders at any depth."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 from tlearn.data.sources.base import SPLITS, Listing, Sample
 from tlearn.data.sources.collect import Found, image_paths
 from tlearn.data.sources.names import split_of
-from tlearn.data.sources.tree import around
+from tlearn.data.sources.tree import around, check_root
 from tlearn.errors import ConfigError, DataError, capped, counted
 from tlearn.ranges import require
 
@@ -34,9 +33,7 @@ class FilenamesSource:
 
     def listing(self) -> Listing:
         """List the images; raise DataError, naming the files, where the pattern finds no label."""
-        if not os.path.isdir(self.root):
-            reason = "is not a folder" if os.path.exists(self.root) else "does not exist"
-            raise DataError(f"data.root={self.root} {reason}")
+        check_root(self.root)
         found = Found()
         paths, others = image_paths(self.root, self.root, found, around(self.root))
         if not paths:

@@ -1,6 +1,5 @@
 """Folders of images: one per class, or splits with one per class in each."""
 
-import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from tlearn.data.sources.choices import Choice, choices
 from tlearn.data.sources.collect import Found, scan_class, scan_classes
 from tlearn.data.sources.layout import read
 from tlearn.data.sources.reading import LayoutError, Reading, Settings
-from tlearn.data.sources.tree import Folder, around, entries, inode, scan
+from tlearn.data.sources.tree import Folder, around, check_root, entries, inode, scan
 from tlearn.errors import ConfigError, DataError, capped, counted, typed
 from tlearn.ranges import require
 
@@ -57,8 +56,7 @@ class FolderSource:
     def listing(self) -> Listing:
         """List the images; raise DataError, with the tree found and what it may mean, for an unclear layout."""
         root = self.root
-        if not os.path.isdir(root):
-            raise DataError(f"data.root={root} {'is not a folder' if os.path.exists(root) else 'does not exist'}")
+        check_root(root)
         tree, name = scan(root), root.absolute().name
         try:
             reading = read(tree, name, self.layout, self.unlabelled_test)
@@ -131,7 +129,7 @@ def _arguments(root: Path, settings: Settings) -> str:
     values = {key: str(root / value) if key in ("data.root", "data.csv") else value for key, value in settings.items()}
     first = ("data", "data.csv", "data.pattern")
     keys = [*(key for key in first if key in values), *(key for key in values if key not in first)]
-    # A pattern needs no quotes but the shell's: see config/compose.
+    # A pattern needs no quotes but the shell's: see `quoted_texts` of config/tree.
     return " ".join(
         f"{key}={shlex.quote(values[key])}" if key == "data.pattern" else typed(key, values[key]) for key in keys
     )

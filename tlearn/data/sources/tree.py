@@ -121,6 +121,12 @@ def scan(root: str | Path) -> Folder:
     return read(root, frozenset(around(root)))
 
 
+def check_root(root: Path) -> None:
+    """Raise DataError unless the root of a source is a folder."""
+    if not os.path.isdir(root):
+        raise DataError(f"data.root={root} {'is not a folder' if os.path.exists(root) else 'does not exist'}")
+
+
 def entries(folder: str | Path) -> tuple[list[os.DirEntry[str]], int]:
     """List a folder's visible entries by name, and count the hidden ones."""
     try:

@@ -1,5 +1,6 @@
 """The contract of a backbone: implement `Backbone` for your own, and name it in backbone._target_."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -53,3 +54,8 @@ class Backbone(Protocol):
 def backbone_name(backbone: Backbone) -> str:
     """Return what a backbone is called."""
     return str(getattr(backbone, "name", None) or type(backbone).__name__)
+
+
+def described_name(described: Mapping[str, Any]) -> str:
+    """Return what a backbone is called that plain data describes, by its name or else by its class."""
+    return str(described.get("name") or described["_target_"].rpartition(".")[2])
