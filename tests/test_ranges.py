@@ -9,7 +9,7 @@ from torch import nn
 
 import tlearn
 from tests.models.graph.test_pooling import TINY, of_timm
-from tlearn.config.rules import RULES
+from tlearn.config.valid_values import RULES
 from tlearn.data.decode import Decoder
 from tlearn.data.sources.base import Sample
 from tlearn.data.sources.csv import CsvSource

@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from tlearn.config import seats
 from tlearn.config.relaunch import child_command
-from tlearn.config.rules import DECODING
 from tlearn.config.seats import build
+from tlearn.config.valid_values import DECODING
 from tlearn.console import is_main_process, say
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from tlearn.analysis.direction import MEASURED
+from tlearn.config.valid_values import PREPROCESSING
 from tlearn.data.sources.base import Source
 from tlearn.errors import CheckpointError, ConfigError, TlearnError
 from tlearn.models.backbones.base import Backbone, Body
@@ -24,7 +25,6 @@ from tlearn.training.module import TransferModule
 
 # Others of torchmetrics load models by name, which a stored run must not choose.
 _METRIC = Seat("metric", Metric, ("tlearn.training.metrics", "torchmetrics.classification", "torchmetrics.wrappers"))
-_PREPROCESSING = ("resize", "size", "interpolation", "mean", "std")
 
 
 def build(node: Any, **more: Any) -> Any:
@@ -44,7 +44,7 @@ def backbone(node: Mapping[str, Any], pretrained: bool = True) -> Backbone:
     preprocessing = chosen.preprocessing()
     if not isinstance(preprocessing, Mapping):
         raise ConfigError(f"backbone: preprocessing() of {_name(chosen)} must return a dictionary")
-    if missing := [key for key in _PREPROCESSING if key not in preprocessing]:
+    if missing := [key for key in PREPROCESSING if key not in preprocessing]:
         raise ConfigError(f"backbone: preprocessing() of {_name(chosen)} must have {', '.join(missing)}, too")
     try:
         # What a model folder could not hold is refused now and not after training.
