@@ -12,13 +12,13 @@ from PIL import Image
 
 from tests.conftest import draw
 from tests.small_runs import run, write_weights
-from tlearn.config.build import decoding as decoding_of
 from tlearn.config.compose import compose
+from tlearn.config.evaluation import opened_model
+from tlearn.config.tree import plain
 from tlearn.data.decode import Decoder
 from tlearn.errors import CheckpointError, ConfigError, DataError
 from tlearn.evaluate import evaluate
 from tlearn.predict import predict
-from tlearn.runs.model import load_model
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +147,11 @@ def test_pictures_are_read_as_in_training(tmp_path, draw_split):
     description = json.loads((tmp_path / "run" / "model" / "model.json").read_text())
     decoder = Decoder(alpha_background=(0, 0, 0), high_bit_depth="scale")
     assert Decoder(**description["decoding"]) == decoder
-    model = load_model(tmp_path / "run")
-    given = compose(["run=x", "data.bit_depth=12", "data.alpha_background=[1,2,3]"], "evaluate", output_dir=tmp_path)
-    assert model.decoding(**decoding_of(given.data)).decoder == replace(
-        decoder, alpha_background=(1, 2, 3), bit_depth=12
-    )
-    untouched = compose(["run=x", "images=x"], "predict", output_dir=tmp_path)
-    assert model.decoding(**decoding_of(untouched.data)).decoder == decoder
+    opened = [f"run='{tmp_path / 'run'}'"]
+    given = compose([*opened, "data.bit_depth=12", "data.alpha_background=[1,2,3]"], "evaluate", output_dir=tmp_path)
+    assert opened_model(plain(given)).decoder == replace(decoder, alpha_background=(1, 2, 3), bit_depth=12)
+    untouched = compose([*opened, "images=x"], "predict", output_dir=tmp_path)
+    assert opened_model(plain(untouched)).decoder == decoder
 
 
 def test_other_options_of_decoding_are_those_of_an_evaluation(tmp_path, trained):

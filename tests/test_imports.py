@@ -110,6 +110,11 @@ def test_only_configuration_and_programs_know_hydra():
     assert rooms <= {*PROGRAMS, "config", "sweeps"}
 
 
+@pytest.mark.parametrize("name", ["build", "trainer", "evaluation", "tuning"])
+def test_builders_take_plain_values(name):
+    assert "omegaconf" not in packages(f"tlearn.config.{name}")
+
+
 def test_of_sweeps_only_the_callback_knows_hydra():
     knowing = {
         name for name in MODULES if name.startswith("tlearn.sweeps.") and packages(name) & {"hydra", "omegaconf"}

@@ -18,23 +18,23 @@ def bench(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.folder import RunFolder
     from tlearn.training.timing import batch_shapes, devices, time_steps
 
-    run = RunFolder(config.paths.output_dir)
-    with run.claimed(), session(run.path / "bench.log", quiet=config.quiet):
-        seed_everything(config.seed, workers=True, verbose=False)
-        found, optimizer, settings = devices(config.device), build.step_optimizer(config), plain(config)
-        size = config.size or seats.backbone(config.backbone).preprocessing()["size"]
-        backbone = seats.backbone(config.backbone, pretrained=False)
-        network = build.network(backbone, config.num_classes, settings["head"], settings["finetune"], config.seed, size)
-        shapes = batch_shapes(network, config.data.batch_size, size)
+    settings = plain(config)
+    run = RunFolder(settings["paths"]["output_dir"])
+    with run.claimed(), session(run.path / "bench.log", quiet=settings["quiet"]):
+        seed_everything(settings["seed"], workers=True, verbose=False)
+        found, optimizer = devices(settings["device"]), build.step_optimizer(settings)
+        size = settings["size"] or seats.backbone(settings["backbone"]).preprocessing()["size"]
+        backbone = seats.backbone(settings["backbone"], pretrained=False)
+        network = build.network(settings, backbone, settings["num_classes"], size)
+        shapes = batch_shapes(network, settings["data"]["batch_size"], size)
         say(" -> ".join(f"{name} {shape}" for name, shape in shapes.items()))
-        total, trainable = network.count_parameters()
-        metrics: dict[str, float] = {"params/total": total, "params/trainable": trainable}
-        if config.show is not None:
-            say({"body": network.body, "head": network.head, "network": network}[config.show])
+        metrics: dict[str, float] = {**network.sizes()}
+        if settings["show"] is not None:
+            say({"body": network.body, "head": network.head, "network": network}[settings["show"]])
         else:
             rows = []
             for device, name in found.items():
-                times = time_steps(network, optimizer, shapes, device, config.batches, config.warmup)
+                times = time_steps(network, optimizer, shapes, device, settings["batches"], settings["warmup"])
                 metrics |= {f"{device}/{key}": value for key, value in times.items()}
                 rows.append([name, *(f"{value:.{1 if 'images' in key else 4}f}" for key, value in times.items())])
             heads = ["forward s", "backward s", "step s", "total s", "images/s", "peak GB"]

@@ -10,6 +10,7 @@ from tlearn.config.command import program
 def compare(config: DictConfig) -> dict[str, float]:
     """Print and write a table of runs: settings that differ, and metrics."""
     # Imported here: matplotlib takes a while to load, and help and configuration errors must not wait.
+    from tlearn.config.tree import plain
     from tlearn.console import answer, say, session
     from tlearn.errors import ConfigError
     from tlearn.report.comparison_page import write_comparison
@@ -18,8 +19,8 @@ def compare(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.ranking import ranked
 
-    metric = config.metric
-    runs = read_runs(config.runs if isinstance(config.runs, str) else list(config.runs))
+    settings = plain(config)
+    metric, runs = settings["metric"], read_runs(settings["runs"])
     known = sorted({name for run in runs for name in run.metrics})
     if metric not in known:
         raise ConfigError(f"metric={metric}: no run has that metric; there are {', '.join(known) or 'none at all'}")
@@ -27,9 +28,9 @@ def compare(config: DictConfig) -> dict[str, float]:
     mode = metric_mode([run.folder for run in runs if metric in run.metrics], metric)
     groups = ranked([entry for entry, run in compared if run.status == "done"], metric, mode)
     others = [(entry, run.status, run.error) for entry, run in compared if run.status != "done"]
-    folder = RunFolder(config.paths.output_dir)
+    folder = RunFolder(settings["paths"]["output_dir"])
     best = groups[0].entries[0]
-    with folder.claimed(), session(folder.path / "compare.log", quiet=config.quiet):
+    with folder.claimed(), session(folder.path / "compare.log", quiet=settings["quiet"]):
         write_comparison(folder.path, runs, groups, others, metric, mode)
         print_ranking(groups, metric, "run", others, "compare.csv")
         say(f"best: {groups[0].words(metric)}", f"best run: {best.name}")

@@ -8,28 +8,27 @@ from tlearn.config.command import program
 def evaluate(config: DictConfig) -> dict[str, float]:
     """Measure the model of `config.run` on one split and return its metrics."""
     # Imported here: torch and lightning take seconds to load, and help and configuration errors must not wait.
-    from tlearn.config.build import decoding
-    from tlearn.config.evaluation import measure
+    from tlearn.config.evaluation import measure, opened_model
     from tlearn.config.tree import plain, task_overrides
     from tlearn.console import is_main_process, say, session
     from tlearn.report.after_training import report_evaluation
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.evaluated import trained_on_note
     from tlearn.runs.folder import RunFolder
-    from tlearn.runs.model import load_model
     from tlearn.runs.record import RunRecord
 
-    run = RunFolder(config.paths.output_dir)
-    with session(run.path / "evaluate.log", quiet=config.quiet):
-        model = load_model(config.run, config.trust).decoding(**decoding(config.data))
-        metrics, outputs, unreadable = measure(config, model)
+    settings = plain(config)
+    run = RunFolder(settings["paths"]["output_dir"])
+    with session(run.path / "evaluate.log", quiet=settings["quiet"]):
+        model = opened_model(settings)
+        metrics, outputs, unreadable = measure(settings, model)
         if is_main_process():
             run.write_json("metrics.json", metrics)
             show_result(metrics, outputs)
             if note := trained_on_note(model, outputs):
                 say(note)
-            if config.report.write:
-                record = RunRecord(run, plain(config), task_overrides())
+            if settings["report"]["write"]:
+                record = RunRecord(run, settings, task_overrides())
                 report_evaluation(record, model, outputs, metrics, unreadable)
             show_paths(run.path)
     return metrics

@@ -8,42 +8,29 @@ from tlearn.config.command import program
 def explore(config: DictConfig) -> dict[str, float]:
     """Print and write what a data set holds: classes, splits, sizes, unreadable files, duplicates across splits."""
     # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
-    from tlearn.analysis import data_profile
-    from tlearn.config import build
-    from tlearn.config.tree import task_overrides
+    from tlearn.config import build, seats
+    from tlearn.config.settle import IMAGENET, settled
+    from tlearn.config.tree import plain, task_overrides
     from tlearn.console import session
     from tlearn.errors import ConfigError
-    from tlearn.report.data_report import Survey, write_survey
+    from tlearn.report.data_report import survey_of, write_survey
     from tlearn.report.terminal import show_paths, show_survey
     from tlearn.runs.evaluated import recorded_images
     from tlearn.runs.folder import RunFolder
 
+    chosen = plain(config).get("backbone")
+    settings = settled(config, seats.backbone(chosen).preprocessing() if chosen else IMAGENET)
+    opened, data = settings["run"], settings["data"]
     own = [one for one in task_overrides() if one.lstrip("+~").startswith(("data", "seed"))]
-    if config.run is not None and own:
-        raise ConfigError(f"run={config.run} has images and a split of its own: leave out {' '.join(own)}")
-    run = RunFolder(config.paths.output_dir)
-    with run.claimed(), session(run.path / "explore.log", quiet=config.quiet):
-        found = build.image_set(config, run) if config.run is None else recorded_images(config.run)
-        survey = Survey(
-            title=f"{config.data.name} before training" if config.run is None else f"Images of {config.run}",
-            root=found.root,
-            splits=found.splits,
-            classes=found.classes,
-            sizes=data_profile.image_sizes(found.root, found.splits),
-            duplicates=data_profile.duplicates(found.root, found.splits),
-            unreadable=found.skipped,
-            notes=found.notes,
-            transform=build.looked_at(config),
-            bit_depth=config.data.bit_depth,
-        )
-        metrics: dict[str, float] = {
-            "classes": len(survey.classes),
-            **{f"pictures/{name}": len(samples) for name, samples in survey.splits.items()},
-            **data_profile.size_summary(survey.sizes),
-            "unreadable": len(survey.unreadable),
-            "duplicates": len(survey.duplicates),
-            "duplicates/across_splits": len(survey.across_splits),
-        }
+    if opened is not None and own:
+        raise ConfigError(f"run={opened} has images and a split of its own: leave out {' '.join(own)}")
+    run = RunFolder(settings["paths"]["output_dir"])
+    with run.claimed(), session(run.path / "explore.log", quiet=settings["quiet"]):
+        images = build.image_set(settings, run) if opened is None else recorded_images(opened)
+        title = f"{data['name']} before training" if opened is None else f"Images of {opened}"
+        transform = build.transforms(settings)[0] if settings.get("transforms") else None
+        survey = survey_of(images, title, transform, data["bit_depth"])
+        metrics = survey.metrics()
         run.write_json("metrics.json", metrics)
         write_survey(run.path, survey)
         show_survey(survey, run.path)

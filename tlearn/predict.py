@@ -23,35 +23,29 @@ if TYPE_CHECKING:
 def predict(config: DictConfig) -> dict[str, float]:
     """Write one row per readable image: path, and the `topk` most probable classes with their probabilities."""
     # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
-    from tlearn.config import seats
-    from tlearn.config.build import decoding
+    from tlearn.config.evaluation import opened_model
+    from tlearn.config.tree import plain
     from tlearn.report.predictions_page import MOST_SHOWN, predictions_page
-    from tlearn.runs.model import load_model
     from tlearn.runs.predictions import device_of, predictions_of
-    from tlearn.runs.pretrained import pretrained_model
 
-    output = STDOUT if config.output == "-" else Path(config.output).expanduser()
-    page = None if config.page is None else Path(config.page).expanduser()
-    images, notes = find_images(config.images)
+    settings = plain(config)
+    output = STDOUT if settings["output"] == "-" else Path(settings["output"]).expanduser()
+    page = None if settings["page"] is None else Path(settings["page"]).expanduser()
+    images, notes = find_images(settings["images"])
     _check_targets({"output": output, **({} if page is None else {"page": page})}, images)
     # With the table on standard output, everything else goes to standard error.
     telling = to_stderr if opened_number(output) == 1 else nullcontext
-    with session(quiet=config.quiet):
+    with session(quiet=settings["quiet"]):
         with nullcontext() if page is None else writing_text(page) as page_file:
             with writing_text(output) as table, telling():
                 say(*notes)
-                own = config.get("backbone") is None
-                if own:
-                    model = load_model(config.run, config.trust)
-                else:
-                    model = pretrained_model(seats.backbone(config.backbone), config.classes)
-                model = model.decoding(**decoding(config.data))
-                targets, note = folder_targets(config.images, images, model.classes) if page_file else ({}, [])
+                model = opened_model(settings)
+                targets, note = folder_targets(settings["images"], images, model.classes) if page_file else ({}, [])
                 say(*note)
-                model.network.to(device_of(config.device))
-                options = {key: config[key] for key in ("topk", "calibrated", "batch_size", "num_workers")}
+                model.network.to(device_of(settings["device"]))
+                options = {key: settings[key] for key in ("topk", "calibrated", "batch_size", "num_workers")}
                 predictions = predictions_of(model, images, **options)
-                shown, bad, right = _write_rows(table, config.topk, predictions, MOST_SHOWN, targets)
+                shown, bad, right = _write_rows(table, settings["topk"], predictions, MOST_SHOWN, targets)
             if page_file is not None:
                 score = (right, len(images) - len(bad)) if targets else None
                 page_file.write(

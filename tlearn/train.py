@@ -1,7 +1,6 @@
 """Train a classifier on images: python -m tlearn.train backbone=resnet18 data=folder data.root=FOLDER."""
 
 import time
-from pathlib import Path
 
 from omegaconf import DictConfig
 
@@ -16,14 +15,15 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.analysis.calibration import calibrate
     from tlearn.config import build
     from tlearn.config.relaunch import check_resume
+    from tlearn.config.settle import settled
+    from tlearn.config.trainer import training_trainer
     from tlearn.config.tree import plain, task_overrides
     from tlearn.config.tuning import tuning
     from tlearn.console import is_main_process, session
-    from tlearn.features.choose import FeatureOptions, choose_features
+    from tlearn.features.choose import choose_features
     from tlearn.report.after_training import plan_report, report_training, show_first_images
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.folder import RunFolder
-    from tlearn.runs.model import described_backbone
     from tlearn.runs.record import RunRecord
     from tlearn.training.best import evaluate_best
     from tlearn.training.ddp import further_processes
@@ -38,45 +38,37 @@ def train(config: DictConfig) -> dict[str, float]:
         checkpoint = None
         if config.resume is not None:
             check_resume(plain(config, resolve=False), run.path)
-            checkpoint = last_checkpoint(Path(config.resume))
-        build.monitored(config)
-        trainer = build.trainer(config, run.path)
-        backbone = build.backbone(config)
-        image_set = build.image_set(config, run)
-        record = RunRecord(run, plain(config), task_overrides())
+            checkpoint = last_checkpoint(run.path)
+        backbone = build.backbone(plain(config))
+        settings = settled(config, backbone.preprocessing())
+        trainer = training_trainer(settings, run.path)
+        image_set = build.image_set(settings, run)
+        record = RunRecord(run, settings, task_overrides())
         if is_main_process():
-            record.start(image_set, resumed=config.resume is not None)
-        settings = record.settings
-        head, finetune, size = settings["head"], settings["finetune"], config.transforms.size
-        network = build.network(backbone, len(image_set.classes), head, finetune, config.seed, size)
-        images = build.datamodule(config, image_set)
-        module = build.module(config, network, images)
+            record.start(image_set, resumed=checkpoint is not None)
+        network = build.network(settings, backbone, len(image_set.classes), settings["transforms"]["size"])
+        images = build.datamodule(settings, image_set)
+        module = build.module(settings, network, images)
         check_validation(trainer, 1 if module.full_batch else images.count_train_batches(trainer.world_size))
-        tune = tuning(config, trainer, module)
-        options = FeatureOptions(**config.features)
-        architecture = described_backbone(backbone)
-        body = {**architecture, "replace": config.head.replace}
-        data = choose_features(options, body, module, images, trainer, record.feature_parts, record.cache)
+        tune = tuning(settings, trainer, module)
+        data = choose_features(build.feature_options(settings, backbone), module, images, trainer)
         if tune is not None:
             record.adopt(tune(data, record.tuned(), run.path / "report"))
-        plan = plan_report(
-            config.report.write, config.report.get("train_pictures"), options.views, trainer, data, network
-        )
+        views = settings["features"]["views"]
+        plan = plan_report(settings["report"], views, trainer, data, network)
         if plan.write:
-            show_first_images(run, images, options.views, trainer.loggers)
+            show_first_images(run, images, views, trainer.loggers)
         with further_processes(trainer), tracked(trainer.loggers, record.parameters):
             fit_started = time.monotonic()
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
             fit_seconds = time.monotonic() - fit_started
             metrics, outputs = evaluate_best(trainer, module, data, run.path, plan)
-            metrics |= calibrate(outputs)
-            total, trainable = network.count_parameters()
-            metrics |= {"params/total": total, "params/trainable": trainable}
+            metrics |= calibrate(outputs) | network.sizes()
             metrics |= {f"tune/{key}": value for key, value in record.tuned().items()}
             metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
             log_results(trainer.loggers, metrics)
         if is_main_process():
-            record.finish(network, architecture, images, metrics, module.directions, module.trained_on)
+            record.finish(network, backbone, images, metrics, module.directions, module.trained_on)
             show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
             if plan.write:
                 report_training(record, plan, network, image_set, outputs, metrics, trainer.loggers)

@@ -23,6 +23,8 @@ from torchvision.transforms import v2
 from tests.small_runs import run, write_weights
 from tlearn.config import build, rules
 from tlearn.config.compose import compose
+from tlearn.config.settle import settled
+from tlearn.config.trainer import training_trainer
 from tlearn.config.tree import CONF_DIR, plain
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.prepare import ImageSet
@@ -31,7 +33,7 @@ from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import ConfigError
 from tlearn.files import read_table
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
-from tlearn.models.network import TransferNetwork
+from tlearn.models.network import TransferNetwork, count_parameters
 from tlearn.predict import predict
 from tlearn.train import train
 from tlearn.training.module import TransferModule
@@ -69,25 +71,25 @@ def recipe(tmp_path, monkeypatch):
 
     def built(name: str, *overrides: str) -> Recipe:
         config = compose([f"experiment={name}", "trainer=cpu", "logger=csv", *overrides], output_dir=tmp_path)
-        backbone = build.backbone(config)
-        head, finetune, size = plain(config)["head"], plain(config)["finetune"], config.transforms.size
-        network = build.network(backbone, CLASSES[name], head, finetune, config.seed, size)
+        backbone = build.backbone(plain(config))
+        settings = settled(config, backbone.preprocessing())
+        network = build.network(settings, backbone, CLASSES[name], settings["transforms"]["size"])
         module = TransferModule(
             network,
             CLASSES[name],
-            optimizer=build.build(config.optimizer),
-            body_lr_scale=config.finetune.body_lr_scale,
+            optimizer=build.build("optimizer", settings["optimizer"]),
+            body_lr_scale=settings["finetune"]["body_lr_scale"],
         )
         samples = [Sample("a.jpg", "a"), Sample("b.jpg", "b")]
-        images = build.datamodule(config, ImageSet(tmp_path, {"train": samples, "val": samples}, ["a", "b"]))
+        images = build.datamodule(settings, ImageSet(tmp_path, {"train": samples, "val": samples}, ["a", "b"]))
         return Recipe(
-            plain(config),
+            settings,
             network,
             module.configure_optimizers(),
-            build.build(config.transforms.train),
+            build.build("transforms.train", settings["transforms"]["train"]),
             images.transforms["val"].preprocessing,
             images,
-            build.trainer(config, tmp_path),
+            training_trainer(settings, tmp_path),
         )
 
     return built
@@ -166,7 +168,7 @@ def test_caltech101_vgg16_replaces_the_last_layer_alone(recipe):
     assert layers(built.network.body.classifier) == [*kept, ("Identity",)]
     assert layers(built.network.head) == [("Linear", 4096, 256), ("ReLU",), ("Dropout", 0.4), ("Linear", 256, 100)]
     assert trains(built.network) == ["head.0.weight", "head.0.bias", "head.3.weight", "head.3.bias"]
-    assert built.network.count_parameters() == (135_335_076, 1_074_532)
+    assert count_parameters(built.network) == (135_335_076, 1_074_532)
     check_optimizer(built, Adam, 0.001)
 
 
@@ -197,7 +199,7 @@ def test_the_cat_dog_recipes_train_a_hidden_layer_on_a_frozen_body(recipe, name,
     assert not [layer for layer in layers(built.network.body) if layer[0] == "Linear"]
     assert trains(built.network) == ["head.0.weight", "head.0.bias", "head.3.weight", "head.3.bias"]
     head = features * 256 + 256 + 256 * 2 + 2
-    assert built.network.count_parameters() == (body + head, head)
+    assert count_parameters(built.network) == (body + head, head)
     check_optimizer(built, Adam, 0.003)
 
 
@@ -228,7 +230,7 @@ def test_hymenoptera_alexnet_trains_all_with_one_learning_rate(recipe):
     kept = [("Dropout", 0.5), ("Linear", 9216, 4096), ("ReLU",), ("Dropout", 0.5), ("Linear", 4096, 4096), ("ReLU",)]
     assert layers(built.network.body.classifier) == [*kept, ("Identity",)]
     assert layers(built.network.head) == [("Linear", 4096, 2)]
-    assert built.network.count_parameters() == (57_012_034, 57_012_034)
+    assert count_parameters(built.network) == (57_012_034, 57_012_034)
     check_optimizer(built, SGD, 0.0001)
 
 
@@ -250,7 +252,7 @@ def test_the_resnet18_recipes_train_all_with_one_learning_rate(recipe, name):
     built = recipe(name)
     assert layers(built.network.head) == [("Linear", 512, 2)]
     assert not [layer for layer in layers(built.network.body) if layer[0] == "Linear"]
-    assert built.network.count_parameters() == (11_177_538, 11_177_538)
+    assert count_parameters(built.network) == (11_177_538, 11_177_538)
     check_optimizer(built, Adam, 0.0001)
     assert built.data.batch_size == 4
     check_steps(
@@ -286,7 +288,7 @@ def test_flowers102_vgg16_replaces_the_whole_classifier(recipe):
     assert layers(built.network.head) == [("Linear", 25088, 512), ("ReLU",), ("Dropout", 0.2), ("Linear", 512, 102)]
     assert trains(built.network) == ["head.0.weight", "head.0.bias", "head.3.weight", "head.3.bias"]
     head = 25088 * 512 + 512 + 512 * 102 + 102
-    assert built.network.count_parameters() == (14_714_688 + head, head)
+    assert count_parameters(built.network) == (14_714_688 + head, head)
     check_optimizer(built, Adam, 0.001)
 
 
@@ -306,7 +308,7 @@ def test_flowers102_vgg16_turns_moves_and_zooms(recipe):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_recipe_minimises_the_negative_log_likelihood_of_log_softmax(name):
-    loss = build.build(compose([f"experiment={name}"], output_dir="run").loss)()
+    loss = build.build("loss", plain(compose([f"experiment={name}"], output_dir="run"))["loss"])()
     torch.manual_seed(0)
     logits = 5 * torch.randn(7, 4, dtype=torch.float64)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()

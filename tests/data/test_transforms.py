@@ -7,9 +7,10 @@ from torchvision.models import get_model_weights
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_pil_image
 
-from tlearn.config.build import backbone, build
+from tlearn.config.build import backbone, transforms
 from tlearn.config.compose import compose
-from tlearn.config.tree import CONF_DIR
+from tlearn.config.settle import settled
+from tlearn.config.tree import CONF_DIR, plain
 from tlearn.data.transforms import Transform, complete, mixing, random_resized_crop, stack
 from tlearn.errors import ConfigError
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
@@ -350,9 +351,9 @@ def test_no_mixing_is_none():
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_shipped_option_gives_the_networks_input(option):
     config = compose([f"transforms={option}", "backbone=resnet18", "transforms.size=48"])
-    backbone(config)
-    assert (config.transforms.fit, config.transforms.average) == ("crop", [])
-    transform = Transform(config.transforms, build(config.transforms.train))
+    settings = settled(config, backbone(plain(config)).preprocessing())
+    assert (settings["transforms"]["fit"], settings["transforms"]["average"]) == ("crop", [])
+    transform, _ = transforms(settings)
     results = [transform(noise(), draw) for draw in range(8)]
     for result in results:
         assert (result.shape, result.dtype) == ((3, 48, 48), torch.float32)

@@ -13,6 +13,7 @@ from tests.small_runs import process, program, run, write_weights
 from tlearn.analysis.calibration import calibrate
 from tlearn.config.compose import compose
 from tlearn.config.evaluation import measure
+from tlearn.config.tree import plain
 from tlearn.data.split import read_manifest
 from tlearn.evaluate import evaluate
 from tlearn.features.datamodule import FeatureDataModule
@@ -29,7 +30,7 @@ def weights(tmp_path):
 
 def _measured(model_folder: Path, split: str, output: Path, *more: str):
     config = compose([f"run='{model_folder}'", f"split={split}", *more], "evaluate", output_dir=output)
-    return measure(config, load_model(model_folder))
+    return measure(plain(config), load_model(model_folder))
 
 
 def test_a_run_ends_with_a_report_of_its_own_figures(tmp_path, folder_data, weights):
@@ -134,12 +135,12 @@ def test_under_dp_the_training_pictures_are_not_looked_at():
     trainer = SimpleNamespace(strategy=None, fast_dev_run=False, overfit_batches=0.0)
     under_dp = SimpleNamespace(**vars(trainer) | {"strategy": DataParallelStrategy.__new__(DataParallelStrategy)})
     for one, looked in ((under_dp, False), (trainer, True)):
-        plan = reporting.plan_report(True, "auto", None, one, data, network)
+        plan = reporting.plan_report({"write": True, "train_pictures": "auto"}, None, one, data, network)
         assert plan.write
         assert plan.features == plan.train_pictures == looked
         assert ("trainer=dp" in plan.reason) == (not looked)
     data.image_set.classes = range(10**8)
-    large = reporting.plan_report(True, "auto", None, trainer, data, network)
+    large = reporting.plan_report({"write": True, "train_pictures": "auto"}, None, trainer, data, network)
     assert large.features
     assert not large.train_pictures
 
@@ -210,7 +211,7 @@ def test_features_are_what_the_head_was_given(tmp_path, folder_data, weights):
     run(tmp_path / "run", folder_data, weights, "report=off")
     model = load_model(tmp_path / "run")
     config = compose([f"run='{tmp_path / 'run'}'"], "evaluate", output_dir=tmp_path)
-    _, outputs, _ = measure(config, model, features=True)
+    _, outputs, _ = measure(plain(config), model, features=True)
     assert torch.allclose(model.network.head(outputs.features), outputs.logits, atol=1e-5)
 
 

@@ -10,8 +10,9 @@ from lightning.pytorch import callbacks as known
 from lightning.pytorch.callbacks import Callback
 
 from tests.small_runs import overrides, program, write_weights
-from tlearn.config import build
 from tlearn.config.compose import compose
+from tlearn.config.settle import IMAGENET, settled
+from tlearn.config.trainer import training_trainer
 from tlearn.errors import ConfigError
 from tlearn.training.given_callbacks import check_callbacks
 
@@ -20,7 +21,7 @@ LIBRARY = "lightning.pytorch.callbacks"
 
 def _trainer(tmp_path, *overrides: str):
     config = compose(["trainer=cpu", *overrides], output_dir=tmp_path)
-    return build.trainer(config, tmp_path)
+    return training_trainer(settled(config, IMAGENET), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pytest
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from tests.small_runs import run, write_weights
-from tlearn.config import build
 from tlearn.config.compose import compose
+from tlearn.config.settle import IMAGENET, settled
+from tlearn.config.trainer import training_trainer
 from tlearn.errors import ConfigError
 from tlearn.training import loggers
 from tlearn.training.csv_logger import CSVLogger
@@ -51,9 +52,14 @@ def weights(tmp_path: Path) -> Path:
     return write_weights(tmp_path / "weights.pth")
 
 
+def _trainer(tmp_path: Path, override: str):
+    config = compose(["trainer=cpu", override], output_dir=tmp_path)
+    return training_trainer(settled(config, IMAGENET), tmp_path)
+
+
 @pytest.mark.parametrize("option", ["csv", "tensorboard", "default"])
 def test_metrics_csv_is_written_whatever_is_chosen(tmp_path, option):
-    trainer = build.trainer(compose([f"logger={option}", "trainer=cpu"], output_dir=tmp_path), tmp_path)
+    trainer = _trainer(tmp_path, f"logger={option}")
     assert [one.save_dir for one in trainer.loggers if isinstance(one, CSVLogger)] == [str(tmp_path)]
     assert any(isinstance(one, TensorBoardLogger) for one in trainer.loggers) == (option != "csv")
 
@@ -86,14 +92,14 @@ def test_a_failed_run_is_closed_as_failed():
 def test_what_writes_over_metrics_csv_is_refused(tmp_path):
     given = "{_target_:lightning.pytorch.loggers.CSVLogger,save_dir:'${paths.output_dir}',name:'',version:''}"
     with pytest.raises(ConfigError, match=r"logger.x would write over metrics.csv"):
-        build.trainer(compose(["trainer=cpu", f"+logger.x={given}"], output_dir=tmp_path), tmp_path)
+        _trainer(tmp_path, f"+logger.x={given}")
 
 
 @pytest.mark.parametrize(("name", "flag"), [("mlflow", "_MLFLOW_AVAILABLE"), ("wandb", "_WANDB_AVAILABLE")])
 def test_a_missing_extra_is_one_line_with_the_command(tmp_path, monkeypatch, name, flag):
     monkeypatch.setattr(f"lightning.pytorch.loggers.{name}.{flag}", False)
     with pytest.raises(ConfigError) as error:
-        build.trainer(compose([f"logger={name}", "trainer=cpu"], output_dir=tmp_path), tmp_path)
+        _trainer(tmp_path, f"logger={name}")
     assert str(error.value) == f"logger={name} needs the extra {name}: pip install 'tlearn[{name}]'"
 
 

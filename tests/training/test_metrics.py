@@ -16,8 +16,10 @@ from torchmetrics.classification import MulticlassAUROC, MulticlassPrecision
 
 from tests import small_runs as runs
 from tlearn.analysis.outputs import among_top
-from tlearn.config import build, seats
+from tlearn.config import seats
 from tlearn.config.compose import compose
+from tlearn.config.settle import IMAGENET, settled
+from tlearn.config.tree import plain
 from tlearn.errors import CheckpointError, ConfigError
 from tlearn.models.network import TransferNetwork
 from tlearn.training.metrics import AUROC, BrierScore, ClassMeanAccuracy, TopK, shifted
@@ -25,7 +27,7 @@ from tlearn.training.module import TransferModule
 
 
 def full(classes: int) -> dict[str, Metric]:
-    return seats.metrics(compose(["metrics=full"]).metrics, classes)
+    return seats.metrics(plain(compose(["metrics=full"]))["metrics"], classes)
 
 
 def measured(metric: Metric, logits: Tensor, targets: Tensor, batch: int = 7) -> float:
@@ -249,9 +251,10 @@ HAMMING = "+metrics.hamming._target_=torchmetrics.classification.MulticlassHammi
 )
 def test_the_metric_itself_says_which_end_is_best(arguments, mode):
     config = compose([*arguments, "scheduler=plateau"])
-    build.monitored(config)
-    assert config.callbacks.checkpoint.mode == config.callbacks.early_stopping.mode == mode
-    assert config.scheduler.build.mode == mode
+    settings = settled(config, IMAGENET)
+    callbacks = settings["callbacks"]
+    assert callbacks["checkpoint"]["mode"] == callbacks["early_stopping"]["mode"] == mode
+    assert settings["scheduler"]["build"]["mode"] == mode
 
 
 @pytest.mark.parametrize(
@@ -264,7 +267,7 @@ def test_the_metric_itself_says_which_end_is_best(arguments, mode):
 )
 def test_a_wrong_end_is_refused_and_one_that_nobody_knows_is_asked_for(arguments, message):
     with pytest.raises(ConfigError, match=message):
-        build.monitored(compose(arguments))
+        settled(compose(arguments), IMAGENET)
 
 
 @pytest.fixture

@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from tests.small_runs import overrides, program, run, write_weights
 from tlearn.config import build
 from tlearn.config.compose import compose
+from tlearn.config.settle import IMAGENET, settled
+from tlearn.config.trainer import training_trainer
+from tlearn.config.tree import plain
 from tlearn.config.tuning import tuning
 from tlearn.errors import ConfigError
 from tlearn.runs.folder import RunFolder
@@ -84,13 +87,14 @@ class _Memory(TransferModule):
 
 def _parts(tmp_path, folder_data, weights, most: int, *more: str):
     config = compose(overrides(folder_data, weights, "finetune=full", *more), output_dir=tmp_path)
-    backbone = build.backbone(config)
-    images = build.image_set(config, RunFolder(tmp_path))
-    network = build.network(backbone, 3, config.head, config.finetune, 0, 32)
+    backbone = build.backbone(plain(config))
+    settings = settled(config, backbone.preprocessing())
+    images = build.image_set(settings, RunFolder(tmp_path))
+    network = build.network(settings, backbone, 3, 32)
     module = _Memory(network, 3, optimizer=partial(torch.optim.SGD, lr=0.01))
     module.most = most
     new = partial(Trainer, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    return module, build.datamodule(config, images), partial(new, max_epochs=-1, limit_val_batches=0)
+    return module, build.datamodule(settings, images), partial(new, max_epochs=-1, limit_val_batches=0)
 
 
 @pytest.mark.parametrize(
@@ -138,10 +142,10 @@ def test_what_tune_cannot_do_is_refused(tmp_path, folder_data, weights, more, wo
 
 
 def test_several_processes_are_refused(tmp_path):
-    config = compose(["tune=lr", "trainer=ddp_cpu"], output_dir=tmp_path)
+    settings = settled(compose(["tune=lr", "trainer=ddp_cpu"], output_dir=tmp_path), IMAGENET)
     module = TransferModule(torch.nn.Linear(1, 1), 2)
     with pytest.raises(ConfigError, match=r"tune finds optimizer.lr on one device: choose trainer=auto"):
-        tuning(config, build.trainer(config, tmp_path), module)
+        tuning(settings, training_trainer(settings, tmp_path), module)
 
 
 def test_cached_features_of_a_frozen_body_need_no_size(tmp_path, folder_data, weights):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -27,18 +27,19 @@ from tlearn.training.module import TransferModule
 _METRIC = Seat("metric", Metric, ("tlearn.training.metrics", "torchmetrics.classification", "torchmetrics.wrappers"))
 
 
-def build(node: Any, **more: Any) -> Any:
-    """Instantiate a node of the configuration with plain lists and dictionaries as arguments.
+def build(key: str, node: Any, **more: Any) -> Any:
+    """Instantiate what plain values describe; errors name it by its key.
 
-    OmegaConf's containers would end up in optimizers and checkpoints, which could then not be read as plain data.
+    The arguments stay plain: OmegaConf's containers would end up in optimizers and checkpoints, which could then not be
+    read as plain data.
     """
-    return instantiate(node, _convert_="all", **more)
+    return instantiate(OmegaConf.create({key: node})[key], _convert_="all", **more)
 
 
 def backbone(node: Mapping[str, Any], pretrained: bool = True) -> Backbone:
     """Build a backbone, which loads no weights yet; without `pretrained`, one that will not."""
     without = not pretrained and "weights" in _parameters(node)
-    chosen: Backbone = build(node, **({"weights": None} if without else {}))
+    chosen: Backbone = build("backbone", node, **({"weights": None} if without else {}))
     contract = ("build", "preprocessing", "architecture", "from_architecture")
     _require(chosen, contract, f"backbone: {_name(chosen)}", "tlearn.models.backbones.base.Backbone")
     preprocessing = chosen.preprocessing()
@@ -70,7 +71,7 @@ def body(chosen: Backbone, replace: str, pretrained: bool) -> Body:
 
 def source(node: Mapping[str, Any]) -> Source:
     """Build a source of images, which reads nothing yet."""
-    built: Source = build(node)
+    built: Source = build("data.source", node)
     _require(built, ("prepare", "listing"), f"data.source: {_name(built)}", "tlearn.data.sources.base.Source")
     return built
 
@@ -81,7 +82,7 @@ def head(node: Mapping[str, Any], in_features: int, num_classes: int) -> nn.Modu
     try:
         # What a model folder could not hold is refused now and not after training.
         described_head(node)
-        built = build(node, _partial_=True)(in_features, num_classes)
+        built = build("head.build", node, _partial_=True)(in_features, num_classes)
         if not isinstance(built, nn.Module):
             raise ConfigError(f"{name} must build a torch.nn.Module, and not {_name(built)}")
         # Drawn numbers and layers that are made in the first pass must not depend on this check.
@@ -112,7 +113,7 @@ def loss(node: Mapping[str, Any], num_classes: int, weight: Sequence[float] | No
         weight: of each class, if any.
         mixed: targets are probabilities [N, C], and not indices [N].
     """
-    name, made = f"loss: {node['_target_']}", build(node, _partial_=True)
+    name, made = f"loss: {node['_target_']}", build("loss", node, _partial_=True)
     arguments = dict(made.keywords)
     if weight is not None:
         if "weight" not in _parameters(node):
@@ -138,7 +139,7 @@ def loss(node: Mapping[str, Any], num_classes: int, weight: Sequence[float] | No
 
 def module(node: Mapping[str, Any], **given: Any) -> TransferModule:
     """Build the module that trains the network from keywords, which a subclass takes as `TransferModule` does."""
-    name, made = f"module: {node['_target_']}", build(node, _partial_=True)
+    name, made = f"module: {node['_target_']}", build("module", node, _partial_=True)
     wanted = f"{TransferModule.__module__}.{TransferModule.__qualname__}"
     if inspect.isclass(made.func) and not issubclass(made.func, TransferModule):
         raise ConfigError(f"{name} is not a subclass of {wanted}")
@@ -174,11 +175,10 @@ def metrics(nodes: Mapping[str, Any], num_classes: int, trust: Sequence[str] | N
 def _metric(name: str, node: Any, num_classes: int, trust: Sequence[str] | None) -> Metric | None:
     if name in (*MEASURED, "step_loss", "tta") or "/" in name:
         raise ConfigError(f"metrics.{name}: this name is taken or has a /: choose another")
-    data: Any = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
-    label = f"metrics.{name}: {data['_target_']}, called with num_classes={num_classes}"
+    label = f"metrics.{name}: {node['_target_']}, called with num_classes={num_classes}"
     try:
         # Built as from a model folder: what that could not hold is refused now and not after training.
-        builder = stored_builder(data, named_packages(data) if trust is None else trust, _METRIC)
+        builder = stored_builder(node, named_packages(node) if trust is None else trust, _METRIC)
         built = builder(num_classes=num_classes)
         if built is None:
             return None
@@ -206,7 +206,7 @@ def _metric(name: str, node: Any, num_classes: int, trust: Sequence[str] | None)
 
 def parts(nodes: Mapping[str, Any] | None, kind: type, key: str) -> dict[str, Any]:
     """Build the callbacks or loggers of a configuration by their names, without those that are null."""
-    built = {str(name): build(node) for name, node in (nodes or {}).items() if node is not None}
+    built = {name: build(f"{key}.{name}", node) for name, node in (nodes or {}).items() if node is not None}
     for name, part in built.items():
         if not isinstance(part, kind):
             package = kind.__module__.rpartition(".")[0]

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning import Trainer
-from omegaconf import DictConfig
 
 from tlearn.config.seats import build
 from tlearn.config.tree import task_overrides
@@ -17,12 +17,12 @@ from tlearn.training.tune import BatchSize, LearningRate, Tuner, tune
 
 
 def tuning(
-    config: DictConfig, built: Trainer, module: TransferModule
+    settings: Mapping[str, Any], built: Trainer, module: TransferModule
 ) -> Callable[[SplitDataModule, Mapping[str, float], Path], dict[str, float]] | None:
     """Build what finds a setting before training, if anything does; see `tlearn.training.tune.tune`."""
-    if config.get("tune") is None:
+    if settings.get("tune") is None:
         return None
-    tuner: Tuner = build(config.tune)
+    tuner: Tuner = build("tune", settings["tune"])
     tuner.check(module)
     if built.world_size > 1 or isinstance(built.strategy, DataParallelStrategy):
         raise ConfigError(f"tune finds {tuner.key} on one device: choose trainer=auto, or leave tune out")
@@ -35,5 +35,7 @@ def tuning(
     # Nothing of the run but its devices, its precision and how it steps
     own = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
     length = {"max_epochs": -1, "max_time": None, "limit_val_batches": 0, "val_check_interval": 1.0}
-    new = partial(build, config.trainer, **own, **length, check_val_every_n_epoch=1, enable_model_summary=False)
+    new = partial(
+        build, "trainer", settings["trainer"], **own, **length, check_val_every_n_epoch=1, enable_model_summary=False
+    )
     return partial(tune, tuner, module, new)

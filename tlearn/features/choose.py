@@ -1,7 +1,7 @@
 """Choose between cached features and images, and compute the features of the frozen part where they are cached."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -37,7 +37,7 @@ _TRIED = 16
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """Feature settings.
+    """Feature settings, and what features depend on beside the network and the images.
 
     Args:
         mode: "auto", "off", or "cache", which refuses a run whose features cannot be cached.
@@ -45,6 +45,9 @@ class FeatureOptions:
         precision: of the frozen body: "fp32", "bf16", or "auto" for bf16 where features stay the same.
         on_write_error: when features cannot be written: "continue" in memory, or "stop".
         limit_gb: disk space of all cached features together.
+        folder: where cached features lie.
+        body: description of the backbone and its cut in plain data, for the key.
+        parts: settings of the backbone, the source and the augmentation of train, for the key.
     """
 
     mode: str
@@ -52,16 +55,17 @@ class FeatureOptions:
     precision: str
     on_write_error: str
     limit_gb: float
+    folder: Path
+    body: Mapping[str, Any]
+    parts: Mapping[str, Any]
+
+
+class _NotCachedError(Exception):
+    """The reason why a run trains on images."""
 
 
 def choose_features(
-    options: FeatureOptions,
-    body: Mapping[str, Any],
-    module: TransferModule,
-    images: ImageDataModule,
-    trainer: Trainer,
-    parts: Mapping[str, Any],
-    cache: Path,
+    options: FeatureOptions, module: TransferModule, images: ImageDataModule, trainer: Trainer
 ) -> SplitDataModule:
     """Return cached features where the run can train on them, else the images; print which, and why.
 
@@ -69,77 +73,64 @@ def choose_features(
 
     Args:
         options: feature settings.
-        body: description of the backbone and its cut in plain data, for the key.
         module: its network contains the frozen part.
         images: data module of the images.
         trainer: features are computed on its device.
-        parts: settings of the backbone, the source and the augmentation of train, for the key.
-        cache: the cache folder.
 
     Raises:
         ConfigError: cached features are required and not possible.
     """
-    part = _frozen_part(options, module, images, trainer)
-    code: dict[str, str] = {}
-    if isinstance(part, FrozenPart):
-        part = _too_many(options, part, images) or part
-    if isinstance(part, FrozenPart):
-        try:
-            # The whole body: what computes the part may be a forward pass of the layer that holds it.
-            code = code_digests(module.network.body, parts)
-        except UnknownCodeError as error:
-            part = str(error)
     if module.full_batch and (options.views is not None or trainer.world_size > 1):
         raise ConfigError("module=full_batch fits one view of all images in one process: transforms=none, one device")
-    if isinstance(part, str):
+    try:
+        part = _frozen_part(options, module, images, trainer)
+        # The whole body: what computes the part may be a forward pass of the layer that holds it.
+        code = code_digests(module.network.body, options.parts)
+    except (_NotCachedError, NotDivisibleError, UnknownCodeError) as reason:
         if options.mode == "cache" or module.full_batch:
             asked = "features=cache" if options.mode == "cache" else "module=full_batch"
-            raise ConfigError(f"{asked} needs cached features, and they are not possible: {part}")
-        say(f"features: on the fly, because {part}")
+            raise ConfigError(f"{asked} needs cached features, and they are not possible: {reason}") from reason
+        say(f"features: on the fly, because {reason}")
         return images
-    device = trainer.strategy.root_device
-    key = _feature_key(body, part, images, device)
-    if code:
-        # A backbone of the user's own may depend on more than it describes.
-        key |= {"code": code, "settings": parts["backbone"]}
-    rows = _Features(options, key, parts["augmentation"], part, images, device, cache).rows()
+    rows = _Features(options, part, images, trainer.strategy.root_device, code).rows()
     module.network.start_after(part)
     return FeatureDataModule(images, rows, module.full_batch)
 
 
 def _frozen_part(
     options: FeatureOptions, module: TransferModule, images: ImageDataModule, trainer: Trainer
-) -> FrozenPart | str:
-    """Return the part of the body that cannot change in this run, or the reason why its output is not cached."""
+) -> FrozenPart:
+    """Return the part of the body that cannot change in this run and whose output can be cached.
+
+    Raises:
+        NotDivisibleError, _NotCachedError: there is none.
+    """
     if options.mode == "off":
-        return "features=off"
+        raise _NotCachedError("features=off")
     if trainer.fast_dev_run and options.mode == "auto":  # type: ignore[attr-defined]
-        return "trainer.fast_dev_run takes single batches"
+        raise _NotCachedError("trainer.fast_dev_run takes single batches")
     if trainer.overfit_batches:  # type: ignore[attr-defined]
-        return "trainer.overfit_batches takes single batches"
-    try:
-        part = module.network.frozen_part(images.transforms["train"].size, module.later_stages)
-    except NotDivisibleError as error:
-        return str(error)
+        raise _NotCachedError("trainer.overfit_batches takes single batches")
+    part = module.network.frozen_part(images.transforms["train"].size, module.later_stages)
     if module.mix is not None:
-        return "transforms.mixup_alpha and cutmix_alpha mix images"
+        raise _NotCachedError("transforms.mixup_alpha and cutmix_alpha mix images")
     if images.transforms["train"].is_random and options.views is None:
-        return "transforms.train is random (features.views=4 would cache four views of each image)"
+        raise _NotCachedError("transforms.train is random (features.views=4 would cache four views of each image)")
     if part.rest is not None and isinstance(trainer.strategy, DataParallelStrategy):
-        return "trainer=dp copies whole networks"
+        raise _NotCachedError("trainer=dp copies whole networks")
+    gigabytes = _gigabytes(options, part, images)
+    if gigabytes > options.limit_gb:
+        raise _NotCachedError(f"they would take {gigabytes:.1f} GB, more than features.limit_gb={options.limit_gb:g}")
     return part
 
 
-def _too_many(options: FeatureOptions, part: FrozenPart, images: ImageDataModule) -> str | None:
-    """Return the reason if the features exceed the limit."""
+def _gigabytes(options: FeatureOptions, part: FrozenPart, images: ImageDataModule) -> float:
+    """Compute the size of all features of a run."""
     row_bytes = (2 if options.precision == "bf16" else 4) * math.prod(part.shape)
     versions = 1 if part.rest is None else max(1, len(images.transforms["val"].preprocessing.get("average", ())))
     count = sum(len(dataset) for dataset in images.datasets.values())
     count += len(images.datasets["train"]) * ((options.views or 1) - 1)
-    gigabytes = row_bytes * versions * count / 1e9
-    if gigabytes <= options.limit_gb:
-        return None
-    return f"they would take {gigabytes:.1f} GB, more than features.limit_gb={options.limit_gb:g}"
+    return row_bytes * versions * count / 1e9
 
 
 class _Features:
@@ -152,15 +143,16 @@ class _Features:
     def __init__(
         self,
         options: FeatureOptions,
-        key: Mapping[str, Any],
-        augmentation: Sequence[Any],
         part: FrozenPart,
         images: ImageDataModule,
         device: torch.device,
-        cache: Path,
+        code: Mapping[str, str],
     ) -> None:
-        self._options, self._key, self._augmentation = options, dict(key), list(augmentation)
-        self._part, self._images, self._device, self._root = part, images, device, cache / "features"
+        self._options, self._part, self._images, self._device = options, part, images, device
+        self._key = _feature_key(options.body, part, images, device)
+        if code:
+            # A backbone of the user's own may depend on more than it describes.
+            self._key |= {"code": code, "settings": options.parts["backbone"]}
         reader = Reader(images.decoder, images.transforms["val"], images.transforms["train"])
         average = part.rest is None
         self._make = partial(Extractor, part.module, reader, device=device, average=average, workers=images.num_workers)
@@ -178,7 +170,7 @@ class _Features:
             drawn: list[Item] = [
                 (self._path(path), draw_seed(0, view, path)) for view in range(views) for path in paths
             ]
-            key = {**self._key, "random": self._augmentation}
+            key = {**self._key, "random": self._options.parts["augmentation"]}
             rows["train"] = _parts(self._obtain(drawn, key), [len(paths)] * views)
         return rows
 
@@ -188,12 +180,12 @@ class _Features:
     def _obtain(self, items: list[Item], key: dict[str, Any]) -> FeatureRows:
         keys = [_image_key(path, "" if draw is None else str(draw)) for path, draw in items]
         kind, limit = self._precision(items, keys, key), self._options.limit_gb * 1e9
-        space = Space(self._root, {**key, "precision": kind})
+        space = Space(self._options.folder, {**key, "precision": kind})
         dtype = precision.DTYPES[kind]
         rows, _ = space.find(keys)
         if rows is None:
             # Make space before it is needed.
-            prune(self._root, limit - dtype.itemsize * math.prod(self._part.shape) * len(keys))
+            prune(self._options.folder, limit - dtype.itemsize * math.prod(self._part.shape) * len(keys))
             rows = compute(space, items, keys, partial(self._make, dtype), self._options.on_write_error == "stop")
         if space.size() > limit:
             space.drop_others(keys)
@@ -205,7 +197,7 @@ class _Features:
         asked = self._options.precision
         if asked == "fp32" or (asked == "auto" and not has_bf16(self._device)):
             return "fp32"
-        if Space(self._root, {**key, "precision": "bf16"}).find(keys)[0] is not None:
+        if Space(self._options.folder, {**key, "precision": "bf16"}).find(keys)[0] is not None:
             return "bf16"
         some = items[:: max(1, len(items) // _TRIED)][:_TRIED]
         exact, close = (torch.cat(list(self._make(precision.DTYPES[kind])(some))) for kind in ("fp32", "bf16"))

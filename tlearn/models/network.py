@@ -123,9 +123,9 @@ class TransferNetwork(nn.Module):
         stages = (*self.stages, *self._checked(later))
         return [f"body.{key}" for key in self.body.state_dict() if not _covers(stages, key)]
 
-    def count_parameters(self) -> tuple[int, int]:
-        """Count all parameters, and those that train now."""
-        return count_parameters(self)
+    def sizes(self) -> dict[str, int]:
+        """Count all parameters, and those that train now, as metrics.json has them."""
+        return dict(zip(("params/total", "params/trainable"), count_parameters(self), strict=True))
 
     def _run(self, values: Tensor) -> Tensor:
         if self._start is None:

@@ -55,19 +55,19 @@ _REFIT = (
 
 
 def plan_report(
-    write: bool, asked: str | None, views: int | None, trainer: Trainer, data: SplitDataModule, network: TransferNetwork
+    options: Mapping[str, Any], views: int | None, trainer: Trainer, data: SplitDataModule, network: TransferNetwork
 ) -> Plan:
     """Decide which outputs of a training are kept for its report.
 
     Args:
-        write: whether a report is written.
-        asked: evaluate the training images once more: "auto", "always", or "never" (also None).
+        options: `write`, whether a report is written, and `train_pictures`, whether the training images are evaluated
+            once more: "auto", "always", or "never" (also None, or without it).
         views: number of cached augmented views of each training image, if any.
         trainer: the Trainer before the fit.
         data: its data module.
         network: the network to train.
     """
-    if not write or trainer.fast_dev_run or trainer.overfit_batches:  # type: ignore[attr-defined]
+    if not options["write"] or trainer.fast_dev_run or trainer.overfit_batches:  # type: ignore[attr-defined]
         return Plan(write=False)
     on_features, classes = isinstance(data, FeatureDataModule), len(data.image_set.classes)
     count = sum(len(dataset) for dataset in data.datasets.values())
@@ -77,6 +77,7 @@ def plan_report(
         return Plan(write=True, reason="trainer=dp runs copies of the head, whose inputs cannot be put in order")
     if 4 * num_features * count > _FEATURE_BYTES:
         return Plan(write=True, reason=f"{size} would take too much memory")
+    asked = options.get("train_pictures")
     if asked in (None, "never"):
         reason = "report.train_pictures=never"
     elif on_features and views is not None:

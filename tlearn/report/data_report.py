@@ -10,11 +10,14 @@ from tlearn.analysis.data_profile import (
     class_size_figure,
     class_table,
     duplicate_table,
+    duplicates,
     few_of_each,
+    image_sizes,
     size_figure,
     size_summary,
     size_table,
 )
+from tlearn.data.prepare import ImageSet
 from tlearn.data.transforms import Transform
 from tlearn.report.gallery import Thumbnails, augmentation_figure
 from tlearn.report.page import Block, Card, Gallery, KeyMetrics, Section, Text, number, write_page
@@ -55,6 +58,33 @@ class Survey:
     def across_splits(self) -> list[Sequence[tuple[str, str]]]:
         """The groups of duplicates in several splits, which make metrics better than they should be."""
         return [group for group in self.duplicates if len({split for split, _ in group}) > 1]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the counts and sizes, as metrics.json has them."""
+        return {
+            "classes": len(self.classes),
+            **{f"pictures/{name}": len(samples) for name, samples in self.splits.items()},
+            **size_summary(self.sizes),
+            "unreadable": len(self.unreadable),
+            "duplicates": len(self.duplicates),
+            "duplicates/across_splits": len(self.across_splits),
+        }
+
+
+def survey_of(images: ImageSet, title: str, transform: Transform | None, bit_depth: int | None) -> Survey:
+    """Measure the images of a data set and look for duplicates."""
+    return Survey(
+        title,
+        images.root,
+        images.splits,
+        images.classes,
+        image_sizes(images.root, images.splits),
+        duplicates(images.root, images.splits),
+        images.skipped,
+        images.notes,
+        transform,
+        bit_depth,
+    )
 
 
 def write_survey(folder: Path, survey: Survey) -> None:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from tlearn.data.datamodule import ImageDataModule
@@ -12,11 +11,11 @@ from tlearn.data.split import check_manifest, manifest_digest, read_manifest, wr
 from tlearn.errors import DataError
 from tlearn.files import write_bytes
 from tlearn.machine import environment
-from tlearn.models.backbones.base import described_name
+from tlearn.models.backbones.base import Backbone, described_name
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.dotted_keys import flat
 from tlearn.runs.folder import TUNED, RunFolder
-from tlearn.runs.model import MANIFEST, described_head, save_model
+from tlearn.runs.model import MANIFEST, described_backbone, described_head, save_model
 
 # Configuration groups that determine training; the others are paths and reporting.
 TRAINING_GROUPS = (
@@ -44,17 +43,6 @@ class RunRecord:
     def backbone(self) -> str:
         """What the backbone is called."""
         return described_name(self.settings["backbone"])
-
-    @property
-    def feature_parts(self) -> dict[str, Any]:
-        """The settings of what features depend on beside weights and preprocessing."""
-        backbone, data, transforms = (self.settings[name] for name in ("backbone", "data", "transforms"))
-        return {"backbone": backbone, "source": data["source"], "augmentation": transforms["train"]}
-
-    @property
-    def cache(self) -> Path:
-        """The cache folder, which may be deleted at any time."""
-        return Path(self.settings["paths"]["cache"]).expanduser()
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -103,7 +91,7 @@ class RunRecord:
     def finish(
         self,
         network: TransferNetwork,
-        architecture: Mapping[str, Any],
+        backbone: Backbone,
         data: ImageDataModule,
         metrics: dict[str, float],
         directions: Mapping[str, str],
@@ -113,7 +101,7 @@ class RunRecord:
 
         Args:
             network: the best network, as evaluated.
-            architecture: the backbone, as `described_backbone` returns it.
+            backbone: of its body.
             data: the images with transform and decoder.
             metrics: content of metrics.json.
             directions: min or max, the best end of each metric that says so, by its name without the split.
@@ -124,7 +112,7 @@ class RunRecord:
             "classes": data.image_set.classes,
             "preprocessing": data.transforms["val"].preprocessing,
             "decoding": asdict(data.decoder),
-            "architecture": architecture,
+            "architecture": described_backbone(backbone),
             "replace": settings["head"]["replace"],
             "head": described_head(settings["head"]["build"]),
             "trained_on": trained_on,

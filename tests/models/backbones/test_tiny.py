@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tlearn.config.build import build
 from tlearn.config.compose import compose
+from tlearn.config.seats import build
+from tlearn.config.tree import plain
 from tlearn.errors import ConfigError
 from tlearn.models.backbones.tiny import SHIPPED, SmallBackbone
 from tlearn.models.network import TransferNetwork
@@ -17,7 +18,7 @@ ARGUMENTS = {"stages_repeats": [1, 1, 1], "stages_out_channels": [8, 8, 16, 32, 
 
 
 def _tiny(**more):
-    return build(compose(["backbone=tiny"], output_dir=".").backbone, **more)
+    return build("backbone", plain(compose(["backbone=tiny"], output_dir="."))["backbone"], **more)
 
 
 def test_the_shipped_file_is_small_and_says_how_it_was_trained():

@@ -7,7 +7,7 @@ from tlearn.errors import ConfigError
 from tlearn.models import heads
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.graph.cut import apply_cut, count_features, plan_cut
-from tlearn.models.network import TransferNetwork
+from tlearn.models.network import TransferNetwork, count_parameters
 
 CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
 
@@ -39,7 +39,7 @@ def test_every_torchvision_classifier_gives_a_body_that_trains_whole_or_not_at_a
     reached = parameters_behind(features)
     assert [key for key, parameter in body.module.named_parameters() if id(parameter) not in reached] == []
     network = TransferNetwork(body.module, heads.linear(body.num_features, 2).to("meta"))
-    assert network.count_parameters()[1] == 2 * body.num_features + 2
+    assert count_parameters(network)[1] == 2 * body.num_features + 2
     assert not any(module.training for module in network.train().body.modules())
 
 

@@ -1,0 +1,99 @@
+"""Build the Trainer: devices and strategy, and for a training its callbacks and loggers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, WeightAveraging
+from lightning.pytorch.loggers import Logger
+
+from tlearn.config import seats
+from tlearn.config.relaunch import child_command
+from tlearn.config.seats import build
+from tlearn.errors import ConfigError
+from tlearn.training.averaging import ExactAverage
+from tlearn.training.callbacks import EpochProgress, Unfreeze
+from tlearn.training.checkpoints import CheckpointIO
+from tlearn.training.data_parallel import DataParallelStrategy
+from tlearn.training.ddp import DDPStrategy
+from tlearn.training.expected_warnings import ignore_expected_warnings
+from tlearn.training.given_callbacks import check_callbacks
+from tlearn.training.loggers import complete_loggers
+
+# Loggers whose libraries are extras of this package
+_EXTRAS = ("mlflow", "wandb")
+
+
+def training_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
+    """Build the Trainer of a training, with its callbacks and loggers."""
+    callbacks = _callbacks(settings)
+    parts = {"callbacks": callbacks, "logger": _loggers(settings.get("logger"), folder), "plugins": [CheckpointIO()]}
+    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        # Lightning would add one of its own.
+        parts["enable_progress_bar"] = False
+    built = _trainer(settings, folder, **parts)
+    if settings["finetune"]["unfreeze_epoch"] is not None and built.world_size > 1:
+        raise ConfigError(
+            "finetune.unfreeze_epoch does not work with several processes: use one device or finetune=full"
+        )
+    return built
+
+
+def measuring_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
+    """Build a Trainer that only measures."""
+    return _trainer(settings, folder, callbacks=[EpochProgress()], logger=False, enable_checkpointing=False)
+
+
+def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer:
+    """Build a Trainer with its strategy from its settings and further arguments."""
+    ignore_expected_warnings()
+    built: Trainer = build("trainer", settings["trainer"], **parts)
+    _check_devices(built, settings["trainer"]["devices"])
+    if isinstance(built.strategy, DDPStrategy) and HydraConfig.initialized():
+        built.strategy.relaunch_with(child_command(folder))
+    return built
+
+
+def _callbacks(settings: Mapping[str, Any]) -> list[Callback]:
+    """Build the callbacks that are configured, and those that belong to them or to finetune."""
+    given = seats.parts(settings["callbacks"], Callback, "callbacks")
+    check_callbacks(given)
+    tuning, callbacks = settings["finetune"], list(given.values())
+    if not any(isinstance(callback, Checkpoint) for callback in callbacks):
+        raise ConfigError(
+            "callbacks has no checkpoint, and a run keeps its best one: an option of your own begins with "
+            "defaults: [default, _self_]"
+        )
+    build("scheduler", settings["scheduler"]).train_to_the_end(callbacks)
+    callbacks[:0] = [ExactAverage(callback) for callback in callbacks if isinstance(callback, WeightAveraging)]
+    if tuning["unfreeze_epoch"] is not None:
+        callbacks.append(Unfreeze(tuning["unfreeze_epoch"], tuning["later_stages"]))
+    if settings["quiet"]:
+        for bar in callbacks:
+            if isinstance(bar, ProgressBar):
+                bar.disable()
+    return callbacks
+
+
+def _loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
+    """Build the loggers that are configured, and the one for metrics.csv."""
+    try:
+        return complete_loggers(seats.parts(nodes, Logger, "logger"), folder)
+    except InstantiationException as error:
+        name = next((one for one in _EXTRAS if f"full_key: logger.{one}" in str(error)), None)
+        if name is None:
+            raise
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise ConfigError(f"logger={name} needs the extra {name}: pip install 'tlearn[{name}]'") from error
+        raise ConfigError(f"logger={name}: {str(error.__cause__).splitlines()[0]}") from error
+
+
+def _check_devices(built: Trainer, devices: Any) -> None:
+    """Refuse device settings that would give wrong results."""
+    if isinstance(built.strategy, DataParallelStrategy) and devices != 1:
+        raise ConfigError("trainer=dp takes its GPUs from trainer.strategy.devices, such as [0,1]")
+    if built.world_size > 1 and not isinstance(built.strategy, DDPStrategy):
+        raise ConfigError(f"trainer.devices={devices}: several processes need trainer=ddp or trainer=ddp_cpu")
