@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tlearn.models.losses import cross_entropy
 from tlearn.models.network import TransferNetwork
-from tlearn.training.module import TransferModule, accuracies
+from tlearn.training.metrics import accuracies
+from tlearn.training.module import TransferModule
 
 
 def _module(classes: int = 7, **more) -> TransferModule:

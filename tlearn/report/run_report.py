@@ -15,6 +15,7 @@ from tlearn.files import write_bytes
 from tlearn.report.gallery import Thumbnails
 from tlearn.report.page import Block, Group, KeyMetrics, Link, Section, Table, Text, number, write_page
 from tlearn.report.page_files import Exhibits
+from tlearn.report.redaction import redacted
 from tlearn.report.sections import (
     LABELS,
     TableRows,
@@ -29,12 +30,6 @@ from tlearn.report.sections import (
 )
 from tlearn.runs.dotted_keys import flat
 
-_SECRET = re.compile(r"token|passw|secret|credential|(api|access|private)_?key|auth(?!or)", re.IGNORECASE)
-# An assignment to such a name within a text
-_GIVEN = re.compile(rf"({_SECRET.pattern})\w*['\"]?\s*[:=]", re.IGNORECASE)
-_QUERY = re.compile(r"(?<=\?)[^\s,]+")
-# name:password@ in a URL
-_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _WHAT = {
     "backbone": "backbone.name",
     "head": "head.build._target_",
@@ -244,24 +239,5 @@ def _costs(found: Mapping[str, float]) -> list[tuple[str, str, str]]:
 def _pairs(settings: Mapping[str, Any], caption: str = "") -> Block:
     if not settings:
         return Text(["No overrides on the command line."])
-    rows = [{"setting": key, "value": _hidden(key, value)} for key, value in settings.items()]
+    rows = [{"setting": key, "value": redacted(key, value)} for key, value in settings.items()]
     return Table(rows, caption)
-
-
-def _hidden(key: str, value: Any) -> Any:
-    """Remove secrets: pages are shared."""
-    if _SECRET.search(key):
-        return "(not shown)"
-    if isinstance(value, list):
-        return ", ".join(_hidden_item(str(item)) for item in value)
-    if not isinstance(value, str):
-        return "null" if value is None else value
-    if _GIVEN.search(value):
-        return "(not shown)"
-    # Logins and signatures in URLs
-    return _QUERY.sub("(not shown)", _LOGIN.sub("(not shown)", value)) if "://" in value else value
-
-
-def _hidden_item(item: str) -> str:
-    key, sign, value = item.partition("=")
-    return f"{key}={_hidden(key, value)}" if sign and "://" not in key else str(_hidden("", item))

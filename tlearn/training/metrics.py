@@ -12,12 +12,13 @@ features takes some milliseconds, to which the other metrics of `metrics=full` w
 logits of an epoch.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 from tlearn.analysis.outputs import among_top
@@ -33,6 +34,20 @@ def shifted(logits: Tensor) -> Tensor:
 def top_k(num_classes: int, k: int) -> "TopK | None":
     """Build top-k accuracy, or nothing where it would always be 1."""
     return TopK(k) if k < num_classes else None
+
+
+def accuracies(num_classes: int) -> dict[str, Metric]:
+    """Build top-1, and top-5 for more than five classes (with fewer it would always be 1)."""
+    built = {f"top{k}": top_k(num_classes, k) for k in (1, 5)}
+    return {name: metric for name, metric in built.items() if metric is not None}
+
+
+def cloned(metrics: Mapping[str, Metric], prefix: str) -> MetricCollection:
+    """Clone metrics for a split."""
+    # Not in groups: torchmetrics would take metrics for one whose states are the same after the first batch.
+    return MetricCollection(
+        {name: metric.clone() for name, metric in metrics.items()}, compute_groups=False, prefix=prefix
+    )
 
 
 class _ImageMean(Metric):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,28 +14,15 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.sources.base import SPLITS
 from tlearn.errors import CheckpointError, ConfigError, NonFiniteError
-from tlearn.files import write_json
 from tlearn.models.network import TransferNetwork, tensor_digest
 from tlearn.training.checkpoints import restore_frozen, strip_frozen
 from tlearn.training.ddp import share_buffers
-from tlearn.training.metrics import shifted, top_k
+from tlearn.training.metrics import accuracies, cloned, shifted
+from tlearn.training.non_finite import non_finite_loss
 from tlearn.training.schedule import Schedule
 
 # images [N, 3, S, S] or their cached features [N, ...], targets [N], indices into the split [N]
 Batch = tuple[Tensor, Tensor, Tensor]
-
-
-def accuracies(num_classes: int) -> dict[str, Metric]:
-    """Build top-1, and top-5 for more than five classes (with fewer it would always be 1)."""
-    built = {f"top{k}": top_k(num_classes, k) for k in (1, 5)}
-    return {name: metric for name, metric in built.items() if metric is not None}
-
-
-def _cloned(metrics: Mapping[str, Metric], prefix: str) -> MetricCollection:
-    # Not in groups: torchmetrics would take metrics for one whose states are the same after the first batch.
-    return MetricCollection(
-        {name: metric.clone() for name, metric in metrics.items()}, compute_groups=False, prefix=prefix
-    )
 
 
 class TransferModule(LightningModule):
@@ -92,7 +78,7 @@ class TransferModule(LightningModule):
         passing = {name: metric for name, metric in metrics.items() if getattr(metric, "on_train", False)}
         # The keys end in a slash: a key of a ModuleDict may not be called `train`, as the method is.
         self.metrics = nn.ModuleDict(
-            {f"{split}/": _cloned(passing if split == "train" else metrics, f"{split}/") for split in SPLITS}
+            {f"{split}/": cloned(passing if split == "train" else metrics, f"{split}/") for split in SPLITS}
         )
         self.losses = nn.ModuleDict({f"{split}/": MeanMetric() for split in SPLITS})
         self._frozen_once: tuple[Collection[str], str] | None = None
@@ -131,7 +117,7 @@ class TransferModule(LightningModule):
         logits = self._logits(images)
         loss = self.loss(logits, objective_targets) if split == "train" else F.cross_entropy(logits, targets)
         if split == "train" and not torch.isfinite(loss):
-            self._stop_on_non_finite(loss, indices)
+            raise non_finite_loss(self.trainer, loss, indices)
         self.measure(split, batch_idx, logits, targets, loss)
         return loss, logits
 
@@ -199,25 +185,6 @@ class TransferModule(LightningModule):
         kind = self.monitor.removeprefix("val/")
         if kind != "loss" and not math.isfinite(value := float(self.metrics["val/"][kind].compute())):  # type: ignore[index]
             raise ConfigError(f"{self.monitor} is {value} for the images of val: choose another monitor.metric")
-
-    def _stop_on_non_finite(self, loss: Tensor, indices: Tensor) -> None:
-        files = self.trainer.datamodule.files("train", indices.tolist())  # type: ignore[attr-defined]
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        note = {
-            "step": self.global_step,
-            "epoch": self.current_epoch,
-            "lr": rate,
-            "loss": str(loss.item()),
-            "files": files,
-        }
-        path = Path(self.trainer.default_root_dir) / "nan_batch.json"
-        write_json(path, note)
-        last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        kept = f"; the last good checkpoint is {last}" if last.exists() else ""
-        raise NonFiniteError(
-            f"train/loss became {loss.item()} at step {self.global_step} with optimizer.lr={rate:g}: lower it "
-            f"(the images of that batch are in {path}){kept}"
-        )
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over head and body groups, and its schedule."""
