@@ -54,18 +54,25 @@ def run_trial(
         if trial.objective is not None and trial.objective not in metrics:
             raise ConfigError(f"optimized_metric={trial.objective}: no such metric; there are {', '.join(metrics)}")
     except BaseException as error:
-        status, message = explain(error, list)
-        if message is None:
-            complain(traceback.format_exc().rstrip())
-        reason = (message or repr(error)).splitlines()[0]
-        write_trial(replace(trial, status="failed", exit_status=status, error=reason))
-        if status >= _STOPPED or not isinstance(error, Exception):
+        if _record_failure(trial, error):
             raise
-        warn(f"tlearn: trial {trial.number} failed: {message or reason}")
         return _worst(objective, nodes)
     write_trial(replace(trial, status="done"))
     value = None if trial.objective is None else metrics[trial.objective]
     return _worst(objective, nodes) if value is None or math.isnan(value) else value
+
+
+def _record_failure(trial: Trial, error: BaseException) -> bool:
+    """Write and print why a trial failed; return whether its error ends the whole sweep."""
+    status, message = explain(error, list)
+    if message is None:
+        complain(traceback.format_exc().rstrip())
+    reason = (message or repr(error)).splitlines()[0]
+    write_trial(replace(trial, status="failed", exit_status=status, error=reason))
+    if status >= _STOPPED or not isinstance(error, Exception):
+        return True
+    warn(f"tlearn: trial {trial.number} failed: {message or reason}")
+    return False
 
 
 def _check_objective(objective: str | None, nodes: Mapping[str, Any] | None) -> None:

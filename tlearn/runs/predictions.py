@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -124,21 +124,11 @@ def results_of(
         batch_size: images that are computed at once.
         num_workers: processes that decode; None: from the CPUs this process may use.
     """
-    require("batch_size", batch_size)
-    require("num_workers", num_workers)
     network, transform = model.network, Transform(model.description["preprocessing"])
     device = next(network.parameters()).device
-    workers = default_workers() if num_workers is None else num_workers
-    # A single image is done before a worker has started, and pixels need none.
-    in_files = all(isinstance(image, str | PathLike) for image in images)
-    workers = min(workers, len(images) // batch_size) if in_files else 0
     dataset = ImageInputDataset(images, model.decoder, transform.pixels)
-    # The loader draws a seed: from a generator of its own, so that the caller's random numbers stay as they are.
-    loader = DataLoader(
-        dataset, batch_size, num_workers=workers, collate_fn=list, generator=torch.Generator().manual_seed(0)
-    )
     index, needed = 0, set[int]()
-    for batch in loader:
+    for batch in _loader(dataset, images, batch_size, num_workers):
         readable = [pixels for pixels, _, _ in batch if pixels is not None]
         results: Iterator[Result] = iter(())
         if readable:
@@ -152,6 +142,20 @@ def results_of(
             index += 1
     if note := depth_note(needed):
         say(note)
+
+
+def _loader(
+    dataset: ImageInputDataset, images: Sequence[ImageInput], batch_size: int, num_workers: int | None
+) -> DataLoader[Any]:
+    require("batch_size", batch_size)
+    require("num_workers", num_workers)
+    workers = default_workers() if num_workers is None else num_workers
+    # A single image is done before a worker has started, and pixels need none.
+    in_files = all(isinstance(image, str | PathLike) for image in images)
+    workers = min(workers, len(images) // batch_size) if in_files else 0
+    # The loader draws a seed: from a generator of its own, so that the caller's random numbers stay as they are.
+    generator = torch.Generator().manual_seed(0)
+    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list, generator=generator)
 
 
 @contextmanager

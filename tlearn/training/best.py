@@ -28,14 +28,7 @@ def evaluate_best(
         folder: the run folder.
         plan: which outputs are kept.
     """
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    epoch = trainer.current_epoch - 1
-    metrics: dict[str, float] = {"epoch/last": epoch}
-    if best:
-        # A resumed run stores the path of its best checkpoint, and the folder may have moved since.
-        epoch = _load(module, folder / "checkpoints" / Path(best).name)
-        metrics |= {"epoch/best": epoch, **module.describe_epoch(epoch)}
-        say(_ending(trainer, epoch))
+    metrics = _load_best(trainer, module, folder)
     # An averaging callback would show its last average to validations, and the checkpoint has the best.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ExactAverage | WeightAveraging)]
@@ -46,7 +39,7 @@ def evaluate_best(
         [measured] = trainer.validate(module, datamodule=data, verbose=False)
         metrics |= measured
         outputs["val"], _ = collector.take("val", data)
-        metrics |= module.finish(data, epoch)
+        metrics |= module.finish(data, int(metrics.get("epoch/best", metrics["epoch/last"])))
         if "test" in data.datasets:
             [measured] = trainer.test(module, datamodule=data, verbose=False)
             metrics |= measured
@@ -62,16 +55,23 @@ def evaluate_best(
     return metrics, outputs
 
 
-def _load(module: TransferModule, path: Path) -> int:
-    """Load a checkpoint into a module, and return its epoch.
+def _load_best(trainer: Trainer, module: TransferModule, folder: Path) -> dict[str, float]:
+    """Load the best checkpoint into the module, if there is one, and return which epoch is the best and the last.
 
     Not by the Trainer, which would also set the callbacks back to that epoch, and with an average of weights put those
     that were trained in its place.
     """
-    checkpoint = CheckpointIO().load_checkpoint(path)
+    metrics: dict[str, float] = {"epoch/last": trainer.current_epoch - 1}
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if not best:
+        return metrics
+    # A resumed run stores the path of its best checkpoint, and the folder may have moved since.
+    checkpoint = CheckpointIO().load_checkpoint(folder / "checkpoints" / Path(best).name)
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
-    return checkpoint["epoch"]
+    epoch = checkpoint["epoch"]
+    say(_ending(trainer, epoch))
+    return {**metrics, "epoch/best": epoch, **module.describe_epoch(epoch)}
 
 
 def _ending(trainer: Trainer, best: int) -> str:
