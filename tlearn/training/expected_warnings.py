@@ -20,8 +20,9 @@ _EXPECTED = (
 
 
 def ignore_expected_warnings() -> None:
-    """Ignore expected warnings, and Lightning's messages on devices and its other products."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    """Ignore expected warnings, and Lightning's messages on devices, processes and its other products."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     # Both tell that they make the database and the experiment which logger=mlflow asks for.
     logging.getLogger("lightning.pytorch.loggers.mlflow").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
