@@ -310,3 +310,19 @@ def test_a_configuration_is_composed_inside_another_program_of_hydra(tmp_path):
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         assert compose(["seed=3"]).seed == 3
         assert hydra_compose("other").a == 1
+
+
+@pytest.mark.parametrize("key", ["data.batch_size", "data.split.fractions", "finetune.stages", "head.replace"])
+def test_a_value_that_was_removed_is_named_where_it_is_read(key):
+    settings = plain(compose([f"~{key}"]))
+    *nodes, last = key.split(".")
+    for name in nodes:
+        settings = settings[name]
+    assert settings.get(last) is None
+    with pytest.raises(ConfigError, match=f"^{key} is missing: it can be changed, not removed$"):
+        settings[last]
+
+
+def test_what_is_built_stays_a_bare_dictionary_for_libraries():
+    settings = plain(compose())
+    assert [type(node) for node in (settings["optimizer"], settings["head"]["build"])] == [dict, dict]

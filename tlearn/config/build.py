@@ -36,15 +36,17 @@ def cache_folder(settings: Mapping[str, Any]) -> Path:
 
 def image_set(settings: Mapping[str, Any], run: RunFolder) -> ImageSet:
     """List, check and split the images; write unreadable ones and notes to data_report.json."""
-    data = settings["data"]
+    data, split = settings["data"], settings["data"]["split"]
     try:
         found = prepare(
             seats.source(data["source"]),
             _decoder(data),
-            **data["split"],
-            seed=settings["seed"],
-            on_bad_image=data["on_bad_image"],
-            cache=cache_folder(settings) / "verified",
+            split["fractions"],
+            split["val_fraction"],
+            settings["seed"],
+            data["on_bad_image"],
+            cache_folder(settings) / "verified",
+            split["test_as_val"],
         )
     except BadImagesError as error:
         run.write_json("data_report.json", {"unreadable": error.files})

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tlearn.config import seats
-from tlearn.config.tree import plain
+from tlearn.config.tree import Settings, plain
 from tlearn.data.transforms import complete
 from tlearn.errors import ConfigError
 
@@ -17,7 +17,7 @@ IMAGENET: dict[str, Any] = {
 }
 
 
-def settled(config: DictConfig, preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+def settled(config: DictConfig, preprocessing: Mapping[str, Any]) -> Settings:
     """Return a configuration as plain values, with `transforms` and `monitor.mode` filled in where it has them.
 
     Augmentations, callbacks and schedules refer to them, such as `transforms.size`.
@@ -33,12 +33,13 @@ def settled(config: DictConfig, preprocessing: Mapping[str, Any]) -> dict[str, A
     if settings.get("transforms"):
         found["transforms"] = complete(preprocessing, settings["transforms"])
     if "monitor" in settings:
-        found["monitor"] = {"mode": _best_end(**settings["monitor"], nodes=settings["metrics"])}
+        found["monitor"] = {"mode": _best_end(settings["monitor"], settings["metrics"])}
     return plain(OmegaConf.merge(config, found))  # type: ignore[arg-type]
 
 
-def _best_end(metric: str, mode: str, nodes: Mapping[str, Any]) -> str:
+def _best_end(monitor: Mapping[str, Any], nodes: Mapping[str, Any]) -> str:
     """Return min or max, as the metric says of itself, and refuse metrics that cannot be built."""
+    metric, mode = monitor["metric"], monitor["mode"]
     # Any number of classes for which every metric exists: the images are not listed yet.
     built = seats.metrics(nodes, 10)
     higher = False if metric == "val/loss" else built[metric.removeprefix("val/")].higher_is_better

@@ -51,7 +51,7 @@ def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer
     """Build a Trainer with its strategy from its settings and further arguments."""
     ignore_expected_warnings()
     built: Trainer = build("trainer", settings["trainer"], **parts)
-    _check_devices(built, settings["trainer"]["devices"])
+    _check_devices(built, settings["trainer"].get("devices"))
     if isinstance(built.strategy, DDPStrategy) and HydraConfig.initialized():
         built.strategy.relaunch_with(child_command(folder))
     return built

@@ -51,7 +51,7 @@ class RunRecord:
         return {
             "run": str(self.folder.path),
             **flat(groups),
-            "trainer.max_epochs": self.settings["trainer"]["max_epochs"],
+            "trainer.max_epochs": self.settings["trainer"].get("max_epochs"),
         }
 
     @property
@@ -133,6 +133,6 @@ class RunRecord:
         return {
             **{group: self.settings[group] for group in TRAINING_GROUPS},
             "data": self._data,
-            "epochs": self.settings["trainer"]["max_epochs"],
+            "epochs": self.settings["trainer"].get("max_epochs"),
             "figures": {name: value for name, value in metrics.items() if not name.startswith("time/")},
         }
