@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import draw
 from tests.report.test_page import HOSTILE, _Elements
+from tlearn.data.prepare import ImageSet
 from tlearn.data.sources.base import Sample
 from tlearn.files import read_table
 from tlearn.report.data_report import Survey, write_survey
@@ -17,8 +18,8 @@ def _survey(root: Path, names=("ant", "bee"), **more) -> Survey:
     splits = {"train": [sample for sample in samples if not sample.path.endswith("2.png")]}
     splits |= {"val": [sample for sample in samples if sample.path.endswith("2.png")]}
     sizes = {sample.path: (40, 32) for sample in samples}
-    given = {"sizes": sizes, "duplicates": [], "unreadable": {}, "notes": []}
-    return Survey("pictures before training", root, splits, list(names), **{**given, **more})
+    images = ImageSet(root, splits, list(names), more.pop("notes", []), more.pop("unreadable", {}))
+    return Survey("pictures before training", images, **{"sizes": sizes, "duplicates": [], **more})
 
 
 def _page(folder: Path, survey: Survey) -> _Elements:
@@ -82,5 +83,5 @@ def test_no_name_makes_elements(tmp_path, root):
 
 
 def test_no_readable_picture_is_no_problem_for_the_page(tmp_path, root):
-    page = _page(tmp_path / "out", Survey("title", root, {"train": []}, [], {}, [], {}))
+    page = _page(tmp_path / "out", Survey("title", ImageSet(root, {"train": []}, []), {}, []))
     assert page.text.count("None.") == 2

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tests.analysis.test_outputs import outputs
+from tlearn.data.prepare import ImageSet
 from tlearn.data.sources.torchvision import Sample
 from tlearn.report import terminal
 from tlearn.report.data_report import Survey
@@ -14,8 +15,10 @@ FIGURES = {"test/top1": 0.868, "test/top5": 0.996, "test/loss": 0.48299, "val/to
 def _survey(classes: int, **more) -> Survey:
     names = [f"class {number}" for number in range(classes)]
     samples = [Sample(f"{name}/{copy}.jpg", name) for name in names for copy in "ab"]
-    found = {"sizes": {sample.path: (40, 32) for sample in samples}, "duplicates": [], "unreadable": {}, **more}
-    return Survey("a title", Path("/root"), {"train": samples, "val": samples[:1]}, names, **found)
+    found = {"sizes": {sample.path: (40, 32) for sample in samples}, "duplicates": [], **more}
+    skipped = found.pop("unreadable", {})
+    images = ImageSet(Path("/root"), {"train": samples, "val": samples[:1]}, names, skipped=skipped)
+    return Survey("a title", images, **found)
 
 
 def test_accuracies_come_with_the_interval_and_the_number_of_images(capsys):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from tlearn.analysis.drawing import Drawing, lettering, shown
-from tlearn.models.network import TransferNetwork
+from tlearn.models.network import TransferNetwork, evaluating
 
 
 def class_activation_maps(network: TransferNetwork, images: Tensor, classes: Tensor | None = None) -> Tensor:
@@ -33,7 +33,7 @@ def class_activation_maps(network: TransferNetwork, images: Tensor, classes: Ten
         kept.append(output.detach().requires_grad_())
         return kept[-1].clone()
 
-    with _evaluating(network), torch.inference_mode(False):
+    with evaluating(network), torch.inference_mode(False):
         # Tensors made in inference mode cannot be part of a graph.
         images, classes = images.clone(), None if classes is None else classes.clone()
         handle = network.body.get_submodule(_last_map(network.body, images[:1])).register_forward_hook(take_over)
@@ -95,18 +95,6 @@ def _removing(handles: Sequence[RemovableHandle]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode during the block, then restore the mode of each module."""
-    modes = [(part, part.training) for part in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def cam_figure(images: Sequence[Tensor], maps: Tensor, titles: Sequence[str], columns: int = 3) -> Figure:

@@ -3,7 +3,8 @@
 import difflib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -139,6 +140,18 @@ class TransferNetwork(nn.Module):
             if not any(_covers((name,), parameter) for parameter in parameters):
                 raise ConfigError(_unknown_stage(name, parameters))
         return names
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode during the block, then restore the mode of each module."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def count_parameters(part: nn.Module) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlearn.analysis.data_profile import (
-    Splits,
     class_figure,
     class_size_figure,
     class_table,
@@ -33,24 +32,17 @@ class Survey:
 
     Args:
         title: of the page.
-        root: what the paths are relative to.
-        splits: the images of each split.
-        classes: their names.
+        images: in their splits, with what is unusual about them.
         sizes: width and height in pixels by path.
         duplicates: groups of files with the same bytes, as (split, path).
-        unreadable: path -> reason.
-        notes: what else is unusual.
         transform: of training images, to show what it makes of one.
+        bit_depth: of the images, as `Thumbnails` takes it.
     """
 
     title: str
-    root: Path
-    splits: Splits
-    classes: Sequence[str]
+    images: ImageSet
     sizes: Mapping[str, tuple[int, int]]
     duplicates: Sequence[Sequence[tuple[str, str]]]
-    unreadable: Mapping[str, str]
-    notes: Sequence[str] = ()
     transform: Transform | None = None
     bit_depth: int | None = None
 
@@ -62,34 +54,24 @@ class Survey:
     def metrics(self) -> dict[str, float]:
         """Return the counts and sizes, as metrics.json has them."""
         return {
-            "classes": len(self.classes),
-            **{f"pictures/{name}": len(samples) for name, samples in self.splits.items()},
+            "classes": len(self.images.classes),
+            **{f"pictures/{name}": len(samples) for name, samples in self.images.splits.items()},
             **size_summary(self.sizes),
-            "unreadable": len(self.unreadable),
+            "unreadable": len(self.images.skipped),
             "duplicates": len(self.duplicates),
             "duplicates/across_splits": len(self.across_splits),
         }
 
 
 def survey_of(images: ImageSet, title: str, transform: Transform | None, bit_depth: int | None) -> Survey:
-    """Measure the images of a data set and look for duplicates."""
-    return Survey(
-        title,
-        images.root,
-        images.splits,
-        images.classes,
-        image_sizes(images.root, images.splits),
-        duplicates(images.root, images.splits),
-        images.skipped,
-        images.notes,
-        transform,
-        bit_depth,
-    )
+    """Measure the images of a data set and look for duplicates; see `Survey`."""
+    root, splits = images.root, images.splits
+    return Survey(title, images, image_sizes(root, splits), duplicates(root, splits), transform, bit_depth)
 
 
 def write_survey(folder: Path, survey: Survey) -> None:
     """Write report.html, and its figures and tables beside it; one that fails becomes a note on the page."""
-    exhibits, thumbnails = Exhibits(folder), Thumbnails(survey.root, bit_depth=survey.bit_depth)
+    exhibits, thumbnails = Exhibits(folder), Thumbnails(survey.images.root, bit_depth=survey.bit_depth)
     parts: dict[str, Callable[[], list[Block]]] = {
         "Summary": lambda: _summary(survey),
         "Classes": lambda: _classes(survey, exhibits),
@@ -100,28 +82,31 @@ def write_survey(folder: Path, survey: Survey) -> None:
         "What training sees": lambda: _augmentation(survey, exhibits),
     }
     sections = [Section(title, blocks) for title, make in parts.items() if (blocks := make())]
-    write_page(folder / "report.html", survey.title, sections, str(survey.root))
+    write_page(folder / "report.html", survey.title, sections, str(survey.images.root))
 
 
 def _summary(survey: Survey) -> list[Block]:
-    counts = {split: len(samples) for split, samples in survey.splits.items()}
+    counts = {split: len(samples) for split, samples in survey.images.splits.items()}
     across = survey.across_splits
     items = [
         ("images", number(sum(counts.values())), ", ".join(f"{split} {count:,}" for split, count in counts.items())),
-        ("classes", number(len(survey.classes)), ""),
-        ("unreadable files", number(len(survey.unreadable)), ""),
+        ("classes", number(len(survey.images.classes)), ""),
+        ("unreadable files", number(len(survey.images.skipped)), ""),
         ("duplicates", number(len(survey.duplicates)), f"{len(across)} across splits"),
     ]
-    notes: list[Block] = [Text(survey.notes, warning=True)] if survey.notes else []
+    notes: list[Block] = [Text(survey.images.notes, warning=True)] if survey.images.notes else []
     return [KeyMetrics(items), *notes]
 
 
 def _classes(survey: Survey, exhibits: Exhibits) -> list[Block]:
-    table = class_table(survey.splits, survey.classes, survey.sizes)
+    splits = survey.images.splits
+    table = class_table(splits, survey.images.classes, survey.sizes)
     labels = {"median_width": "median width", "median_height": "median height"}
     return [
         exhibits.table("classes", "Images of each class, and their size in pixels", table, labels),
-        exhibits.figure("images_per_class", "Images of each class", lambda: class_figure(table, list(survey.splits))),
+        exhibits.figure(
+            "images_per_class", "Images of each class", lambda: class_figure(table, list(splits))
+        ),
         exhibits.figure("class_sizes", "Median image size of each class", lambda: class_size_figure(table)),
     ]
 
@@ -146,9 +131,9 @@ def _sizes(survey: Survey, exhibits: Exhibits) -> list[Block]:
 
 
 def _unreadable(survey: Survey, exhibits: Exhibits) -> list[Block]:
-    if not survey.unreadable:
+    if not survey.images.skipped:
         return [Text(["None."])]
-    rows = [{"path": path, "reason": reason} for path, reason in survey.unreadable.items()]
+    rows = [{"path": path, "reason": reason} for path, reason in survey.images.skipped.items()]
     return [exhibits.table("unreadable", "Files that cannot be read, and are left out", rows, shown=rows[:500])]
 
 
@@ -171,8 +156,8 @@ def _duplicates(survey: Survey, exhibits: Exhibits, thumbnails: Thumbnails) -> l
 
 def _pictures(survey: Survey, thumbnails: Thumbnails) -> list[Block]:
     """Show the same number of images of each class."""
-    each = max(1, min(_EACH, _PICTURES // max(1, len(survey.classes))))
-    samples = [sample for of_split in survey.splits.values() for sample in of_split]
+    each = max(1, min(_EACH, _PICTURES // max(1, len(survey.images.classes))))
+    samples = [sample for of_split in survey.images.splits.values() for sample in of_split]
     few = few_of_each(samples, each)
     blocks: list[Block] = [
         Gallery([[Card(thumbnails(path), path)] for path in paths], label)
@@ -185,9 +170,13 @@ def _pictures(survey: Survey, thumbnails: Thumbnails) -> list[Block]:
 
 def _augmentation(survey: Survey, exhibits: Exhibits) -> list[Block]:
     """Show the first training image as it is and as the transform makes it, where there is one."""
-    transform, train = survey.transform, survey.splits["train"]
+    transform, train = survey.transform, survey.images.splits["train"]
     if transform is None or not train:
         return []
-    path = train[0].path
+    root, path = survey.images.root, train[0].path
     caption = f"{path} as it is, and as training sees it, with {transform.size} pixels"
-    return [exhibits.figure("augmentation", caption, lambda: augmentation_figure(survey.root / path, transform, path))]
+    return [
+        exhibits.figure(
+            "augmentation", caption, lambda: augmentation_figure(root / path, transform, path)
+        )
+    ]

@@ -57,13 +57,13 @@ def _change(name: str, value: float) -> str:
 
 def show_survey(survey: Survey, folder: Path) -> None:
     """Print the profile of a data set; long lists refer to the tables in a folder."""
-    rows = class_table(survey.splits, survey.classes, survey.sizes)
-    columns = ["class", *survey.splits, "median size"]
+    rows = class_table(survey.images.splits, survey.images.classes, survey.sizes)
+    columns = ["class", *survey.images.splits, "median size"]
     cells = [[*(str(row[name]) for name in columns[:-1]), _median_size(row)] for row in rows[:_MOST_CLASSES]]
     print_table(columns, cells, spare=1)
     _say_rest(len(rows) - _MOST_CLASSES, "classes", folder / "classes.csv")
     say(*_sizes(size_summary(survey.sizes)))
-    unreadable = [f"unreadable: {path}: {reason}" for path, reason in survey.unreadable.items()]
+    unreadable = [f"unreadable: {path}: {reason}" for path, reason in survey.images.skipped.items()]
     say(*unreadable[:_MOST_FILES])
     _say_rest(len(unreadable) - _MOST_FILES, "unreadable files", folder / "unreadable.csv")
     across = survey.across_splits

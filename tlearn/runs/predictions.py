@@ -1,13 +1,12 @@
 """Compute what a model makes of images: their logits or features, or their most probable classes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tlearn.analysis.answers import Answer, draw_answers
@@ -19,6 +18,7 @@ from tlearn.data.dataset import ImageInputDataset
 from tlearn.data.image_inputs import ImageInput
 from tlearn.data.transforms import Transform, stack
 from tlearn.errors import BadImageError, ConfigError, capped
+from tlearn.models.network import evaluating
 from tlearn.ranges import require
 from tlearn.runs.model import Model
 
@@ -132,7 +132,7 @@ def results_of(
         readable = [pixels for pixels, _, _ in batch if pixels is not None]
         results: Iterator[Result] = iter(())
         if readable:
-            with torch.no_grad(), _evaluating(network):
+            with torch.no_grad(), evaluating(network):
                 results = iter(compute(transform.normalise(stack(readable).to(device))))
         for pixels, reason, bits in batch:
             image = images[index]
@@ -156,17 +156,6 @@ def _loader(
     # The loader draws a seed: from a generator of its own, so that the caller's random numbers stay as they are.
     generator = torch.Generator().manual_seed(0)
     return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list, generator=generator)
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Keep a network in eval mode during the block, also one that its owner is training."""
-    training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(training)
 
 
 def device_of(name: str) -> torch.device:
