@@ -11,14 +11,14 @@ def bench(config: DictConfig) -> dict[str, float]:
     from lightning import seed_everything
 
     from tlearn.config import build, seats
-    from tlearn.config.tree import plain
+    from tlearn.config.tree import settings_of
     from tlearn.console import answer, say, session
     from tlearn.display import print_table
     from tlearn.machine import environment
     from tlearn.runs.folder import RunFolder
     from tlearn.training.timing import batch_shapes, devices, time_steps
 
-    settings = plain(config)
+    settings = settings_of(config)
     run = RunFolder(settings["paths"]["output_dir"])
     with run.claimed(), session(run.path / "bench.log", quiet=settings["quiet"]):
         seed_everything(settings["seed"], workers=True, verbose=False)

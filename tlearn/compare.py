@@ -10,7 +10,7 @@ from tlearn.config.command import program
 def compare(config: DictConfig) -> dict[str, float]:
     """Print and write a table of runs: settings that differ, and metrics."""
     # Imported here: matplotlib takes a while to load, and help and configuration errors must not wait.
-    from tlearn.config.tree import plain
+    from tlearn.config.tree import settings_of
     from tlearn.console import answer, say, session
     from tlearn.errors import ConfigError
     from tlearn.report.comparison_page import write_comparison
@@ -19,7 +19,7 @@ def compare(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.ranking import ranked
 
-    settings = plain(config)
+    settings = settings_of(config)
     metric, runs = settings["metric"], read_runs(settings["runs"])
     known = sorted({name for run in runs for name in run.metrics})
     if metric not in known:

@@ -9,7 +9,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """Measure the model of `config.run` on one split and return its metrics."""
     # Imported here: torch and lightning take seconds to load, and help and configuration errors must not wait.
     from tlearn.config.evaluation import measure, opened_model
-    from tlearn.config.tree import plain, task_overrides
+    from tlearn.config.tree import settings_of, task_overrides
     from tlearn.console import is_main_process, say, session
     from tlearn.report.after_training import report_evaluation
     from tlearn.report.terminal import show_paths, show_result
@@ -17,7 +17,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.record import RunRecord
 
-    settings = plain(config)
+    settings = settings_of(config)
     run = RunFolder(settings["paths"]["output_dir"])
     with session(run.path / "evaluate.log", quiet=settings["quiet"]):
         model = opened_model(settings)

@@ -10,7 +10,7 @@ def explore(config: DictConfig) -> dict[str, float]:
     # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
     from tlearn.config import build, seats
     from tlearn.config.settle import IMAGENET, settled
-    from tlearn.config.tree import plain, task_overrides
+    from tlearn.config.tree import settings_of, task_overrides
     from tlearn.console import session
     from tlearn.errors import ConfigError
     from tlearn.report.data_report import survey_of, write_survey
@@ -18,7 +18,7 @@ def explore(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.evaluated import recorded_images
     from tlearn.runs.folder import RunFolder
 
-    chosen = plain(config).get("backbone")
+    chosen = settings_of(config).get("backbone")
     settings = settled(config, seats.backbone(chosen).preprocessing() if chosen else IMAGENET)
     opened, data = settings["run"], settings["data"]
     own = [one for one in task_overrides() if one.lstrip("+~").startswith(("data", "seed"))]

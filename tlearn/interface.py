@@ -9,7 +9,7 @@ from tlearn.config.command import run_program
 from tlearn.config.compose import compose, override_list
 from tlearn.config.evaluation import measure
 from tlearn.config.interpreter import borrowed_interpreter
-from tlearn.config.tree import plain
+from tlearn.config.tree import settings_of
 from tlearn.console import measured, say, session
 from tlearn.errors import CheckpointError, quoted
 from tlearn.ranges import require
@@ -104,7 +104,7 @@ class Run:
             DataError: the run has no such split, or its images have changed.
         """
         chosen = [f"run={quoted(self.folder)}", f"split={split}", f"trust=[{','.join(self.trust)}]"]
-        settings = plain(compose(chosen, "evaluate", output_dir=self.folder))
+        settings = settings_of(compose(chosen, "evaluate", output_dir=self.folder))
         model = model_folder.load_model(self.folder, self.trust)
         with borrowed_interpreter(None), session(quiet=True):
             outputs = measure(settings, model, features)[1]

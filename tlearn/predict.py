@@ -24,11 +24,11 @@ def predict(config: DictConfig) -> dict[str, float]:
     """Write one row per readable image: path, and the `topk` most probable classes with their probabilities."""
     # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
     from tlearn.config.evaluation import opened_model
-    from tlearn.config.tree import plain
+    from tlearn.config.tree import settings_of
     from tlearn.report.predictions_page import MOST_SHOWN, predictions_page
     from tlearn.runs.predictions import device_of, predictions_of
 
-    settings = plain(config)
+    settings = settings_of(config)
     output = STDOUT if settings["output"] == "-" else Path(settings["output"]).expanduser()
     page = None if settings["page"] is None else Path(settings["page"]).expanduser()
     images, notes = find_images(settings["images"])

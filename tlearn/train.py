@@ -17,7 +17,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.config.relaunch import check_resume
     from tlearn.config.settle import settled
     from tlearn.config.trainer import training_trainer
-    from tlearn.config.tree import plain, task_overrides
+    from tlearn.config.tree import plain, settings_of, task_overrides
     from tlearn.config.tuning import tuning
     from tlearn.console import is_main_process, session
     from tlearn.features.choose import choose_features
@@ -39,7 +39,7 @@ def train(config: DictConfig) -> dict[str, float]:
         if config.resume is not None:
             check_resume(plain(config, resolve=False), run.path)
             checkpoint = last_checkpoint(run.path)
-        backbone = build.backbone(plain(config))
+        backbone = build.backbone(settings_of(config))
         settings = settled(config, backbone.preprocessing())
         trainer = training_trainer(settings, run.path)
         image_set = build.image_set(settings, run)

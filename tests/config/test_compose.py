@@ -19,7 +19,7 @@ from tlearn.config import rules
 from tlearn.config.comments import read_comments
 from tlearn.config.compose import compose, known_keys
 from tlearn.config.options import SWITCHES
-from tlearn.config.tree import CONF_DIR, compose_unchecked, plain
+from tlearn.config.tree import CONF_DIR, compose_unchecked, plain, settings_of
 from tlearn.errors import ConfigError
 
 FILES = sorted(CONF_DIR.rglob("*.yaml"))
@@ -314,7 +314,7 @@ def test_a_configuration_is_composed_inside_another_program_of_hydra(tmp_path):
 
 @pytest.mark.parametrize("key", ["data.batch_size", "data.split.fractions", "finetune.stages", "head.replace"])
 def test_a_value_that_was_removed_is_named_where_it_is_read(key):
-    settings = plain(compose([f"~{key}"]))
+    settings = settings_of(compose([f"~{key}"]))
     *nodes, last = key.split(".")
     for name in nodes:
         settings = settings[name]
@@ -324,5 +324,5 @@ def test_a_value_that_was_removed_is_named_where_it_is_read(key):
 
 
 def test_what_is_built_stays_a_bare_dictionary_for_libraries():
-    settings = plain(compose())
+    settings = settings_of(compose())
     assert [type(node) for node in (settings["optimizer"], settings["head"]["build"])] == [dict, dict]

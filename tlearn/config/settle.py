@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tlearn.config import seats
-from tlearn.config.tree import Settings, plain
+from tlearn.config.tree import Settings, settings_of
 from tlearn.data.transforms import complete
 from tlearn.errors import ConfigError
 
@@ -29,12 +29,12 @@ def settled(config: DictConfig, preprocessing: Mapping[str, Any]) -> Settings:
     Raises:
         ConfigError: they do not go together, or a metric cannot be built.
     """
-    settings, found = plain(config), {}
+    settings, found = settings_of(config), {}
     if settings.get("transforms"):
         found["transforms"] = complete(preprocessing, settings["transforms"])
     if "monitor" in settings:
         found["monitor"] = {"mode": _best_end(settings["monitor"], settings["metrics"])}
-    return plain(OmegaConf.merge(config, found))  # type: ignore[arg-type]
+    return settings_of(OmegaConf.merge(config, found))  # type: ignore[arg-type]
 
 
 def _best_end(monitor: Mapping[str, Any], nodes: Mapping[str, Any]) -> str:

@@ -77,19 +77,24 @@ def task_overrides() -> list[str]:
 class Settings(dict[str, Any]):
     """Plain values, which refuse to be read where they were removed; what a `_target_` builds is a bare dictionary."""
 
-    def __init__(self, node: Mapping[Any, Any], place: str = "") -> None:
+    def __init__(self, node: Mapping[str, Any], place: str = "") -> None:
         super().__init__()
         self._place = place
         for name, value in node.items():
             bare = not isinstance(value, dict) or "_target_" in value
-            self[str(name)] = value if bare else Settings(value, f"{place}{name}.")
+            self[name] = value if bare else Settings(value, f"{place}{name}.")
 
     def __missing__(self, key: str) -> Any:
         raise ConfigError(f"{self._place}{key} is missing: it can be changed, not removed")
 
 
-def plain(config: DictConfig, resolve: bool = True) -> Settings:
-    """Return a configuration as plain values; with `resolve`, a missing value is an error."""
+def settings_of(config: DictConfig) -> Settings:
+    """Return what a program reads its configuration from."""
+    return Settings(plain(config))
+
+
+def plain(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Return a configuration as plain data; with `resolve`, a missing value is an error."""
     container = OmegaConf.to_container(config, resolve=resolve, throw_on_missing=resolve)
     assert isinstance(container, dict)
-    return Settings(container)
+    return {str(key): value for key, value in container.items()}

@@ -104,9 +104,7 @@ def _classes(survey: Survey, exhibits: Exhibits) -> list[Block]:
     labels = {"median_width": "median width", "median_height": "median height"}
     return [
         exhibits.table("classes", "Images of each class, and their size in pixels", table, labels),
-        exhibits.figure(
-            "images_per_class", "Images of each class", lambda: class_figure(table, list(splits))
-        ),
+        exhibits.figure("images_per_class", "Images of each class", lambda: class_figure(table, list(splits))),
         exhibits.figure("class_sizes", "Median image size of each class", lambda: class_size_figure(table)),
     ]
 
@@ -175,8 +173,4 @@ def _augmentation(survey: Survey, exhibits: Exhibits) -> list[Block]:
         return []
     root, path = survey.images.root, train[0].path
     caption = f"{path} as it is, and as training sees it, with {transform.size} pixels"
-    return [
-        exhibits.figure(
-            "augmentation", caption, lambda: augmentation_figure(root / path, transform, path)
-        )
-    ]
+    return [exhibits.figure("augmentation", caption, lambda: augmentation_figure(root / path, transform, path))]
