@@ -298,8 +298,11 @@ def test_an_interruption_ends_trials_in_other_processes_too(written_program):
         command("topk=1,6,7,8"), cwd=written_program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True, preexec_fn=interruptible,
     )  # fmt: skip
-    # The first trial runs beside the second one.
-    while not (written_program / "started_6").exists() or outcomes(written_program)[0] != "done":
+    # The first trial runs beside the second one, and may write its row after that one has started.
+    while not [*written_program.rglob("results.csv")] or outcomes(written_program)[0] != "done":
+        assert started.poll() is None
+        time.sleep(0.05)
+    while not (written_program / "started_6").exists():
         assert started.poll() is None
         time.sleep(0.05)
     # As Ctrl-C does: to all processes of the terminal
