@@ -74,6 +74,12 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
+class RemovedKeyError(ConfigError, KeyError):
+    """A key that a program reads, and that was removed: a KeyError, too, as who asks a dictionary may expect."""
+
+    __str__ = Exception.__str__
+
+
 class Settings(dict[str, Any]):
     """Plain values, which refuse to be read where they were removed; what a `_target_` builds is a bare dictionary."""
 
@@ -85,7 +91,7 @@ class Settings(dict[str, Any]):
             self[name] = value if bare else Settings(value, f"{place}{name}.")
 
     def __missing__(self, key: str) -> Any:
-        raise ConfigError(f"{self._place}{key} is missing: it can be changed, not removed")
+        raise RemovedKeyError(f"{self._place}{key} is missing: it can be changed, not removed")
 
 
 def settings_of(config: DictConfig) -> Settings:
