@@ -20,7 +20,9 @@ def compare(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.ranking import ranked
 
     settings = settings_of(config)
-    metric, runs = settings["metric"], read_runs(settings["runs"])
+    metric = settings["metric"]
+    with session(quiet=settings["quiet"]):
+        runs = read_runs(settings["runs"])
     known = sorted({name for run in runs for name in run.metrics})
     if metric not in known:
         raise ConfigError(f"metric={metric}: no run has that metric; there are {', '.join(known) or 'none at all'}")

@@ -16,6 +16,7 @@ from tlearn.ranges import require
 from tlearn.runs import model as model_folder
 from tlearn.runs.classifier import Classifier
 from tlearn.runs.evaluated import trained_on_note
+from tlearn.runs.folder import folder_around
 from tlearn.runs.predictions import device_of
 from tlearn.runs.trust import own_packages
 from tlearn.train import train
@@ -43,7 +44,7 @@ def load_model(path: str | Path, trust: Sequence[str] = (), device: str = "auto"
     """Load the model of a run folder, or of a copied model folder.
 
     Args:
-        path: the folder.
+        path: the folder, or a file of it; of checkpoints, that of the best epoch, which the model is of.
         trust: your packages whose code it may name, such as `["mylab"]`.
         device: auto (a GPU if there is one), cpu or cuda.
 
@@ -62,7 +63,7 @@ class Run:
     """A finished run: its `folder`, and its `metrics` (`val/top1`, `val/loss`, `test/top1`, ...) as in metrics.json.
 
     Args:
-        folder: where it lies.
+        folder: where it lies, or a file of it.
         trust: your packages whose code its model may name; that of `fit` trusts what it was made with.
 
     Raises:
@@ -71,7 +72,11 @@ class Run:
 
     def __init__(self, folder: str | Path, trust: Sequence[str] = ()) -> None:
         require("trust", trust)
-        self.folder, self.trust = Path(folder).expanduser().absolute(), list(trust)
+        given = Path(folder).expanduser()
+        found = folder_around(given, lambda path: (path / "metrics.json").is_file())
+        self.folder, self.trust = found.absolute(), list(trust)
+        if found != given:
+            say(f"{given} is of {found}")
         try:
             content = (self.folder / "metrics.json").read_text(encoding="utf-8")
             self.metrics: dict[str, float] = json.loads(content)

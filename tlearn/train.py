@@ -14,18 +14,19 @@ def train(config: DictConfig) -> dict[str, float]:
 
     from tlearn.analysis.calibration import calibrate
     from tlearn.config import build
-    from tlearn.config.relaunch import check_resume
+    from tlearn.config.relaunch import check_resume, record_resume
     from tlearn.config.settle import settled
     from tlearn.config.trainer import training_trainer
     from tlearn.config.tree import plain, settings_of, task_overrides
     from tlearn.config.tuning import tuning
-    from tlearn.console import is_main_process, session
+    from tlearn.console import is_main_process, say, session
     from tlearn.features.choose import choose_features
     from tlearn.report.after_training import plan_report, report_training, show_first_images
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.record import RunRecord
     from tlearn.training.best import evaluate_best
+    from tlearn.training.checkpoints import trained_epochs
     from tlearn.training.ddp import further_processes
     from tlearn.training.loggers import log_results, tracked
     from tlearn.training.resume import last_checkpoint
@@ -35,10 +36,11 @@ def train(config: DictConfig) -> dict[str, float]:
     run = RunFolder(config.paths.output_dir)
     with run.claimed(again=config.resume is not None), session(run.path / "train.log", quiet=config.quiet):
         seed_everything(config.seed, workers=True, verbose=False)
-        checkpoint = None
+        unresolved, checkpoint, changed = plain(config, resolve=False), None, []
         if config.resume is not None:
-            check_resume(plain(config, resolve=False), run.path)
-            checkpoint = last_checkpoint(run.path)
+            changed, checkpoint = check_resume(unresolved, run.path), last_checkpoint(run.path)
+            epochs = trained_epochs(checkpoint, config.trainer.max_epochs)
+            say(f"{run.path} goes on after epoch {epochs}", *(f"  {line}" for line in changed))
         backbone = build.backbone(settings_of(config))
         settings = settled(config, backbone.preprocessing())
         trainer = training_trainer(settings, run.path)
@@ -46,6 +48,8 @@ def train(config: DictConfig) -> dict[str, float]:
         record = RunRecord(run, settings, task_overrides())
         if is_main_process():
             record.start(image_set, resumed=checkpoint is not None)
+            if changed:
+                record_resume(unresolved, run.path)
         network = build.network(settings, backbone, len(image_set.classes), settings["transforms"]["size"])
         images = build.datamodule(settings, image_set)
         module = build.module(settings, network, images)

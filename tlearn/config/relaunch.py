@@ -12,10 +12,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tlearn import __version__
-from tlearn.errors import CheckpointError, ConfigError, quoted
+from tlearn.errors import CheckpointError, ConfigError, quoted, typed
+from tlearn.files import write_bytes, write_text
 from tlearn.runs.dotted_keys import flat
+from tlearn.runs.folder import folder_around
 from tlearn.runs.trust import own_packages
-from tlearn.training.resume import last_checkpoint
+from tlearn.training.resume import last_checkpoint, last_path
 
 # Settings that may change on resume: hardware, reporting, length
 _FREE = (
@@ -24,13 +26,19 @@ _FREE = (
     # where features are kept, and whether: the metrics are the same
     *("features.mode", "features.on_write_error", "features.limit_gb"),
 )
+# Of these, what each resume is told anew
+_OF_RESUMING = ("resume", "trust")
+# Of these, paths
+_PATHS = ("data.root", "paths.cache")
+# Of these, nodes whose options have parts of other names
+_PARTS = ("callbacks", "logger", "trainer.strategy")
 
 
 def restored_arguments(arguments: list[str]) -> list[str]:
     """Replace `resume=RUN_FOLDER` by the run's own arguments, its folder and its working directory.
 
-    Arguments given beside `resume` win over the stored ones. The stored ones are data, not code: one that names a
-    `_target_`, or a folder of options, counts only if it is given again.
+    Arguments given beside `resume` win over the stored ones, see `_merged`. The stored ones are data, not code: one
+    that names a `_target_`, or a folder of options, counts only if it is given again.
 
     Raises:
         CheckpointError: the folder holds no run.
@@ -43,17 +51,45 @@ def restored_arguments(arguments: list[str]) -> list[str]:
         raise ConfigError("resume continues one run: give it without -m")
     stored, config_dir, cwd = _read(run)
     flags, given = _flags([argument for argument in arguments if _key(argument) != "resume"])
-    if any(_names_code(argument) and argument not in given for argument in stored) or (
-        config_dir and "--config-dir" not in flags
-    ):
+    merged = _merged(stored, [_placed(argument) for argument in given])
+    if not set(_of_code(merged)).issubset(given) or (config_dir and "--config-dir" not in flags):
         raise ConfigError(f"this run uses options or code of its own, which must be given again: {_resuming(run)}")
-    keys = {_key(argument) for argument in given}
-    kept = [argument for argument in stored if _key(argument) not in keys]
     if cwd.is_dir():
         # Relative paths such as data.root meant this folder.
         os.chdir(cwd)
     folder = quoted(run)
-    return [*flags, *kept, *given, f"resume={folder}", f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+    return [*flags, *merged, f"resume={folder}", f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+
+
+def _merged(stored: list[str], given: list[str]) -> list[str]:
+    """Return the stored overrides that the given ones leave, and the given ones after them, as Hydra applies them.
+
+    What is set, or removed, is set anew. What was added (`+key`) stays before what changes or removes it. What was
+    removed or null does not hide what is given below it.
+    """
+
+    def is_left(argument: str) -> bool:
+        key = _key(argument)
+        for one in given:
+            removes, extends = one.startswith("~"), argument.startswith("+") and not one.startswith("+")
+            if _key(one) == key and (argument.startswith("~") if removes else not extends):
+                return False
+            if _key(one).startswith(f"{key}.") and (argument.startswith("~") or argument.endswith("=null")):
+                return False
+            # Another option of these groups has other parts.
+            if key.startswith(tuple(f"{part}." for part in _PARTS if _key(one) in (part, part.partition(".")[0]))):
+                return False
+        return True
+
+    return [*filter(is_left, stored), *given]
+
+
+def _placed(argument: str) -> str:
+    """Return an override that is given beside `resume` with a path from here, as the run may go on elsewhere."""
+    key, value = _key(argument), _unquoted(argument.partition("=")[2])
+    if key not in _PATHS or value in ("", "null") or "${" in value:
+        return argument
+    return f"{argument.partition('=')[0]}={quoted(Path(value).expanduser().absolute())}"
 
 
 def _flags(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -91,22 +127,35 @@ def _resuming(run: Path) -> str:
     search = ["--config-dir", config_dir] if config_dir else []
     own = own_packages(config)
     trust = [f"trust=[{','.join(own)}]"] if own else []
-    again = [argument for argument in stored if _names_code(argument)]
-    return shlex.join(["python", "-m", "tlearn.train", *search, f"resume={run}", *trust, *again])
+    return shlex.join(["python", "-m", "tlearn.train", *search, f"resume={run}", *trust, *_of_code(stored)])
 
 
 def resumed_run(arguments: list[str]) -> Path | None:
-    """Return the folder of `resume=RUN_FOLDER`, or None."""
+    """Return the folder of `resume=RUN_FOLDER`, where a file of it may stand, or None.
+
+    Raises:
+        ConfigError: it names a checkpoint that is not the last.
+    """
     given = [argument for argument in arguments if _key(argument) == "resume"]
     if not given or given[-1].endswith(("resume=", "resume=null")):
         return None
-    return Path(_unquoted(given[-1].partition("=")[2])).expanduser().absolute()
+    path = Path(_unquoted(given[-1].partition("=")[2])).expanduser().absolute()
+    run = folder_around(path, lambda folder: (folder / ".hydra").is_dir())
+    if path.suffix == ".ckpt" and run != path and path != last_path(run):
+        raise ConfigError(f"{path}: a run goes on from its last checkpoint alone, with {typed('resume', run)}")
+    return run
 
 
 def _unquoted(value: str) -> str:
     """Parse a value as Hydra would: in quotes, with escaped quotes inside, or bare."""
     inner = re.fullmatch(r"(['\"])(.*)\1", value, flags=re.S)
     return inner[2].replace("\\" + inner[1], inner[1]) if inner else value
+
+
+def _of_code(overrides: list[str]) -> list[str]:
+    """Return the overrides that could choose code and that none after them removes."""
+    removed = [{_key(one) for one in overrides[place:] if one.startswith("~")} for place in range(len(overrides))]
+    return [one for one, gone in zip(overrides, removed, strict=True) if _names_code(one) and _key(one) not in gone]
 
 
 def _names_code(argument: str) -> bool:
@@ -128,7 +177,8 @@ def _read(run: Path) -> tuple[list[str], str | None, Path]:
         assert isinstance(overrides, list)
         assert isinstance(runtime, dict)
         directories = [source["path"] for source in runtime["config_sources"] if source["provider"] == "command-line"]
-        arguments = [str(argument) for argument in overrides if _key(str(argument)) != "resume"]
+        # Trust is given by who resumes, never by the run.
+        arguments = [str(argument) for argument in overrides if _key(str(argument)) not in _OF_RESUMING]
         # Such arguments can load pickles and plugins; Hydra itself never stores any.
         foreign = [argument for argument in arguments if argument.startswith("-") or _key(argument).startswith("hydra")]
         if foreign:
@@ -150,8 +200,11 @@ def child_command(folder: Path) -> list[str]:
     return ["-m", f"tlearn.{job.job.config_name}", *search, *job.overrides.task, *place]
 
 
-def check_resume(settings: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to resume the run in a folder with other settings; both sides are compared unresolved."""
+def check_resume(settings: Mapping[str, Any], folder: Path) -> list[str]:
+    """Refuse to resume the run in a folder with other settings; both sides are compared unresolved.
+
+    Returns the settings that are free to change and have changed, as `key: before -> now`.
+    """
     try:
         stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
     except (OSError, ValueError) as error:
@@ -159,12 +212,33 @@ def check_resume(settings: Mapping[str, Any], folder: Path) -> None:
     before, now = flat(dict(OmegaConf.to_container(stored))), flat(settings)  # type: ignore[arg-type]
     # The learning rate of a schedule over the whole run would jump if the run became longer.
     free = _FREE if settings["scheduler"]["from_run"] else (*_FREE, "trainer.max_epochs")
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    changed = [key for key in changed if not key.startswith(free)]
-    if changed:
+    keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    changed = {key: f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys}
+    if refused := [line for key, line in changed.items() if not key.startswith(free)]:
         refuse_other_version(folder)
-        lines = "\n".join(f"  {key}: {before.get(key)} -> {now.get(key)}" for key in changed)
+        lines = "\n".join(f"  {line}" for line in refused)
         raise ConfigError(f"a resumed run keeps its configuration, and these differ:\n{lines}")
+    return [line for key, line in changed.items() if key not in _OF_RESUMING]
+
+
+def record_resume(settings: Mapping[str, Any], folder: Path) -> None:
+    """Write what a resumed run was told into its .hydra, for the next resume; `started` there keeps what was first.
+
+    Args:
+        settings: the configuration, unresolved.
+        folder: the run folder.
+    """
+    hydra, place = HydraConfig.get(), folder / ".hydra"
+    overrides = [one for one in hydra.overrides.task if _key(one) not in _OF_RESUMING]
+    content: dict[str, Any] = {
+        "config.yaml": {**settings, "resume": None, "trust": []},
+        "hydra.yaml": {"hydra": OmegaConf.to_container(hydra, resolve=False)},
+        "overrides.yaml": overrides,
+    }
+    for name, written in content.items():
+        if not (place / "started" / name).exists():
+            write_bytes(place / "started" / name, (place / name).read_bytes(), durable=True)
+        write_text(place / name, OmegaConf.to_yaml(OmegaConf.create(written)), durable=True)
 
 
 def refuse_other_version(run: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from tlearn.console import say
 from tlearn.errors import ConfigError
 from tlearn.runs.dotted_keys import leaves
-from tlearn.runs.folder import TUNED
+from tlearn.runs.folder import TUNED, folder_around
 from tlearn.runs.ranking import Entry, metric_order, rank_key
 from tlearn.runs.trial import read_trials
 
@@ -63,14 +64,18 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         for here, below, _ in os.walk(folder):
             below[:] = sorted(name for name in below if not name.startswith("."))
-            if any((Path(here) / file).is_file() for file in (_CONFIG, _MODEL)):
+            if _holds_run(Path(here)):
                 below.clear()
                 found[Path(here).resolve()] = None
     return list(found)
 
 
+def _holds_run(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in (_CONFIG, _MODEL))
+
+
 def read_runs(given: str | Sequence[str]) -> list[Run]:
-    """Find and read the runs of folders or globs.
+    """Find and read the runs of folders, of files of runs, or of globs.
 
     Raises:
         ConfigError: a place that does not exist, or holds no runs.
@@ -78,10 +83,14 @@ def read_runs(given: str | Sequence[str]) -> list[Run]:
     folders: list[Path] = []
     for one in [given] if isinstance(given, str) else given:
         path = os.path.expanduser(one)
-        matching = [path] if os.path.isdir(path) else sorted(filter(os.path.isdir, glob.glob(path)))
-        if not matching:
+        matching = [path] if os.path.exists(path) else sorted(glob.glob(path))
+        around = {given: folder_around(given, _holds_run) for given in matching}
+        found = [folder for folder in around.values() if folder.is_dir()]
+        if not found:
             raise ConfigError(f"runs={one}: no such folder (a folder, a list of folders, or a quoted glob)")
-        folders += map(Path, matching)
+        # Of other files, the table shows which runs they are of.
+        say(*(f"{one} has the metrics of its run {run}" for one, run in around.items() if one.endswith(".ckpt")))
+        folders += found
     runs = [run for folder in find_runs(folders) if (run := read_run(folder)) is not None]
     if not runs:
         raise ConfigError(f"runs={given}: no run of tlearn.train there")

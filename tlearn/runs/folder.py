@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -16,8 +16,24 @@ TUNED = "tune.json"
 _LOCK = ".lock"
 # What a run leaves that another must not write over
 _USED = ("metrics.json", "checkpoints")
-# Where a run that was killed can have left temporary files
-_PLACES = ("", "checkpoints", "model", "report")
+# Where a run puts its files, and one that was killed can have left temporary ones
+_PLACES = ("", "checkpoints", "model", "report", ".hydra")
+
+
+def folder_around(given: str | Path, is_wanted: Callable[[Path], bool]) -> Path:
+    """Return the folder of a run of which a file or a folder is given, such as checkpoints/last.ckpt, or what is given.
+
+    Args:
+        given: a path; nothing is looked up further than a run puts its files.
+        is_wanted: tells a folder that will do.
+    """
+    path = Path(given).expanduser()
+    if is_wanted(path) or not path.exists():
+        return path
+    whole = path.absolute()
+    above = [whole.parent] if whole.is_file() or whole.name in _PLACES else []
+    above += [whole.parent.parent] if whole.is_file() and whole.parent.name in _PLACES else []
+    return next(filter(is_wanted, above), path)
 
 
 class RunFolder:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tlearn.console import say
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import CheckpointError
@@ -21,6 +22,8 @@ from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.tiny import SmallBackbone
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
+from tlearn.runs.folder import folder_around
+from tlearn.runs.given_checkpoint import check_weights
 from tlearn.runs.trust import LIBRARIES, Seat, check_trust, named_packages, stored_builder, trusted
 
 FORMAT = 1
@@ -147,11 +150,12 @@ def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
     """Read a model folder, or the one of a run folder; the network is in eval mode on the CPU.
 
     Args:
-        run: the folder.
+        run: the folder, or a file of it.
         trust: packages whose code it may name.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it names code that is not trusted.
+        CheckpointError: there is none, it is damaged, it names code that is not trusted, or a checkpoint was given that
+            has other weights.
     """
     folder, description = read_description(run)
     try:
@@ -171,6 +175,8 @@ def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
     except RuntimeError as error:
         lines = str(error).splitlines()
         raise CheckpointError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {' '.join(lines[:2])}") from error
+    if Path(run).suffix == ".ckpt":
+        check_weights(Path(run).expanduser(), network, folder)
     # As in training, so that metrics are equal to the last digits
     return Model(folder, network.eval().to(memory_format=torch.channels_last), description)
 
@@ -181,10 +187,13 @@ def read_description(run: str | Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    run = Path(run).expanduser()
-    folder = next((path for path in (run / "model", run) if (path / DESCRIPTION).is_file()), None)
+    run, given = folder_around(run, lambda path: _model_in(path) is not None), Path(run).expanduser()
+    folder = _model_in(run)
     if folder is None:
-        raise CheckpointError(f"{run} holds no model ({DESCRIPTION}): it appears there when a run has finished")
+        there = f"holds no model ({DESCRIPTION}): it appears there when a run has finished"
+        raise CheckpointError(f"{run} {there if run.exists() else 'does not exist'}")
+    if run != given:
+        say(f"{given} is of {run}")
     if (size := (folder / DESCRIPTION).stat().st_size) > _LARGEST_DESCRIPTION:
         raise CheckpointError(f"{folder / DESCRIPTION} has {size:,} bytes, too many for a description")
     try:
@@ -198,6 +207,10 @@ def read_description(run: str | Path) -> tuple[Path, dict[str, Any]]:
     if not known:
         raise CheckpointError(f"{folder} has format {description['format']}, and this tlearn reads {FORMAT}")
     return folder, description
+
+
+def _model_in(run: Path) -> Path | None:
+    return next((path for path in (run / "model", run) if (path / DESCRIPTION).is_file()), None)
 
 
 def _check(description: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO as LightningCheckpointIO
 from torch import Tensor
 
-from tlearn.errors import CheckpointError
+from tlearn.errors import CheckpointError, ConfigError
 from tlearn.files import writing
 
 FORMAT = 1
@@ -41,6 +41,18 @@ def restore_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mar
         )
     for name in checkpoint.keys() & _STATES:
         checkpoint[name] = {**frozen, **checkpoint[name]}
+
+
+def trained_epochs(path: Path, most: int | None) -> int:
+    """Return the number of epochs that a checkpoint was trained for.
+
+    Raises:
+        ConfigError: they are more than `most`, the epochs of the run that goes on from it; None and -1 are no limit.
+    """
+    epochs = CheckpointIO().load_checkpoint(path)["epoch"] + 1
+    if most not in (None, -1) and epochs > most:
+        raise ConfigError(f"trainer.max_epochs={most}: the run has trained for {epochs} epochs; give {epochs} or more")
+    return epochs
 
 
 class CheckpointIO(LightningCheckpointIO):

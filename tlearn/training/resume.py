@@ -5,9 +5,14 @@ from pathlib import Path
 from tlearn.errors import CheckpointError
 
 
+def last_path(run: Path) -> Path:
+    """Return where the last checkpoint of a run is."""
+    return run / "checkpoints" / "last.ckpt"
+
+
 def last_checkpoint(run: Path) -> Path:
     """Return the last checkpoint of a run; raise CheckpointError if it has none yet."""
-    path = run / "checkpoints" / "last.ckpt"
+    path = last_path(run)
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: {run} stopped before its first checkpoint; start it anew")
     return path
