@@ -34,6 +34,7 @@ INSIDE_FUNCTIONS = {
     ("tlearn.data.sources.torchvision", "_check_scipy"): "an extra",
     ("tlearn.data.header", "_open_heic"): "an extra",
     ("tlearn.data.sources.table", "_parquet"): "an extra",
+    ("tlearn.config.ranks", "_told"): "help and configuration errors do not wait for torch",
     ("tlearn.machine", "environment"): "folders are looked at before anything slow is imported",
     ("tlearn.machine", "has_bf16"): "as above",
     ("tlearn.machine", "peak_memory"): "as above",

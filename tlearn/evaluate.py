@@ -16,6 +16,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.evaluated import trained_on_note
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.record import RunRecord
+    from tlearn.training.ddp import wait_for_record
 
     settings = settings_of(config)
     run = RunFolder(settings["paths"]["output_dir"])
@@ -31,6 +32,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
                 record = RunRecord(run, settings, task_overrides())
                 report_evaluation(record, model, outputs, metrics, unreadable)
             show_paths(run.path)
+        wait_for_record()
     return metrics
 
 

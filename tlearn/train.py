@@ -27,7 +27,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.record import RunRecord
     from tlearn.training.best import evaluate_best
     from tlearn.training.checkpoints import trained_epochs
-    from tlearn.training.ddp import further_processes
+    from tlearn.training.ddp import further_processes, wait_for_record
     from tlearn.training.loggers import log_results, tracked
     from tlearn.training.resume import last_checkpoint
     from tlearn.training.validation import check_validation
@@ -77,6 +77,7 @@ def train(config: DictConfig) -> dict[str, float]:
             if plan.write:
                 report_training(record, plan, network, image_set, outputs, metrics, trainer.loggers)
             show_paths(run.path)
+        wait_for_record()
     return metrics
 
 

@@ -20,6 +20,7 @@ from tlearn.config.compose import check_rules, compose_checked, known_keys
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
 from tlearn.config.messages import explain, own_code, plain_error
+from tlearn.config.ranks import check_alone, restarted_arguments, shared_place
 from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
 from tlearn.config.tree import CONF_DIR, own_hydra, plain, quoted_texts
 from tlearn.config.trial import end_sweep, run_trial
@@ -108,6 +109,7 @@ def _answer(config_name: str, task: Task) -> int:
     if "--version" in sys.argv[1:]:
         say(f"tlearn {__version__}")
         return 0
+    sys.argv[1:] = restarted_arguments(sys.argv[1:])
     resumed = resumed_run(sys.argv[1:])
     sys.argv[1:] = quoted_texts(restored_arguments(sys.argv[1:]))
     arguments = _parsed(sys.argv[1:])
@@ -117,13 +119,19 @@ def _answer(config_name: str, task: Task) -> int:
     if arguments.help:
         say(help_text(config_name, arguments.overrides, arguments.config_dir))
         return 0
-    if not shows_only and not arguments.multirun:
+    if arguments.multirun:
+        check_alone("a sweep starts those of each trial by itself (trainer=ddp)")
+    elif not shows_only:
         try:
-            _check(config_name, arguments.overrides, arguments.config_dir)
+            config = _check(config_name, arguments.overrides, arguments.config_dir)
         except Exception:
             if resumed is not None:
                 refuse_other_version(resumed)
             raise
+        if "trainer" not in config:
+            check_alone(f"{config_name} works in one")
+        more = shared_place(arguments.overrides, Path(config.paths.output_dir))
+        sys.argv[1:] = _extended(sys.argv[1:], arguments.overrides, more)
     return _hydra_main(config_name, task, shows_only=bool(shows_only))
 
 
@@ -170,8 +178,16 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     return namespace
 
 
-def _check(config_name: str, overrides: list[str], config_dir: str | None) -> None:
-    """Refuse an invalid configuration or an occupied run folder before anything is written."""
+def _extended(arguments: list[str], overrides: list[str], more: list[str]) -> list[str]:
+    """Return arguments with further overrides, all of which go behind the flags."""
+    flags = list(arguments)
+    for one in reversed(overrides if more else []):
+        del flags[-1 - flags[::-1].index(one)]
+    return [*flags, *overrides, *more] if more else arguments
+
+
+def _check(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:
+    """Return the configuration, or refuse it or an occupied run folder before anything is written."""
     config = compose_checked(overrides, config_name, config_dir)
     run_dir = Path(config.paths.output_dir)
     # Checked before Hydra writes its own files there
@@ -182,6 +198,7 @@ def _check(config_name: str, overrides: list[str], config_dir: str | None) -> No
     if config.get("resume"):
         # The run's stored command line chose this code.
         check_trust(plain(config), config.trust, str(config.resume))
+    return config
 
 
 def _report(error: BaseException, config_name: str, full_trace: bool, folder: Path | None = None) -> int:

@@ -146,6 +146,12 @@ def resumed_run(arguments: list[str]) -> Path | None:
     return run
 
 
+def folder_override(arguments: list[str]) -> Path | None:
+    """Return the folder of `hydra.run.dir=FOLDER`, or None."""
+    given = [argument.partition("=")[2] for argument in arguments if _key(argument) == "hydra.run.dir"]
+    return Path(_unquoted(given[-1])) if given else None
+
+
 def _unquoted(value: str) -> str:
     """Parse a value as Hydra would: in quotes, with escaped quotes inside, or bare."""
     inner = re.fullmatch(r"(['\"])(.*)\1", value, flags=re.S)

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, Weigh
 from lightning.pytorch.loggers import Logger
 
 from tlearn.config import seats
+from tlearn.config.ranks import world_size
 from tlearn.config.relaunch import child_command
 from tlearn.config.seats import build
 from tlearn.errors import ConfigError
@@ -97,3 +98,8 @@ def _check_devices(built: Trainer, devices: Any) -> None:
         raise ConfigError("trainer=dp takes its GPUs from trainer.strategy.devices, such as [0,1]")
     if built.world_size > 1 and not isinstance(built.strategy, DDPStrategy):
         raise ConfigError(f"trainer.devices={devices}: several processes need trainer=ddp or trainer=ddp_cpu")
+    if world_size() > 1 and world_size() != built.num_devices * built.num_nodes:
+        raise ConfigError(
+            f"{world_size()} processes were started, and the trainer has {built.num_devices * built.num_nodes}: give "
+            f"trainer=ddp or trainer=ddp_cpu with trainer.devices (times trainer.num_nodes) for {world_size()}"
+        )

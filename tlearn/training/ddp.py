@@ -16,6 +16,8 @@ from tlearn.errors import ConfigError
 
 # Every process ends at about the same time.
 _PATIENCE_SECONDS = 30
+# torchrun and its like set it, and Lightning does not
+_RANK = "RANK"
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -94,9 +96,16 @@ def further_processes(trainer: Trainer) -> Iterator[None]:
     _end_processes(trainer, _PATIENCE_SECONDS)
 
 
+def wait_for_record() -> None:
+    """Wait until the main process, too, has come here, where a launcher such as torchrun has started all of them."""
+    if _RANK in os.environ and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
 def _end_processes(trainer: Trainer, patience: float) -> None:
     launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _Launcher):
+    # A launcher's own processes end with their program, and their group goes on with its next run.
+    if not isinstance(launcher, _Launcher) or _RANK in os.environ:
         return
     # Lightning's watcher looks at this list, and kills this process too if one in it was killed.
     processes, launcher.procs[:] = list(launcher.procs), []
