@@ -20,6 +20,7 @@ from tlearn.config.compose import check_rules, compose_checked, known_keys
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
 from tlearn.config.messages import explain, own_code, plain_error
+from tlearn.config.positional import replaced, with_images
 from tlearn.config.ranks import check_alone, restarted_arguments, shared_place
 from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
 from tlearn.config.tree import CONF_DIR, own_hydra, plain, quoted_texts
@@ -110,6 +111,8 @@ def _answer(config_name: str, task: Task) -> int:
         say(f"tlearn {__version__}")
         return 0
     sys.argv[1:] = restarted_arguments(sys.argv[1:])
+    if config_name == "predict":
+        sys.argv[1:] = with_images(sys.argv[1:], _parsed(sys.argv[1:]).overrides)
     resumed = resumed_run(sys.argv[1:])
     sys.argv[1:] = quoted_texts(restored_arguments(sys.argv[1:]))
     arguments = _parsed(sys.argv[1:])
@@ -131,7 +134,7 @@ def _answer(config_name: str, task: Task) -> int:
         if "trainer" not in config:
             check_alone(f"{config_name} works in one")
         more = shared_place(arguments.overrides, Path(config.paths.output_dir))
-        sys.argv[1:] = _extended(sys.argv[1:], arguments.overrides, more)
+        sys.argv[1:] = replaced(sys.argv[1:], arguments.overrides, [*arguments.overrides, *more])
     return _hydra_main(config_name, task, shows_only=bool(shows_only))
 
 
@@ -176,14 +179,6 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     parser.error = refuse  # type: ignore[method-assign]
     namespace: argparse.Namespace = parser.parse_args(arguments)
     return namespace
-
-
-def _extended(arguments: list[str], overrides: list[str], more: list[str]) -> list[str]:
-    """Return arguments with further overrides, all of which go behind the flags."""
-    flags = list(arguments)
-    for one in reversed(overrides if more else []):
-        del flags[-1 - flags[::-1].index(one)]
-    return [*flags, *overrides, *more] if more else arguments
 
 
 def _check(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:

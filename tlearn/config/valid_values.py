@@ -49,7 +49,7 @@ RULES: dict[str, Check] = {
     "tta": one_of("none", "flip", "views"),
     "report.write": boolean,
     "report.train_pictures": one_of("auto", "always", "never"),
-    "images": path,
+    "images": either(path, list_of(path)),
     "runs": either(path, list_of(path)),
     "metric": text,
     "output": file_name("a .csv file, a name without an ending, or - for standard output", ".csv", ""),

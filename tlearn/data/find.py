@@ -1,4 +1,4 @@
-"""Find the images to classify: one file, all below a folder, or what a glob matches."""
+"""Find the images to classify: files, all below folders, or what globs match."""
 
 import os
 import re
@@ -7,20 +7,38 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tlearn.data.formats import is_image_name
-from tlearn.errors import ConfigError, DataError, capped
+from tlearn.errors import ConfigError, DataError, capped, counted
 
 
-def find_images(images: str) -> tuple[list[Path], list[str]]:
-    """List images in stable order, and note which other files a folder holds.
+def find_images(images: str | Sequence[str]) -> tuple[list[Path], list[str]]:
+    """List images in stable order, each once, and note which other files folders hold, and images given again.
 
     Args:
-        images: a file, a folder, of which all visible images at any depth count, or a glob.
+        images: a file, a folder, of which all visible images at any depth count, a glob, or several of these.
 
     Raises:
         ConfigError: a glob that cannot be one.
-        DataError: nothing is there.
+        DataError: nothing is there; of several, those are named that lead to nothing.
     """
-    given = Path(images).expanduser()
+    several = [images] if isinstance(images, str) else list(images)
+    missing, notes, paths = [], [], []
+    for one in several:
+        found, note = _found(one)
+        missing += [] if found else [one]
+        paths += found
+        notes += note
+    if missing or not several:
+        named = capped(missing) if missing else "[]"
+        raise DataError(f"images={named}: no images there (a folder, a file, or a quoted glob such as 'new/*.jpg')")
+    unique = {os.path.abspath(path): path for path in reversed(paths)}
+    if again := len(paths) - len(unique):
+        notes.append(f"{counted(again, 'image is', 'images are')} given more than once: one row each")
+    # Of an image that is given again, the first place counts.
+    return [path for path in paths if unique.pop(os.path.abspath(path), None) is not None], notes
+
+
+def _found(images: str) -> tuple[list[Path], list[str]]:
+    given = Path(os.path.expanduser(images))
     others: Counter[str] = Counter()
     if given.is_dir():
         paths = sorted(_below(given, others))
@@ -28,19 +46,19 @@ def find_images(images: str) -> tuple[list[Path], list[str]]:
         paths = [given]
     else:
         paths = sorted(_matching(given))
-    if not paths:
-        raise DataError(f"images={images}: no images there (a folder, a file, or a quoted glob such as 'new/*.jpg')")
     return paths, [_note(images, others)] if others else []
 
 
-def folder_targets(images: str, paths: Sequence[Path], classes: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the class of each image by the folder directly in `images` that it lies in, and a note.
+def folder_targets(
+    images: str | Sequence[str], paths: Sequence[Path], classes: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Return the class of each image by the folder directly in `images`, one folder, that it lies in, and a note.
 
     Nothing is guessed: unless every image lies in a folder that has the name of a class, none has a target. The note
     tells which folders do not, where some do.
     """
-    folder = Path(images).expanduser()
-    if not folder.is_dir():
+    folder = Path(images if isinstance(images, str) else images[0]).expanduser()
+    if not (isinstance(images, str) or len(images) == 1) or not folder.is_dir():
         return {}, []
     names = {str(path): next(iter(path.relative_to(folder).parts[:-1]), "") for path in paths}
     odd = sorted(set(names.values()) - set(classes))

@@ -27,7 +27,7 @@ def folder_around(given: str | Path, is_wanted: Callable[[Path], bool]) -> Path:
         given: a path; nothing is looked up further than a run puts its files.
         is_wanted: tells a folder that will do.
     """
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given))
     if is_wanted(path) or not path.exists():
         return path
     whole = path.absolute()
