@@ -160,6 +160,18 @@ class TestRunning:
         assert Path(config.paths.output_dir) == folder
         assert OmegaConf.load(folder / ".hydra" / "overrides.yaml")[0] == "seed=0"
 
+    @pytest.mark.parametrize("sweep", [[], ["-m"]])
+    def test_paths_are_of_where_they_were_typed_with_chdir_too(self, start, sweep):
+        here, seen = Path.cwd(), []
+
+        def task(config):
+            seen.append((Path.cwd(), child_command(Path(config.paths.output_dir))[-2]))
+            return {"val/top1": 0.5}
+
+        place = "hydra.sweep.dir=run" if sweep else "hydra.run.dir=run"
+        assert start(*sweep, "hydra.job.chdir=true", place, task=task).status == 0
+        assert seen == [(here, f"hydra.run.dir='{here / 'run' / '0' if sweep else here / 'run'}'")]
+
     @pytest.mark.parametrize("quote", ["", "'", '"'])
     def test_a_regular_expression_is_text_with_the_quotes_of_a_shell_alone(self, start, quote):
         pattern = r"^(?!(train)/)|(?P<label>[a-z]+)\.\d{1,2}$"

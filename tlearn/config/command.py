@@ -143,6 +143,9 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
 
     @functools.wraps(task)
     def job(config: DictConfig) -> float | None:
+        if HydraConfig.get().job.chdir:
+            # Paths are of where they were typed, also for what the task starts; that of the run folder is absolute.
+            os.chdir(HydraConfig.get().runtime.cwd)
         # Set for Hydra alone: processes that the task starts must follow the user's own setting.
         with variable("HYDRA_FULL_ERROR", asked):
             try:
