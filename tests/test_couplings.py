@@ -42,6 +42,7 @@ PRIVATE = {
     "_metadata",
     "_labels",
     "_average_model",
+    "_signal_connector",
 }
 # Looks private, and is public or our own
 PUBLIC = {"_replace", "_entry", "_member", "_target_"}
@@ -137,6 +138,15 @@ def test_lightning_takes_callbacks_and_epochs_that_are_set_later():
     assert isinstance(trainer.callbacks, list)
     trainer.fit_loop.max_epochs = 3
     assert trainer.max_epochs == 3
+
+
+def test_lightning_registers_its_signal_handlers_here_and_stores_a_loop_under_these_names():
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    assert callable(trainer._signal_connector.register_signal_handlers)
+    stored = trainer.fit_loop.state_dict()
+    assert stored["epoch_loop.batch_progress"]["current"].keys() == {"ready", "completed", "started", "processed"}
+    assert stored["epoch_loop.state_dict"].keys() >= {"_batches_that_stepped"}
+    assert trainer.fit_loop.epoch_loop.restarting is False
 
 
 def test_lightning_keeps_an_average_of_weights_under_these_names():

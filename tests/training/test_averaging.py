@@ -20,7 +20,7 @@ EMA = ("+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging",
 
 
 def _checkpoint(folder, name: str = "epoch*.ckpt"):
-    return CheckpointIO().load_checkpoint(next((folder / "checkpoints").glob(name)))
+    return CheckpointIO(folder).load_checkpoint(next((folder / "checkpoints").glob(name)))
 
 
 @pytest.mark.parametrize("tuning", ["frozen", "full"])

@@ -23,46 +23,46 @@ class _Attack:
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, save):
     save({"state_dict": {}, "hyper_parameters": _Attack(tmp_path / "canary")}, tmp_path / "bad.ckpt")
     with pytest.raises(CheckpointError, match=r"bad\.ckpt"):
-        CheckpointIO().load_checkpoint(tmp_path / "bad.ckpt")
+        CheckpointIO(tmp_path).load_checkpoint(tmp_path / "bad.ckpt")
     with pytest.raises(CheckpointError):
-        CheckpointIO().load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
+        CheckpointIO(tmp_path).load_checkpoint(tmp_path / "bad.ckpt", weights_only=False)
     assert not (tmp_path / "canary").exists()
 
 
 def test_damaged_and_missing_checkpoints_are_named(tmp_path):
     whole = tmp_path / "whole.ckpt"
-    CheckpointIO().save_checkpoint({"state_dict": {"a": torch.rand(100)}}, whole)
+    CheckpointIO(tmp_path).save_checkpoint({"state_dict": {"a": torch.rand(100)}}, whole)
     data = whole.read_bytes()
     for length in (0, 1, 10, len(data) // 2, len(data) - 1):
         (tmp_path / "cut.ckpt").write_bytes(data[:length])
         with pytest.raises(CheckpointError, match=r"cut\.ckpt"):
-            CheckpointIO().load_checkpoint(tmp_path / "cut.ckpt")
-    CheckpointIO().save_checkpoint({"something": 1}, tmp_path / "other.ckpt")
+            CheckpointIO(tmp_path).load_checkpoint(tmp_path / "cut.ckpt")
+    CheckpointIO(tmp_path).save_checkpoint({"something": 1}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="not a checkpoint of a run"):
-        CheckpointIO().load_checkpoint(tmp_path / "other.ckpt")
+        CheckpointIO(tmp_path).load_checkpoint(tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match=r"none\.ckpt"):
-        CheckpointIO().load_checkpoint(tmp_path / "none.ckpt")
+        CheckpointIO(tmp_path).load_checkpoint(tmp_path / "none.ckpt")
 
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old_one(tmp_path, at):
     path = tmp_path / "last.ckpt"
     whole = {"state_dict": {}, "pytorch-lightning_version": "2", "step": 1}
-    CheckpointIO().save_checkpoint(whole, path)
+    CheckpointIO(tmp_path).save_checkpoint(whole, path)
 
     large = {"state_dict": {"a": torch.zeros(10_000)}}
     with (
         fault("write", OSError(28, "No space left on device"), at),
         pytest.raises(OutputError, match=r"last\.ckpt: No space left on device"),
     ):
-        CheckpointIO().save_checkpoint(large, path)
+        CheckpointIO(tmp_path).save_checkpoint(large, path)
     with fault("write", KeyboardInterrupt(), at), pytest.raises(KeyboardInterrupt):
-        CheckpointIO().save_checkpoint(large, path)
-    assert CheckpointIO().load_checkpoint(path) == whole
+        CheckpointIO(tmp_path).save_checkpoint(large, path)
+    assert CheckpointIO(tmp_path).load_checkpoint(path) == whole
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
-        CheckpointIO().save_checkpoint({}, tmp_path / "file" / "below.ckpt")
+        CheckpointIO(tmp_path).save_checkpoint({}, tmp_path / "file" / "below.ckpt")
 
 
 def test_frozen_tensors_come_back_from_the_network_and_only_if_they_are_the_same():

@@ -42,7 +42,14 @@ def _trainer(tmp_path, *overrides: str):
         (["Callback"], "callbacks.x: Callback does nothing itself"),
         (["Checkpoint"], "callbacks.x: Checkpoint does nothing itself"),
         (["RichProgressBar"], "callbacks.progress._target_=lightning.pytorch.callbacks.progress.*.RichProgressBar"),
-        (["ModelCheckpoint"], "callbacks.x and callbacks.last have the same key in checkpoints"),
+        (
+            ["ModelCheckpoint", "monitor=val/loss"],
+            "callbacks.x and callbacks.checkpoint have the same key",
+        ),
+        (
+            ["ModelCheckpoint", "save_last=true"],
+            "callbacks.x.save_last: .* is that of callbacks.last",
+        ),
     ],
 )
 def test_a_callback_that_cannot_work_is_refused_with_what_does(tmp_path, given, words):

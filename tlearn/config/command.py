@@ -19,7 +19,7 @@ from tlearn import __version__
 from tlearn.config.compose import check_rules, compose_checked, known_keys
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
-from tlearn.config.messages import explain, own_code, plain_error
+from tlearn.config.messages import STOPPED, explain, own_code, plain_error
 from tlearn.config.positional import replaced, with_images
 from tlearn.config.ranks import check_alone, restarted_arguments, shared_place
 from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
@@ -29,11 +29,9 @@ from tlearn.console import complain, is_main_process, say, warn
 from tlearn.errors import ConfigError, OutputError, TlearnError
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.trust import check_trust
+from tlearn.training.signals import Stopped, stoppable
 
 Task = Callable[[DictConfig], dict[str, float]]
-
-# Exit statuses after SIGINT and SIGTERM
-_STOPPED = (130, 143)
 
 
 class _Stopped(BaseException):
@@ -56,7 +54,7 @@ def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[
 
     def main(arguments: Sequence[str] | None = None) -> int:
         full_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
-        with borrowed_interpreter(arguments):
+        with borrowed_interpreter(arguments), stoppable():
             try:
                 return _answer(config_name, task)
             except _Stopped as stopped:
@@ -64,7 +62,7 @@ def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[
             except SystemExit as ended:
                 # Hydra's own pages, such as --hydra-help
                 return int(ended.code or 0)
-            except (Exception, KeyboardInterrupt) as error:
+            except (Exception, KeyboardInterrupt, Stopped) as error:
                 return _report(error, config_name, full_trace)
 
     def script() -> NoReturn:
@@ -87,12 +85,12 @@ def run_program(config_name: str, task: Task, arguments: Sequence[str]) -> Path:
         folders.append(Path(config.paths.output_dir))
         return task(config)
 
-    with borrowed_interpreter(arguments):
+    with borrowed_interpreter(arguments), stoppable():
         try:
             _answer(config_name, noted)
         except _Stopped as stopped:
             error, folder = stopped.error, stopped.folder
-        except Exception as refused:
+        except (Exception, Stopped) as refused:
             error, folder = refused, None
         else:
             return folders[0]
@@ -208,7 +206,7 @@ def _report(error: BaseException, config_name: str, full_trace: bool, folder: Pa
     status, message = explain(error, lambda: known_keys(config_name))
     if message is None or full_trace:
         complain("".join(traceback.format_exception(error)).rstrip())
-    if status in _STOPPED:
+    if status in STOPPED:
         _tell_stopped(message, config_name, folder)
     elif message is not None:
         complain(f"tlearn: error: {message}")

@@ -14,6 +14,10 @@ from tlearn.config import options
 from tlearn.config.rules import suggestion
 from tlearn.config.tree import CONF_DIR
 from tlearn.errors import ConfigError, OutputError, TlearnError
+from tlearn.training.signals import Stopped, stopping_signal
+
+# Exit statuses after a signal, and what is said
+STOPPED = {129: "its terminal was closed", 130: "interrupted", 143: "terminated"}
 
 # errno of failed writes that are the machine's and not a bug in the program
 _STORAGE = {
@@ -47,13 +51,8 @@ _GONE = {
 
 def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[int, str | None]:
     """Return the exit status and the message for the user; no message means a bug in tlearn."""
-    if _is_interruption(error):
-        return 130, "interrupted"
-    if type(error).__name__ == "SIGTERMException":
-        return 143, "terminated"
-    if "killed by signal: Terminated" in str(error):
-        # SIGTERM went to the whole process group, and a loader worker was the first to die.
-        return 143, "terminated"
+    if status := _stopping_status(error):
+        return status, STOPPED[status]
     if isinstance(error, BrokenPipeError):
         return 141, "output pipe closed"
     for one in _chain(error):
@@ -85,8 +84,8 @@ def plain_error(error: BaseException, known_keys: Callable[[], list[str]]) -> Ba
     It is one of `tlearn.errors`, KeyboardInterrupt, or SystemExit with the status of a termination.
     """
     status, message = explain(error, known_keys)
-    if status in (130, 143):
-        # Lightning raises others for both.
+    if status in STOPPED:
+        # Lightning raises others.
         return KeyboardInterrupt() if status == 130 else SystemExit(status)
     known = next((one for one in _chain(error) if isinstance(one, TlearnError)), None)
     if known is not None and str(known) == message:
@@ -110,10 +109,20 @@ def own_code(error: BaseException) -> str | None:
     return None
 
 
-def _is_interruption(error: BaseException) -> bool:
+def _stopping_status(error: BaseException) -> int:
+    """Return the exit status after a signal that has ended the program, or 0."""
+    if number := stopping_signal():
+        # Whatever broke first: a loader worker, another process, or a wait for one of them
+        return 128 + number
+    if isinstance(error, Stopped):
+        return 128 + error.number
     # Lightning turns Ctrl-C into SystemExit with status 1.
     asked = error.__context__ if isinstance(error, SystemExit) else error
-    return isinstance(asked, KeyboardInterrupt)
+    if isinstance(asked, KeyboardInterrupt):
+        return 130
+    # The second: SIGTERM went to the whole process group, and a loader worker was the first to die.
+    terminated = type(error).__name__ == "SIGTERMException" or "killed by signal: Terminated" in str(error)
+    return 143 if terminated else 0
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -23,6 +23,7 @@ from tlearn.training.ddp import DDPStrategy
 from tlearn.training.expected_warnings import ignore_expected_warnings
 from tlearn.training.given_callbacks import check_callbacks
 from tlearn.training.loggers import complete_loggers
+from tlearn.training.signals import keep_signals
 
 # Loggers whose libraries are extras of this package
 _EXTRAS = ("mlflow", "wandb")
@@ -31,7 +32,11 @@ _EXTRAS = ("mlflow", "wandb")
 def training_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
     """Build the Trainer of a training, with its callbacks and loggers."""
     callbacks = _callbacks(settings)
-    parts = {"callbacks": callbacks, "logger": _loggers(settings.get("logger"), folder), "plugins": [CheckpointIO()]}
+    parts = {
+        "callbacks": callbacks,
+        "logger": _loggers(settings.get("logger"), folder),
+        "plugins": [CheckpointIO(folder)],
+    }
     if not any(isinstance(callback, ProgressBar) for callback in callbacks):
         # Lightning would add one of its own.
         parts["enable_progress_bar"] = False
@@ -52,6 +57,7 @@ def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer
     """Build a Trainer with its strategy from its settings and further arguments."""
     ignore_expected_warnings()
     built: Trainer = build("trainer", settings["trainer"], **parts)
+    keep_signals(built)
     _check_devices(built, settings["trainer"].get("devices"))
     if isinstance(built.strategy, DDPStrategy) and HydraConfig.initialized():
         built.strategy.relaunch_with(child_command(folder))

@@ -15,13 +15,19 @@ from tlearn.data.pixel_cache import DiskPixels, MemoryPixels
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
 from tlearn.data.transforms import Transform, stack, visible
+from tlearn.data.workers import default_workers, leave_signals
 from tlearn.errors import DataError
 from tlearn.machine import available_cpus
 
 
-def default_workers(processes: int = 1) -> int:
-    """Return how many workers decode: one CPU per process is left for the network, at most eight others are used."""
-    return min(8, max(0, available_cpus() // processes - 1))
+class EpochLoader(DataLoader):
+    """Draw nothing before the first batch is asked for.
+
+    Lightning makes the iterator of a fit before it tells the epoch, and workers would draw at once.
+    """
+
+    def __iter__(self) -> Any:
+        yield from super().__iter__()
 
 
 class SplitDataModule(LightningDataModule):
@@ -84,7 +90,12 @@ class SplitDataModule(LightningDataModule):
         weights = [per_class[target] for target in dataset.targets] if self.balance == "sampler" else None
         by_heart = bool(getattr(self.trainer, "overfit_batches", 0))
         sampler = TrainSampler(len(dataset), self.seed, weights, *self._place("train"), fixed=by_heart)
-        return TrainBatches(sampler, self.batch_size)
+        self._batches = TrainBatches(sampler, self.batch_size)
+        return self._batches
+
+    def skip_batches(self, count: int) -> None:
+        """Leave out the first batches of the epoch that comes next, which a resumed run has had."""
+        self._batches.skip = count
 
     def _place(self, split: str) -> tuple[int, int]:
         """Return this process's rank and the number of processes, each of which must have an image."""
@@ -183,12 +194,13 @@ class ImageDataModule(SplitDataModule):
 
     def _loader(self, dataset: ImageDataset, **how: Any) -> DataLoader:
         workers = self._workers()
-        return DataLoader(
+        return EpochLoader(
             dataset,
             num_workers=workers,
             # mean and standard deviation are those of training, too
             collate_fn=partial(_collate, self._plain.normalise),
             persistent_workers=workers > 0,
+            worker_init_fn=leave_signals,
             pin_memory=torch.cuda.is_available(),
             # The loader draws a seed at every start: from its own generator, so that the run's stays as it is
             generator=torch.Generator().manual_seed(self.seed),

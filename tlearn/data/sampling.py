@@ -69,6 +69,8 @@ class TrainBatches(Sampler[list[Draw]]):
         # Lightning looks for `sampler` to call its set_epoch where this is a loader's batch_sampler, and calls the one
         # below where this is the sampler of a loader that takes whole batches (batch_size=None).
         self.sampler, self.batch_size = sampler, batch_size
+        # Batches of the next epoch that a resumed run has had
+        self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the sampler."""
@@ -81,7 +83,8 @@ class TrainBatches(Sampler[list[Draw]]):
     def __iter__(self) -> Iterator[list[Draw]]:
         draws = list(self.sampler)
         starts = range(0, len(self) * self.batch_size, self.batch_size)
-        for start in starts:
+        skipped, self.skip = self.skip, 0
+        for start in starts[skipped:]:
             yield draws[start:] if start == starts[-1] else draws[start : start + self.batch_size]
 
 

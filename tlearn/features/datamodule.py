@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tlearn.data.datamodule import SplitDataModule
+from tlearn.data.datamodule import EpochLoader, SplitDataModule
 from tlearn.data.sampling import EvaluationSampler, TrainBatches
 from tlearn.features.store import FeatureRows
 
@@ -78,7 +78,9 @@ class FeatureDataModule(SplitDataModule):
 
     def _batches_of(self, dataset: FeatureDataset, choices: Any) -> DataLoader:
         # The loader draws a seed at every start: from its own generator, so that the run's stays as it is
-        return DataLoader(dataset, batch_size=None, sampler=choices, generator=torch.Generator().manual_seed(self.seed))
+        return EpochLoader(
+            dataset, batch_size=None, sampler=choices, generator=torch.Generator().manual_seed(self.seed)
+        )
 
 
 class _Choices(Sampler[Choice]):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from tlearn.data.datamodule import default_workers
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform, stack
+from tlearn.data.workers import default_workers, leave_signals
 from tlearn.features.allocator import keep_memory
 from tlearn.machine import available_cpus
 from tlearn.models.graph.fold import fold
@@ -116,6 +116,7 @@ class Extractor:
             _GPU_BATCH,
             num_workers=self._workers,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=leave_signals,
         )
         before: Tensor | None = None
         for pixels in loader:

@@ -13,10 +13,10 @@ from tlearn.analysis.answers import Answer, draw_answers
 from tlearn.analysis.drawing import notebook_bytes
 from tlearn.console import percent, say
 from tlearn.data.bit_depth import depth_note
-from tlearn.data.datamodule import default_workers
 from tlearn.data.dataset import ImageInputDataset
 from tlearn.data.image_inputs import ImageInput
 from tlearn.data.transforms import Transform, stack
+from tlearn.data.workers import default_workers, leave_signals
 from tlearn.errors import BadImageError, ConfigError, capped
 from tlearn.models.network import evaluating
 from tlearn.ranges import require
@@ -155,7 +155,14 @@ def _loader(
     workers = min(workers, len(images) // batch_size) if in_files else 0
     # The loader draws a seed: from a generator of its own, so that the caller's random numbers stay as they are.
     generator = torch.Generator().manual_seed(0)
-    return DataLoader(dataset, batch_size, num_workers=workers, collate_fn=list, generator=generator)
+    return DataLoader(
+        dataset,
+        batch_size,
+        num_workers=workers,
+        collate_fn=list,
+        generator=generator,
+        worker_init_fn=leave_signals,
+    )
 
 
 def device_of(name: str) -> torch.device:

@@ -65,8 +65,7 @@ def _load_best(trainer: Trainer, module: TransferModule, folder: Path) -> dict[s
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not best:
         return metrics
-    # A resumed run stores the path of its best checkpoint, and the folder may have moved since.
-    checkpoint = CheckpointIO().load_checkpoint(folder / "checkpoints" / Path(best).name)
+    checkpoint = CheckpointIO(folder).load_checkpoint(best)
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
     epoch = checkpoint["epoch"]

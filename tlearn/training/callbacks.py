@@ -28,8 +28,16 @@ class Unfreeze(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Unfreeze from that epoch on."""
+        self._unfreeze(pl_module, trainer.current_epoch)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Unfreeze what had been unfrozen, for a run that is resumed within an epoch or at its end."""
+        within = checkpoint["progress"]["within_epoch"]
+        self._unfreeze(pl_module, checkpoint["epoch"] if within else checkpoint["epoch"] - 1)
+
+    def _unfreeze(self, pl_module: LightningModule, epoch: int) -> None:
         assert isinstance(pl_module, TransferModule)
-        if trainer.current_epoch >= self.epoch:
+        if epoch >= self.epoch:
             pl_module.network.unfreeze(self.stages)
 
 

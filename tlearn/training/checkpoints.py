@@ -1,7 +1,8 @@
 """Checkpoints without frozen weights, loaded as plain data, and written whole or not at all."""
 
+import os
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tlearn.files import writing
 
 FORMAT = 1
 _KEY = "tlearn"
+# What ModelCheckpoint keeps of its files beside `best_k_models`
+_PATHS = ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path")
 # Where a checkpoint holds the module: with an average of weights, that is in state_dict, and what trains in the other
 _STATES = ("state_dict", "current_model_state")
 
@@ -44,19 +47,30 @@ def restore_frozen(checkpoint: dict[str, Any], frozen: Mapping[str, Tensor], mar
 
 
 def trained_epochs(path: Path, most: int | None) -> int:
-    """Return the number of epochs that a checkpoint was trained for.
+    """Return the number of whole epochs that a last checkpoint was trained for.
 
     Raises:
         ConfigError: they are more than `most`, the epochs of the run that goes on from it; None and -1 are no limit.
     """
-    epochs = CheckpointIO().load_checkpoint(path)["epoch"] + 1
+    epochs = CheckpointIO(path.parent.parent).load_checkpoint(path)["epoch"]
     if most not in (None, -1) and epochs > most:
         raise ConfigError(f"trainer.max_epochs={most}: the run has trained for {epochs} epochs; give {epochs} or more")
     return epochs
 
 
 class CheckpointIO(LightningCheckpointIO):
-    """Write checkpoints whole or not at all, and read plain data only."""
+    """Write checkpoints whole or not at all, and read plain data only.
+
+    The paths of a run's other checkpoints are kept relative to its folder, which may be moved.
+
+    Args:
+        run: the run folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._superseded: set[Path] = set()
+        self.defers_removal = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save a checkpoint; on failure, the old file stays as it was.
@@ -66,7 +80,8 @@ class CheckpointIO(LightningCheckpointIO):
         """
         # Lightning's own writer goes through a temporary file on another filesystem and swallows missing permission.
         with writing(Path(path), durable=True) as file:
-            torch.save(checkpoint, file)
+            torch.save(_with_paths(checkpoint, self._relative), file)
+        self._superseded.discard(Path(path))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
@@ -80,7 +95,7 @@ class CheckpointIO(LightningCheckpointIO):
             checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
             if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"state_dict", "pytorch-lightning_version"}:
                 raise CheckpointError(f"{path} is not a checkpoint of a run")
-            return checkpoint
+            return _with_paths(checkpoint, self._absolute)
         except CheckpointError:
             raise
         except FileNotFoundError as error:
@@ -94,5 +109,33 @@ class CheckpointIO(LightningCheckpointIO):
             raise CheckpointError(f"{path} is damaged: {error}") from error
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint if it exists."""
-        Path(path).unlink(missing_ok=True)
+        """Delete a checkpoint, if `defers_removal` in `remove_superseded`: when a state without it is on the disk."""
+        self._superseded.add(Path(path))
+        if not self.defers_removal:
+            self.remove_superseded()
+
+    def remove_superseded(self) -> None:
+        """Delete the checkpoints that were to be removed."""
+        while self._superseded:
+            self._superseded.pop().unlink(missing_ok=True)
+
+    def _relative(self, path: str) -> str:
+        return os.path.relpath(path, self._run)
+
+    def _absolute(self, path: str) -> str:
+        found = Path(os.path.normpath(self._run / path))
+        if not found.is_relative_to(self._run):
+            raise CheckpointError(f"a checkpoint names {path}, which is outside its run folder {self._run}")
+        return str(found)
+
+
+def _with_paths(checkpoint: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Change the paths in the states of Lightning's ModelCheckpoint."""
+    callbacks = {}
+    for key, state in checkpoint.get("callbacks", {}).items():
+        if isinstance(state, dict) and "best_k_models" in state:
+            # An empty text is no path.
+            state = state | {name: change(state[name]) for name in _PATHS if state.get(name)}
+            state["best_k_models"] = {change(path): score for path, score in state["best_k_models"].items()}
+        callbacks[key] = state
+    return checkpoint | ({"callbacks": callbacks} if callbacks else {})

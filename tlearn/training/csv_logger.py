@@ -25,6 +25,7 @@ class CSVLogger(Logger):
         super().__init__()
         self._file = Path(save_dir) / "metrics.csv"
         self._columns: list[str] | None = None
+        self.rows = 0
 
     @property
     def name(self) -> str:
@@ -52,7 +53,9 @@ class CSVLogger(Logger):
         row = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
         row["step"] = step
         if self._columns is None:
-            self._columns = _restored_columns(self._file)
+            self.keep()
+            assert self._columns is not None
+        self.rows += 1
         if row.keys() <= set(self._columns):
             append_row(self._file, row, self._columns)
             return
@@ -60,17 +63,19 @@ class CSVLogger(Logger):
         self._columns = sorted({*self._columns, *row})
         write_table(self._file, [*rows, row], self._columns)
 
+    @rank_zero_only
+    def keep(self, count: int | None = None) -> None:
+        """Keep the first rows of an existing table, by default all; go without an incomplete last one of a killed run.
+
+        What follows belongs to steps that a resumed run takes again.
+        """
+        content = self._file.read_bytes() if self._file.is_file() else b""
+        lines = [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+        kept = lines if count is None else lines[: count + 1]
+        if b"".join(kept) != content:
+            write_bytes(self._file, b"".join(kept))
+        self._columns = next(csv.reader([line.decode() for line in kept[:1]]), [])
+        self.rows = max(0, len(kept) - 1)
+
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Write nothing: the run folder holds the configuration."""
-
-
-def _restored_columns(file: Path) -> list[str]:
-    """Return the columns of an existing table, after removing an incomplete last row of a killed run."""
-    if not file.is_file():
-        return []
-    content = file.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        write_bytes(file, whole)
-    with file.open(encoding="utf-8", newline="") as lines:
-        return next(csv.reader(lines), [])

@@ -13,6 +13,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from tlearn.console import is_main_process
 from tlearn.errors import ConfigError
+from tlearn.training.signals import PARENT
 
 # Every process ends at about the same time.
 _PATIENCE_SECONDS = 30
@@ -74,7 +75,8 @@ class _Launcher(_SubprocessScriptLauncher):
         os.environ["WORLD_SIZE"] = str(self.num_processes * self.num_nodes)
         for rank in range(1, self.num_processes):
             # What a script beside its own modules, or a notebook, can import
-            environment = {**os.environ, "LOCAL_RANK": str(rank), "PYTHONPATH": os.pathsep.join(sys.path)}
+            imports = os.pathsep.join(sys.path)
+            environment = {**os.environ, "LOCAL_RANK": str(rank), PARENT: str(os.getpid()), "PYTHONPATH": imports}
             self.procs.append(subprocess.Popen([sys.executable, *self.command], env=environment))
 
 

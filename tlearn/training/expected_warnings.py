@@ -12,6 +12,8 @@ _EXPECTED = (
     r".*The number of training batches .* is smaller than the logging interval",
     # the run folder is claimed and holds the configuration by then
     r".*Checkpoint directory .* exists and is not empty",
+    # the batches that a resumed run has had are left out before the loader is asked
+    r".*You're resuming from a checkpoint that ended before the epoch ended",
     # between lightning and torch
     r".*isinstance\(treespec, LeafSpec\)` is deprecated",
     # raised by lightning for every scheduler on resume and for ReduceLROnPlateau

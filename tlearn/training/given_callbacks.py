@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Callback,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelPruning,
     ModelSummary,
     OnExceptionCheckpoint,
@@ -46,6 +47,8 @@ def check_callbacks(callbacks: Mapping[str, Callback]) -> None:
         for refused, reason in _REFUSED.items():
             if isinstance(callback, refused):
                 raise ConfigError(f"callbacks.{name}: {kind.__name__} {reason}")
+        if isinstance(callback, ModelCheckpoint) and callback.save_last:
+            raise ConfigError(f"callbacks.{name}.save_last: checkpoints/last.ckpt is that of callbacks.last")
         if isinstance(callback, ModelSummary) and not isinstance(callback, RichModelSummary):
             raise ConfigError(
                 f"callbacks.{name}: {kind.__name__} writes to a log that is not shown: take RichModelSummary"

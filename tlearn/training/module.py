@@ -81,6 +81,7 @@ class TransferModule(LightningModule):
             {f"{split}/": cloned(passing if split == "train" else metrics, f"{split}/") for split in SPLITS}
         )
         self.losses = nn.ModuleDict({f"{split}/": MeanMetric() for split in SPLITS})
+        self._logged_epoch = -1
         self._frozen_once: tuple[Collection[str], str] | None = None
 
     @property
@@ -138,8 +139,10 @@ class TransferModule(LightningModule):
         mean.update(loss.detach(), weight=len(targets))
         # Once per epoch is enough: metric objects are logged, which accumulate over all batches and processes until the
         # epoch ends. Each call to log takes as long as a step of a head on cached features.
-        if split == "train" and batch_idx > 0:
+        if split == "train" and self.current_epoch == self._logged_epoch:
             return
+        if split == "train":
+            self._logged_epoch = self.current_epoch
         self.log_dict(dict(metrics.items(keep_base=False)), on_step=False, on_epoch=True)
         self.log(f"{split}/loss", mean, on_step=False, on_epoch=True, prog_bar=split != "test")
 

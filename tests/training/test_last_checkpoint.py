@@ -1,0 +1,123 @@
+"""A run that was interrupted anywhere and resumed is the run that was not."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import COLOURS, draw
+from tests.small_runs import overrides, program, write_weights
+from tlearn.training.module import TransferModule
+
+# 24 training images: 6 batches an epoch
+AVERAGE = "+callbacks.average._target_=lightning.pytorch.callbacks.EMAWeightAveraging"
+OFF = ["transforms=light", "features=off"]
+KINDS = {
+    "on the fly": OFF,
+    "workers": [*OFF, "data.num_workers=2"],
+    "cached": ["head=mlp", "head.dropout=0.5"],
+    "views": ["transforms=light", "features.views=2"],
+    "mixup": [*OFF, "transforms.mixup_alpha=0.4", "head=mlp"],
+    "gradual": [*OFF, "finetune=gradual", "finetune.unfreeze_epoch=1"],
+    "early stopping": ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=10"],
+    "validated within": ["trainer.val_check_interval=2"],
+    "accumulated": ["trainer.accumulate_grad_batches=2", "head=mlp"],
+    "onecycle": ["scheduler=onecycle"],
+    "plateau": ["scheduler=plateau", "scheduler.build.patience=0", "monitor.metric=val/top1"],
+    "average": [AVERAGE],
+    "full batch": ["module=full_batch"],
+}
+
+
+class Died(BaseException):
+    """As a kill, seen from inside."""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    return write_weights(tmp_path_factory.mktemp("weights") / "weights.pth")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "pictures"
+    for split, count in (("train", 8), ("val", 4), ("test", 4)):
+        for name, colour in COLOURS.items():
+            for number in range(count):
+                draw(root / split / name / f"{number}.png", colour, seed=number + 100 * count)
+    return root
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, pictures, weights):
+    """Return the folder of a run without interruption; each is trained once."""
+    folders: dict[str, Path] = {}
+
+    def run(kind: str) -> Path:
+        if kind not in folders:
+            folders[kind] = tmp_path_factory.mktemp("straight") / "run"
+            done = train(folders[kind], pictures, weights, kind)
+            assert done.returncode == 0, done.stderr
+        return folders[kind]
+
+    return run
+
+
+def train(folder: Path, pictures: Path, weights: Path, kind: str) -> Any:
+    arguments = overrides(pictures, weights, "data.batch_size=4", "trainer.max_epochs=3", *KINDS[kind])
+    return program("train", *arguments, f"hydra.run.dir={folder}", cwd=folder.parent)
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """Return all that a run has computed."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    with (folder / "metrics.csv").open(newline="") as lines:
+        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(lines)]
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    tensors = dict(state["state_dict"])
+    for optimizer in state["optimizer_states"]:
+        tensors |= {f"{index}.{name}": one for index, held in optimizer["state"].items() for name, one in held.items()}
+    return {
+        "metrics": {name: value for name, value in metrics.items() if not name.startswith("time/")},
+        "rows": rows,
+        "tensors": {name: value.tolist() for name, value in tensors.items() if isinstance(value, torch.Tensor)},
+        "files": sorted(path.name for path in (folder / "checkpoints").iterdir()),
+    }
+
+
+# The method of the module, and which of its calls is the last
+POINTS = [("training_step", 2), ("training_step", 9), ("on_validation_epoch_end", 2), ("test_step", 1)]
+
+
+@pytest.mark.parametrize("seconds", [0, 300])
+@pytest.mark.parametrize(("method", "calls"), POINTS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_is_the_run_without_interruption(
+    kind, method, calls, seconds, straight, pictures, weights, tmp_path, monkeypatch
+):
+    left, original = [calls], getattr(TransferModule, method)
+
+    def dies(self, *args):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Died
+        return original(self, *args)
+
+    folder = tmp_path / "run"
+    monkeypatch.setitem(KINDS, kind, [*KINDS[kind], f"callbacks.last.every_seconds={seconds}"])
+    with monkeypatch.context() as patch:
+        patch.setattr(TransferModule, method, dies)
+        if train(folder, pictures, weights, kind).returncode != 1:
+            # One step an epoch
+            assert kind == "full batch"
+            assert left[0] > 0
+            pytest.skip("this fit has fewer steps")
+    moved = shutil.move(folder, tmp_path / "moved")
+    # What names code is given again.
+    resumed = program("train", f"resume={moved}", *{AVERAGE}.intersection(KINDS[kind]), cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert result(Path(moved)) == result(straight(kind))

@@ -1,0 +1,215 @@
+"""The checkpoint from which a stopped run resumes, exactly where it was."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torchmetrics import Metric
+
+from tlearn.console import say
+from tlearn.training import signals
+from tlearn.training.checkpoints import CheckpointIO
+from tlearn.training.csv_logger import CSVLogger
+from tlearn.training.rng_state import restore_rng_state, rng_state
+from tlearn.training.signals import Stopped
+
+_KEY = "progress"
+
+
+class LastCheckpoint(Callback):
+    """Save the state of a run at the start of each epoch, within long ones, at signals, and at the end of the fit.
+
+    A run that resumes from it computes what it would have computed without the interruption. All that belongs to the
+    steps so far, validations and rows of metrics.csv too, is done by then, so that nothing of it is done again. It must
+    stand before callbacks that log at the start of an epoch.
+
+    Args:
+        dirpath: the folder of checkpoints.
+        every_seconds: the time after which a state is saved within an epoch.
+    """
+
+    def __init__(self, dirpath: str | Path, every_seconds: float = 300.0) -> None:
+        self._path, self.every_seconds = Path(dirpath) / "last.ckpt", every_seconds
+        self._saved_at = time.monotonic()
+        self._is_saving = False
+        self._restored: Mapping[str, Any] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep what the last state names until there is a new one."""
+        _files(trainer).defers_removal = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on where the checkpoint was saved."""
+        self._saved_at = time.monotonic()
+        signals.await_signals(True)
+        if self._restored is None:
+            return
+        loop, restored, self._restored = trainer.fit_loop, self._restored, None
+        # Else the first epoch of a resumed run would not update a plateau schedule.
+        loop.restarting = False
+        batches = loop.epoch_loop.batch_progress.current.completed if restored["within_epoch"] else 0
+        if batches:
+            # The loop goes on within the epoch, whose start nobody is told again.
+            loop.epoch_loop.restarting = True
+            trainer.datamodule.skip_batches(batches)  # type: ignore[attr-defined]
+            pl_module.on_train_epoch_start()
+        processes = restored["processes"]
+        if len(processes) != trainer.world_size:
+            say(
+                f"the run had {len(processes)} processes and now has {trainer.world_size}: its batches and random "
+                "numbers are not those of a run without interruption"
+            )
+        if trainer.global_rank < len(processes):
+            own = processes[trainer.global_rank]
+            _set_metrics(pl_module, own["metrics"])
+            restore_rng_state(own["random"], _gpus(trainer))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state between two epochs."""
+        if trainer.fit_loop.epoch_loop.restarting:
+            # Lightning would take the last epoch of the checkpoint for the one that starts.
+            trainer.fit_loop.epoch_loop.restarting = False
+            return
+        self._save(trainer)
+        self._stop_if_asked(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Save the state before a batch, if the last one is older than `every_seconds`."""
+        # Gradients that are being accumulated are not part of a state.
+        if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
+            return
+        stopping, due = _asked(trainer, time.monotonic() - self._saved_at >= self.every_seconds)
+        if stopping or due:
+            self._save(trainer)
+        if stopping:
+            raise Stopped(stopping)
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """End a validation that takes longer than a signal leaves."""
+        signals.stop_late()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the state after the last epoch."""
+        self._save(trainer)
+        signals.await_signals(False)
+        self._stop_if_asked(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave signals to end what follows at once."""
+        signals.await_signals(False)
+
+    def _stop_if_asked(self, trainer: Trainer) -> None:
+        stopping, _ = _asked(trainer, False)
+        if stopping:
+            raise Stopped(stopping)
+
+    def _save(self, trainer: Trainer) -> None:
+        # A try-out without files has no checkpoints either.
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._is_saving = True
+        try:
+            trainer.save_checkpoint(self._path)
+            signals.saved()
+        finally:
+            self._is_saving, self._saved_at = False, time.monotonic()
+        _files(trainer).remove_superseded()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning leaves out: generators, metrics of an epoch that has begun, rows of the table."""
+        if not self._is_saving:
+            return
+        loop = trainer.fit_loop.epoch_loop
+        # Within an epoch, this batch was made ready and not begun.
+        within = loop.batch_progress.current.ready > loop.batch_progress.current.completed
+        if within:
+            _step_back(checkpoint["loops"]["fit_loop"], trainer)
+        own = {"random": rng_state(_gpus(trainer)), "metrics": _metrics(pl_module) if within else {}}
+        checkpoint[_KEY] = {
+            "within_epoch": within,
+            "stopped": trainer.should_stop,
+            "rows": _table(trainer).rows,
+            "processes": _of_all_processes(trainer, own),
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember the state for the start of training; a fit that had stopped early stays stopped."""
+        self._restored = checkpoint[_KEY]
+        trainer.should_stop = self._restored["stopped"]
+        _table(trainer).keep(self._restored["rows"])
+        if trainer.should_stop or checkpoint["epoch"] >= (trainer.max_epochs or 0) > 0:
+            say("this run was trained to its end: its best epoch is evaluated again")
+
+
+def _step_back(loops: dict[str, Any], trainer: Trainer) -> None:
+    """Set a stored loop back to the moment before its batch was made ready."""
+    progress = loops["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        counts["ready"] = counts["completed"]
+    done = progress["total" if trainer.check_val_every_n_epoch is None else "current"]["completed"]
+    if done % trainer.val_check_batch == 0:
+        # After a restart Lightning passes by this validation, and counts a step again for its loggers.
+        loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def _asked(trainer: Trainer, save: bool) -> tuple[int, bool]:
+    """Return the signal at which any process must stop, or 0, and whether any must save; all return the same."""
+    flags = [signals.stopping_signal(), int(save or signals.saving_asked())]
+    if trainer.world_size > 1:
+        shared = torch.tensor(flags, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+        flags = shared.tolist()
+    return flags[0], bool(flags[1])
+
+
+def _table(trainer: Trainer) -> CSVLogger:
+    """Return the logger of metrics.csv, which every run has."""
+    return next(logger for logger in trainer.loggers if isinstance(logger, CSVLogger))
+
+
+def _files(trainer: Trainer) -> CheckpointIO:
+    files = trainer.strategy.checkpoint_io
+    assert isinstance(files, CheckpointIO)
+    return files
+
+
+def _gpus(trainer: Trainer) -> list[torch.device]:
+    """Return the GPUs of this process."""
+    device = trainer.strategy.root_device
+    indices = getattr(trainer.strategy, "devices", None) or ([device.index] if device.type == "cuda" else [])
+    return [torch.device("cuda", index) for index in indices]
+
+
+def _of_all_processes(trainer: Trainer, own: dict[str, Any]) -> list[dict[str, Any]]:
+    if trainer.world_size == 1:
+        return [own]
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered
+
+
+def _metrics(module: LightningModule) -> dict[str, dict[str, Any]]:
+    """Return the states of metrics that have been updated, by name."""
+    named = ((name, one) for name, one in module.named_modules() if isinstance(one, Metric) and one.update_called)
+    return {name: {key: _on_cpu(value) for key, value in one.metric_state.items()} for name, one in named}
+
+
+def _on_cpu(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    return value.cpu() if isinstance(value, Tensor) else [one.cpu() for one in value]
+
+
+def _set_metrics(module: LightningModule, states: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, state in states.items():
+        metric = module.get_submodule(name)
+        assert isinstance(metric, Metric)
+        for key, value in state.items():
+            setattr(
+                metric,
+                key,
+                value.to(metric.device) if isinstance(value, Tensor) else [one.to(metric.device) for one in value],
+            )

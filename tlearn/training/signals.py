@@ -1,0 +1,140 @@
+"""Signals that end a run: a fit finishes its step and saves its state first, and a second signal ends it at once."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tlearn.data.workers import leave_signals
+
+# Ctrl-C, the end of a job, and a terminal that was closed; Windows has no SIGHUP.
+_STOPPING = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+# Asks to save and go on
+_SAVING = getattr(signal, "SIGUSR1", None)
+# A job of a cluster is killed soon after the signal.
+_PATIENCE_SECONDS = 5
+
+
+# Names, to a further process of a run, the one that started it
+PARENT = "TLEARN_PARENT"
+
+
+class Stopped(BaseException):
+    """A run was ended by a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Signals:
+    """What has arrived in this process during one program."""
+
+    def __init__(self) -> None:
+        self.stopping, self.saving, self.since = 0, False, 0.0
+        # Whether a fit looks at them between its steps
+        self.is_awaited = False
+        # What somebody else does at the signal that asks to save, such as Lightning in a job of SLURM: queue it again
+        self.requeue: Callable[[int, None], Any] | None = None
+
+    def stop(self, number: int, frame: Any) -> None:
+        """Leave the end to a fit, once; otherwise end what runs."""
+        is_first, self.stopping, self.since = not self.stopping, number, time.monotonic()
+        if not (is_first and self.is_awaited):
+            raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
+
+    def save(self, number: int, frame: Any) -> None:
+        """Leave the saving to a fit."""
+        self.saving = True
+
+    def handle(self) -> None:
+        """Take the signals, also from a library that has taken them since."""
+        for number in _STOPPING:
+            # What is ignored stays ignored: by nohup, and by a shell for what runs in the background.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self.stop)
+        if _SAVING is not None:
+            other = signal.signal(_SAVING, self.save)
+            if callable(other) and other != self.save:
+                self.requeue = other
+
+
+_current: _Signals | None = None
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let signals end the program of this block in order; handlers belong to the main thread alone."""
+    global _current
+    if _current is not None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if _is_further_process():
+        leave_signals()
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (*_STOPPING, _SAVING) if number is not None}
+    _current = _Signals()
+    _current.handle()
+    try:
+        yield
+    finally:
+        _current = None
+        for number, handler in before.items():
+            # None: not installed from Python
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def _is_further_process() -> bool:
+    """Return whether another process of the run has started this one, and decides for both."""
+    return os.environ.get(PARENT) == str(os.getppid())
+
+
+def stopping_signal() -> int:
+    """Return the signal that ends the program, or 0."""
+    return _current.stopping if _current else 0
+
+
+def keep_signals(trainer: Any) -> None:
+    """Keep the signals when a Trainer starts: Lightning's handler of SIGTERM waits for other processes, which hang."""
+    connector = trainer._signal_connector
+    register = connector.register_signal_handlers
+
+    def registered() -> None:
+        register()
+        if _is_further_process():
+            leave_signals()
+        elif _current is not None and threading.current_thread() is threading.main_thread():
+            _current.handle()
+
+    connector.register_signal_handlers = registered
+
+
+def await_signals(is_awaited: bool) -> None:
+    """Say whether a fit looks at the signals between its steps, by `stopping_signal` and `saving_asked`."""
+    if _current is not None:
+        _current.is_awaited = is_awaited
+
+
+def saving_asked() -> bool:
+    """Return whether a signal has asked to save."""
+    return _current is not None and _current.saving
+
+
+def saved() -> None:
+    """Note that what a signal asked for is on the disk, and queue a job of SLURM again if it was one."""
+    if _current is None or not _current.saving:
+        return
+    _current.saving = False
+    if _current.requeue is not None and _SAVING is not None:
+        _current.requeue(_SAVING, None)
+
+
+def stop_late() -> None:
+    """End a validation that has not ended within seconds of a signal."""
+    if _current is not None and _current.stopping and time.monotonic() - _current.since > _PATIENCE_SECONDS:
+        raise Stopped(_current.stopping)
