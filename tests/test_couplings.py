@@ -88,6 +88,8 @@ def test_hydra_parses_a_command_line_apart_from_running_it():
     ("override", "words"),
     [
         ("sed=1", r"Could not override 'sed'"),
+        ("seed=1,2", r"Ambiguous value for argument 'seed=1,2'"),
+        ("seed=range(1,3)", r"Sweep parameters 'seed=range\(1,3\)'"),
         ("backbone=3", r"Config group override|Unsupported item value in defaults"),
     ],
 )

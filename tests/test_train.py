@@ -282,7 +282,7 @@ def test_wrong_combinations_end_with_a_plain_message(tmp_path, folder_data, weig
 
     with pytest.raises(Exception) as caught:  # noqa: PT011 - explain() tells which it must be
         run(tmp_path / "run", folder_data, weights, *more)
-    status, message = explain(caught.value, list)
+    status, message = explain(caught.value)
     assert status == ConfigError.exit_status
     assert any(word in message for word in words.split("|"))
 

@@ -92,5 +92,11 @@ def typed(key: str, value: object) -> str:
         "false",
     ):
         return f"{key}={value}"
-    argument = f"{key}={quoted(value)}"
+    return in_shell(f"{key}={quoted(value)}")
+
+
+def in_shell(argument: str) -> str:
+    """Write an argument as it is typed in a shell."""
+    if re.fullmatch(r"[\w@%+=:,./~-]*", argument, re.ASCII):
+        return argument
     return shlex.quote(argument) if re.search(r'["$`\\!]', argument) else f'"{argument}"'

@@ -266,8 +266,8 @@ def test_runs_started_in_the_same_second_get_folders_of_their_own():
     [
         (["monitor.mode=max"], "monitor.mode=max: val/loss is best at its minimum, so min"),
         (["data.balance=wieghts"], "data.balance=wieghts: expected one of none, sampler, weights"),
-        (["+lr=0.5"], "unknown key lr; did you mean optimizer.lr?"),
-        (["backbone=resnet81"], "unknown option backbone=resnet81; did you mean resnet18"),
+        (["+lr=0.5"], "unknown key lr; did you mean optimizer.lr=0.5?"),
+        (["backbone=resnet81"], "unknown option backbone=resnet81; did you mean backbone=resnet18"),
         (["data=folder"], "data.root is required"),
         (["head.hidden=["], "cannot read the argument head.hidden=["),
         (["~seed"], "seed is missing: it can be changed, not removed"),

@@ -306,7 +306,7 @@ def test_a_key_of_your_own_is_read_where_a_value_refers_to_it(value):
     with pytest.raises(ConfigError, match=r"^unknown key head\.scale"):
         rules.check(plain(config), known("train"))
     config = unchecked(["+head.scal=3", "+head.scale=1", f"+head.build.scale={value}"])
-    with pytest.raises(ConfigError, match=r"^unknown key head\.scal;"):
+    with pytest.raises(ConfigError, match=r"^unknown key head\.scal "):
         rules.check(plain(config), known("train"), referred)
 
 
@@ -343,49 +343,6 @@ def test_what_every_run_needs_cannot_be_removed(key):
 def test_augmentation_must_be_a_list_of_targets(steps):
     with pytest.raises(ConfigError, match=r"^transforms\.train: expected a list of steps, each with a _target_"):
         rules.check(changed(ROUNDS[0], "transforms.train", steps), known("train"))
-
-
-@pytest.mark.parametrize(
-    ("key", "meant"),
-    [
-        ("learning_rate", "optimizer.lr"),
-        ("optimizer.learning_rate", "optimizer.lr"),
-        ("lr", "optimizer.lr"),
-        ("lr2", "optimizer.lr"),
-        ("bakbone", "backbone"),
-        ("Backbone", "backbone"),
-        ("model", "backbone"),
-        ("batch_size", "data.batch_size"),
-        ("data.bachsize", "data.batch_size"),
-        ("epochs", "trainer.max_epochs"),
-        ("trainer.max_epoch", "trainer.max_epochs"),
-        ("patience", "callbacks.early_stopping.patience"),
-        ("val_fraction", "data.split.val_fraction"),
-        ("data_dir", "data.root"),
-    ],
-)
-def test_a_mistyped_key_gets_the_right_one_suggested(key, meant):
-    assert rules.suggestion(key, known("train")).startswith(("; did you mean " + meant,))
-
-
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [("resnet19", "resnet18"), ("vit", "vit_b_16"), ("ViT_B_16", "vit_b_16"), ("mobilenet", "mobilenet_v2")],
-)
-def test_a_mistyped_option_gets_the_right_one_suggested(name, meant):
-    options = ["densenet121", "mobilenet_v2", "resnet18", "resnet50", "resnext50_32x4d", "vit_b_16"]
-    answer = rules.suggestion(name, options)
-    assert answer.startswith(f"; did you mean {meant}")
-    assert answer.count(",") <= 2
-
-
-def test_nothing_is_suggested_where_nothing_is_alike():
-    assert rules.suggestion("zzzzzz", known("train")) == ""
-
-
-@pytest.mark.parametrize("key", ["head.hidden", "optimizer.momentum", "data.csv"])
-def test_a_key_of_another_option_is_said_to_be_one(key):
-    assert rules.suggestion(key, known("train")) == f"; another option of {key.partition('.')[0]} has it"
 
 
 @pytest.mark.parametrize(

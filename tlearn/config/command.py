@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,17 +17,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tlearn import __version__
-from tlearn.config.compose import check_rules, compose_checked, known_keys
+from tlearn.config.arguments import readable
+from tlearn.config.compose import check_rules, compose_checked
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
 from tlearn.config.messages import STOPPED, explain, own_code, plain_error
 from tlearn.config.positional import replaced, with_images
 from tlearn.config.ranks import check_alone, restarted_arguments, shared_place
 from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
-from tlearn.config.tree import CONF_DIR, own_hydra, plain, quoted_texts
+from tlearn.config.suggestions import Asked, flag
+from tlearn.config.tree import CONF_DIR, own_hydra, plain
 from tlearn.config.trial import end_sweep, run_trial
 from tlearn.console import complain, is_main_process, say, warn
-from tlearn.errors import ConfigError, OutputError, TlearnError
+from tlearn.errors import ConfigError, OutputError, TlearnError, in_shell
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.trust import check_trust
 from tlearn.training.signals import Stopped, stoppable
@@ -94,9 +97,9 @@ def run_program(config_name: str, task: Task, arguments: Sequence[str]) -> Path:
             error, folder = refused, None
         else:
             return folders[0]
-        told = plain_error(error, lambda: known_keys(config_name))
+        told = plain_error(error)
         if not isinstance(told, Exception):
-            _tell_stopped(explain(error, list)[1], config_name, folder)
+            _tell_stopped(explain(error)[1], config_name, folder)
         if isinstance(told, TlearnError) and os.environ.get("HYDRA_FULL_ERROR") != "1":
             # Its line is enough, and the frames of Hydra and of the run are in the log.
             raise told.with_traceback(None) from None
@@ -110,10 +113,10 @@ def _answer(config_name: str, task: Task) -> int:
         return 0
     sys.argv[1:] = restarted_arguments(sys.argv[1:])
     if config_name == "predict":
-        sys.argv[1:] = with_images(sys.argv[1:], _parsed(sys.argv[1:]).overrides)
+        sys.argv[1:] = with_images(sys.argv[1:], _parsed(config_name, sys.argv[1:]).overrides)
     resumed = resumed_run(sys.argv[1:])
-    sys.argv[1:] = quoted_texts(restored_arguments(sys.argv[1:]))
-    arguments = _parsed(sys.argv[1:])
+    sys.argv[1:] = readable(restored_arguments(sys.argv[1:]))
+    arguments = _parsed(config_name, sys.argv[1:])
     shows_only = arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
     if arguments.config_name or arguments.config_path:
         raise ConfigError("--config-name and --config-path are not for this program: add options with --config-dir")
@@ -122,18 +125,20 @@ def _answer(config_name: str, task: Task) -> int:
         return 0
     if arguments.multirun:
         check_alone("a sweep starts those of each trial by itself (trainer=ddp)")
-    elif not shows_only:
-        try:
-            config = _check(config_name, arguments.overrides, arguments.config_dir)
-        except Exception:
-            if resumed is not None:
-                refuse_other_version(resumed)
-            raise
-        if "trainer" not in config:
-            check_alone(f"{config_name} works in one")
-        more = shared_place(arguments.overrides, Path(config.paths.output_dir))
-        sys.argv[1:] = replaced(sys.argv[1:], arguments.overrides, [*arguments.overrides, *more])
-    return _hydra_main(config_name, task, shows_only=bool(shows_only))
+    asked = Asked(config_name, arguments.overrides, arguments.config_dir)
+    try:
+        if not shows_only and not arguments.multirun:
+            config = _check(asked)
+            if "trainer" not in config:
+                check_alone(f"{config_name} works in one")
+            more = shared_place(arguments.overrides, Path(config.paths.output_dir))
+            sys.argv[1:] = replaced(sys.argv[1:], arguments.overrides, [*arguments.overrides, *more])
+        return _hydra_main(config_name, task, shows_only=bool(shows_only))
+    except Exception as error:
+        if resumed is not None:
+            refuse_other_version(resumed)
+        # Here it is known what was typed.
+        raise plain_error(error, asked) from error
 
 
 def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
@@ -150,7 +155,7 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     objective = config.get("optimized_metric")
                     return run_trial(
-                        lambda: task(config), objective, lambda: check_rules(config, []), config.get("metrics")
+                        lambda: task(config), objective, lambda: _check_trial(config), config.get("metrics")
                     )
                 task(config)
             except BaseException as error:
@@ -169,22 +174,36 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
     return 0
 
 
-def _parsed(arguments: list[str]) -> argparse.Namespace:
+def _parsed(config_name: str, arguments: list[str]) -> argparse.Namespace:
     """Parse arguments as Hydra will; raise ConfigError where argparse would print its usage and exit."""
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
-        # argparse takes KEY=VALUE arguments before a flag or after it, but not both.
-        raise ConfigError(f"{message} (flags such as --config-dir go first: see --help)")
+        raise ConfigError(f"{message}: see --help")
 
     parser.error = refuse  # type: ignore[method-assign]
-    namespace: argparse.Namespace = parser.parse_args(arguments)
+    namespace, others = parser.parse_known_args(arguments)
+    # A flag of Hydra's that does nothing here, but a key of ours
+    own = [one for one, value in pairwise(arguments) if one == "--run" and "=" not in value]
+    if others := [*own, *others]:
+        if told := flag(arguments, others, Asked(config_name)):
+            raise ConfigError(told)
+        # argparse takes KEY=VALUE arguments before a flag or after it, but not both.
+        line = sorted(arguments, key=lambda one: one in (*namespace.overrides, *others))
+        raise ConfigError(f"flags go first: python -m tlearn.{config_name} {' '.join(map(in_shell, line))}")
     return namespace
 
 
-def _check(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:
+def _check_trial(config: DictConfig) -> None:
+    """Refuse the invalid configuration of a trial."""
+    job = HydraConfig.get()
+    folder = next((one.path for one in job.runtime.config_sources if one.provider == "command-line"), None)
+    check_rules(config, job.runtime.choices, Asked(str(job.job.config_name), list(job.overrides.task), folder))
+
+
+def _check(asked: Asked) -> DictConfig:
     """Return the configuration, or refuse it or an occupied run folder before anything is written."""
-    config = compose_checked(overrides, config_name, config_dir)
+    config = compose_checked(list(asked.overrides), asked.program, asked.config_dir)
     run_dir = Path(config.paths.output_dir)
     # Checked before Hydra writes its own files there
     if is_main_process() and not config.get("resume") and RunFolder(run_dir).is_taken():
@@ -203,7 +222,7 @@ def _report(error: BaseException, config_name: str, full_trace: bool, folder: Pa
     Bugs keep their traceback, with the place in the user's own code, if any was called. `folder` is the run folder, if
     there is one: after an interruption, the message has the command that resumes it.
     """
-    status, message = explain(error, lambda: known_keys(config_name))
+    status, message = explain(error)
     if message is None or full_trace:
         complain("".join(traceback.format_exception(error)).rstrip())
     if status in STOPPED:

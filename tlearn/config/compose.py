@@ -8,8 +8,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tlearn.config import rules
+from tlearn.config.declared import declared, keys_of, misplaced
 from tlearn.config.help import PROGRAMS
 from tlearn.config.messages import plain_error
+from tlearn.config.suggestions import Asked, hint, unknown_key
 from tlearn.config.tree import compose_unchecked, plain
 from tlearn.errors import ConfigError
 
@@ -38,7 +40,7 @@ def compose(
     try:
         return compose_checked(arguments, program, config_dir, output_dir)
     except Exception as error:
-        raise plain_error(error, lambda: known_keys(program)) from None
+        raise plain_error(error, Asked(program, arguments, config_dir)) from None
 
 
 def compose_checked(
@@ -47,16 +49,32 @@ def compose_checked(
     """Do the work of `compose`, and raise the errors of Hydra and OmegaConf as they are."""
     config = compose_unchecked(overrides, program, config_dir)
     folder = Path(str(config.hydra.run.dir) if output_dir is None else output_dir)
+    choices = config.hydra.runtime.choices
     with open_dict(config):
         config.pop("hydra")
         config.paths.output_dir = str(folder.absolute())
-    check_rules(config, known_keys(program))
+    check_rules(config, choices, Asked(program, overrides, config_dir))
     return config
 
 
-def check_rules(config: DictConfig, known: list[str]) -> None:
-    """Refuse unknown keys and values of a wrong type or range; suggestions are chosen from the known keys."""
-    rules.check(plain(config), known, rules.references(plain(config, resolve=False)))
+def check_rules(config: DictConfig, choices: Mapping[str, str | None], asked: Asked) -> None:
+    """Refuse unknown keys and values of a wrong type or range, with what was meant.
+
+    Args:
+        config: the composed configuration.
+        choices: the option of each group.
+        asked: how it was asked for.
+    """
+    known, content = known_keys(asked.program), plain(config)
+    referred = rules.references(plain(config, resolve=False))
+    try:
+        if wrong := misplaced(asked.program, choices, content):
+            raise rules.UnknownKeyError(wrong)
+        rules.check(content, known, referred, declared(asked.program, choices, known))
+    except rules.UnknownKeyError as error:
+        raise ConfigError(unknown_key(error.key, asked)) from None
+    except rules.RefusedValueError as error:
+        raise ConfigError(f"{error}{hint(error.key, error.value, error.expected, asked)}") from None
 
 
 def override_list(overrides: Iterable[str]) -> list[str]:
@@ -84,15 +102,5 @@ def override_list(overrides: Iterable[str]) -> list[str]:
 @cache
 def known_keys(program: str) -> list[str]:
     """List every key of a program's default configuration, for suggestions."""
-    keys: list[str] = []
-
-    def walk(node: Any, prefix: str) -> None:
-        for name, value in node.items():
-            keys.append(f"{prefix}{name}")
-            if isinstance(value, dict):
-                walk(value, f"{prefix}{name}.")
-
-    config = OmegaConf.to_container(compose_unchecked(program=program), resolve=False)
-    assert isinstance(config, dict)
-    walk({name: node for name, node in config.items() if name != "hydra"}, "")
-    return keys
+    config: Any = OmegaConf.to_container(compose_unchecked(program=program), resolve=False)
+    return [key for key, _ in keys_of(config) if key.partition(".")[0] != "hydra"]

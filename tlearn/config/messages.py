@@ -4,16 +4,17 @@ import errno
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from tlearn.config import options
-from tlearn.config.rules import suggestion
+from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
 from tlearn.config.tree import CONF_DIR
-from tlearn.errors import ConfigError, OutputError, TlearnError
+from tlearn.config.unreadable import several, unreadable
+from tlearn.errors import ConfigError, OutputError, TlearnError, typed
 from tlearn.training.signals import Stopped, stopping_signal
 
 # Exit statuses after a signal, and what is said
@@ -49,7 +50,7 @@ _GONE = {
 }
 
 
-def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[int, str | None]:
+def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str | None]:
     """Return the exit status and the message for the user; no message means a bug in tlearn."""
     if status := _stopping_status(error):
         return status, STOPPED[status]
@@ -63,7 +64,7 @@ def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[
     if isinstance(error, InstantiationException):
         return _constructor(error)
     if isinstance(error, HydraException | OmegaConfBaseException) or _is_no_option(error):
-        return ConfigError.exit_status, _configuration(error, known_keys)
+        return ConfigError.exit_status, _configuration(error, asked)
     if isinstance(error, RecursionError) and _was_composing(error):
         return (
             ConfigError.exit_status,
@@ -78,12 +79,12 @@ def explain(error: BaseException, known_keys: Callable[[], list[str]]) -> tuple[
     return TlearnError.exit_status, None
 
 
-def plain_error(error: BaseException, known_keys: Callable[[], list[str]]) -> BaseException:
+def plain_error(error: BaseException, asked: Asked | None = None) -> BaseException:
     """Return the error that says in Python what the command line would, or the same where that has no message.
 
     It is one of `tlearn.errors`, KeyboardInterrupt, or SystemExit with the status of a termination.
     """
-    status, message = explain(error, known_keys)
+    status, message = explain(error, asked)
     if status in STOPPED:
         # Lightning raises others.
         return KeyboardInterrupt() if status == 130 else SystemExit(status)
@@ -186,13 +187,17 @@ def _unknown_option(error: MissingConfigException) -> str:
     known = sorted(error.options or [])
     more = ", and timm/NAME for a model of timm" if group == "backbone" else ""
     listed = f"options of {group}: {', '.join(known)}{more}"
-    return f"unknown option {group}={option}{suggestion(option, known)}\n{listed}"
+    if group == "data" and Path(option).exists():
+        return f"unknown option data={option}; did you mean data=folder {typed('data.root', option)}?\n{listed}"
+    return f"unknown option {group}={option}{did_you_mean(option, known, f'{group}={{}}')}\n{listed}"
 
 
-def _configuration(error: BaseException, known_keys: Callable[[], list[str]]) -> str:
+def _configuration(error: BaseException, asked: Asked | None) -> str:
+    asked = asked or Asked("train")
     if isinstance(error, OverrideParseException):
-        form = "KEY=VALUE, or \"KEY='VALUE'\" where VALUE holds any of =,[]{}"
-        return f"cannot read the argument {error.override}: write {form}"
+        return unreadable(error.override, asked)
+    if sweep := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error)):
+        return several(sweep[1], asked)
     message = str(error).strip()
     # The innermost error knows the key best.
     keys = [key for one in _chain(error) if (key := getattr(one, "full_key", None))]
@@ -202,7 +207,7 @@ def _configuration(error: BaseException, known_keys: Callable[[], list[str]]) ->
     unknown = re.match(r"Could not override '([^']+)'", message)
     if unknown:
         key = max([unknown.group(1), *keys], key=len)
-        return f"unknown key {key}{suggestion(key, known_keys())}"
+        return unknown_key(key, asked)
     if "is not in struct" in message and keys:
         return f"{keys[-1]} is missing: it can be changed, not removed"
     # Hydra prints its search path after an empty line.

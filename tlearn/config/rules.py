@@ -1,7 +1,7 @@
 """Check a configuration by the rules of its keys before anything is imported, read or written.
 
 A key of your own option file needs no rule if another value refers to it (`${head.scale}`). Any other key without one
-is an error.
+is an error, and so is one that only other options or programs read.
 """
 
 import difflib
@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
-from tlearn.config.valid_values import DECODING, RULES, SEATS
+from tlearn.config.suggestions import did_you_mean
+from tlearn.config.valid_values import DECODING, RULES, SEATS, rule_of
 from tlearn.errors import ConfigError
-from tlearn.ranges import Check, require
+from tlearn.ranges import require
 
 # What other frameworks call a seat
 _OTHERS = {
@@ -33,55 +34,21 @@ _REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)")
 # Groups whose options all build on one file, and a key that only this file has
 _BASES = {"scheduler": "_target_", "transforms": "resize"}
 
-# Names of the same options in other frameworks
-SYNONYMS = {
-    "lr": "optimizer.lr",
-    "learning_rate": "optimizer.lr",
-    "weight_decay": "optimizer.weight_decay",
-    "epochs": "trainer.max_epochs",
-    "max_epochs": "trainer.max_epochs",
-    "gpus": "trainer.devices",
-    "devices": "trainer.devices",
-    "precision": "trainer.precision",
-    "batch": "data.batch_size",
-    "batch_size": "data.batch_size",
-    "bs": "data.batch_size",
-    "workers": "data.num_workers",
-    "num_workers": "data.num_workers",
-    "data_dir": "data.root",
-    "root": "data.root",
-    "dataset": "data",
-    "model": "backbone",
-    "arch": "backbone",
-    "pretrained": "backbone.weights",
-    "weights": "backbone.weights",
-    "dropout": "head.dropout",
-    "hidden": "head.hidden",
-    "augmentation": "transforms",
-    "checkpoint": "resume",
-    "ckpt_path": "resume",
-}
+
+class UnknownKeyError(ConfigError):
+    """A key that nothing reads."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"unknown key {key} (notes of your own go under extra.)")
+        self.key = key
 
 
-def suggestion(key: str, known: list[str]) -> str:
-    """Return "; did you mean ...?" for a mistyped key, or nothing."""
-    group, _, last = key.rpartition(".")
-    if group in known and (key in known or key in RULES):
-        alone = " (module=full_batch has no optimizer: leave it out)" if key in known and group == "optimizer" else ""
-        return f"; another option of {group} has it{alone}"
-    if SYNONYMS.get(last) in known and SYNONYMS[last] != key:
-        return f"; did you mean {SYNONYMS[last]}?"
-    folded = {name.casefold(): name for name in known}
-    close = [folded[name] for name in difflib.get_close_matches(key.casefold(), folded, n=3)]
-    close += [name for name in known if _alike(last.casefold(), name.rsplit(".", 1)[-1].casefold())]
-    close = list(dict.fromkeys(close))[:3]
-    return f"; did you mean {', '.join(close)}?" if close else ""
+class RefusedValueError(ConfigError):
+    """A value of a wrong type or range."""
 
-
-def _alike(one: str, other: str) -> bool:
-    # vit for vit_b_16: a substring is a good hint even where most characters are missing.
-    part = min(len(one), len(other)) >= 3 and (one in other or other in one)
-    return part or bool(difflib.get_close_matches(one, [other]))
+    def __init__(self, key: str, value: Any, expected: str) -> None:
+        super().__init__(f"{key}={value}: expected {expected}")
+        self.key, self.value, self.expected = key, value, expected
 
 
 def references(config: dict[str, Any]) -> set[str]:
@@ -106,24 +73,24 @@ def _leaves(node: dict[str, Any], prefix: str = "", free: bool = False) -> Itera
             yield key, value, free
 
 
-def _rule(key: str) -> Check | None:
-    if key in RULES:
-        return RULES[key]
-    return next((check for pattern, check in RULES.items() if "*" in pattern and fnmatchcase(key, pattern)), None)
-
-
 def _is_built(key: str) -> bool:
     """Return whether a key lies in a seat."""
     return any(fnmatchcase(key, f"{seat}.*") for seat in SEATS)
 
 
-def check(config: dict[str, Any], known: list[str], referred: Collection[str] = ()) -> None:
+def check(
+    config: dict[str, Any],
+    known: list[str],
+    referred: Collection[str] = (),
+    declared: Collection[str] | None = None,
+) -> None:
     """Refuse unknown keys and values of a wrong type or range.
 
     Args:
         config: the composed configuration as plain data.
-        known: the keys to choose suggestions from.
+        known: the keys of the program by default.
         referred: keys that values refer to, see `references`.
+        declared: keys that the program reads, see `tlearn.config.declared.declared`; None: all that have a rule.
 
     Raises:
         ConfigError: names the key, the value and what was expected.
@@ -137,8 +104,10 @@ def check(config: dict[str, Any], known: list[str], referred: Collection[str] = 
         # A group of another program is not built by this one.
         read = free and key.partition(".")[0] in groups
         _check_place(key, value, read or _is_referred(key, referred), known)
-        if rule := _rule(key):
-            require(key, value, rule)
+        if not read and not _is_read(key, referred, declared):
+            raise UnknownKeyError(key)
+        if (rule := rule_of(key)) and (expected := rule(value)):
+            raise RefusedValueError(key, value, expected)
     for group in _NAMED:
         parts = config.get(group) or {}
         if not isinstance(parts, dict):
@@ -146,7 +115,7 @@ def check(config: dict[str, Any], known: list[str], referred: Collection[str] = 
         for name, part in parts.items():
             if part is not None and not (isinstance(part, dict) and "_target_" in part):
                 others = [one for one in known if one.startswith(f"{group}.") and one.count(".") == 1]
-                raise ConfigError(f"{group}.{name} has no _target_{suggestion(f'{group}.{name}', others)}")
+                raise ConfigError(f"{group}.{name} has no _target_{did_you_mean(f'{group}.{name}', others)}")
     if config.get("transforms"):
         _check_transforms(config["transforms"])
     for group, key in _BASES.items():
@@ -161,9 +130,15 @@ def _check_place(key: str, value: Any, free: bool, known: list[str]) -> None:
     if last == "_target_" and not free and node.partition(".")[0] != "extra":
         raise ConfigError(f"nothing is built at {node}, so {key}={value} would be ignored{_seat_like(node, known)}")
     if free and last.startswith("_") and last not in _HYDRA:
-        raise ConfigError(f"unknown key {key}{suggestion(last, list(_HYDRA))}")
-    if not free and _rule(key) is None:
-        raise ConfigError(f"unknown key {key}{suggestion(key, known)} (notes of your own go under extra.)")
+        raise ConfigError(f"unknown key {key}{did_you_mean(last, _HYDRA)}")
+    if not free and rule_of(key) is None:
+        raise UnknownKeyError(key)
+
+
+def _is_read(key: str, referred: Collection[str], declared: Collection[str] | None) -> bool:
+    if declared is None or key in declared or key.partition(".")[0] in ("extra", *_NAMED):
+        return True
+    return _is_referred(key, referred)
 
 
 def _is_referred(key: str, referred: Collection[str]) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tlearn.analysis.direction import direction
+from tlearn.config.arguments import readable
 from tlearn.config.options import Options
 from tlearn.errors import ConfigError, quoted
 
@@ -30,9 +31,6 @@ OmegaConf.register_new_resolver("direction", direction, replace=True)
 
 # The URL of a database file, whose path may have any characters
 OmegaConf.register_new_resolver("sqlite", lambda path: f"sqlite:///{quote(path)}", replace=True)
-
-# Keys whose values are text whatever they look like: Hydra would parse the brackets of a regular expression.
-_TEXTS = ("data.pattern",)
 _OPTIONS = f"{Options.scheme()}://options"
 
 
@@ -40,21 +38,13 @@ def compose_unchecked(
     overrides: Sequence[str] = (), program: str = "train", config_dir: str | Path | None = None
 ) -> DictConfig:
     """Compose the configuration of a program as its command line would, with Hydra's own as `hydra`."""
-    if config_dir is not None and not Path(config_dir).is_dir():
+    folder = Path(os.path.expanduser(config_dir)).absolute() if config_dir else None
+    if folder is not None and not folder.is_dir():
         raise ConfigError(f"config_dir={config_dir}: there is no such folder")
     # The override hides the program's own search path, so repeat it, as for --config-dir.
-    search = [f"hydra.searchpath=[{quoted(Path(config_dir).absolute())},{_OPTIONS}]"] if config_dir else []
+    search = [f"hydra.searchpath=[{quoted(folder)},{_OPTIONS}]"] if folder else []
     with own_hydra(), initialize_config_dir(str(CONF_DIR), job_name=program, version_base="1.3"):
-        return hydra_compose(program, [*quoted_texts(overrides), *search], return_hydra_config=True)
-
-
-def quoted_texts(arguments: Iterable[str]) -> list[str]:
-    """Quote the values that are text whatever they look like, where a shell has taken the quotes away."""
-    return [
-        f"{key}={quoted(value)}" if key.lstrip("+") in _TEXTS and value[:1] not in ("'", '"', "") else argument
-        for argument in arguments
-        for key, _, value in [argument.partition("=")]
-    ]
+        return hydra_compose(program, [*readable(overrides), *search], return_hydra_config=True)
 
 
 @contextmanager

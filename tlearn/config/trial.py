@@ -64,7 +64,7 @@ def run_trial(
 
 def _record_failure(trial: Trial, error: BaseException) -> bool:
     """Write and print why a trial failed; return whether its error ends the whole sweep."""
-    status, message = explain(error, list)
+    status, message = explain(error)
     if message is None:
         complain(traceback.format_exc().rstrip())
     reason = (message or repr(error)).splitlines()[0]
@@ -123,7 +123,7 @@ def end_sweep(error: BaseException | None) -> None:
         table.on_multirun_end(sweep)
     if error is None:
         table.require_all_done(sweep.hydra)
-    elif isinstance(error, Exception) and explain(error, list)[1] is None:
+    elif isinstance(error, Exception) and explain(error)[1] is None:
         # Such as an error of a launcher, one of whose processes was killed
         warn(f"tlearn: the sweep stopped: {type(error).__name__}: {error}")
         table.require_all_done(sweep.hydra)

@@ -4,6 +4,8 @@ Where something is built, at the `SEATS`, a node may have a `_target_` and furth
 (`+trainer.limit_train_batches=3`), which its constructor checks.
 """
 
+from fnmatch import fnmatchcase
+
 from tlearn.data.sources.base import SPLITS
 from tlearn.ranges import (
     COUNT,
@@ -166,3 +168,16 @@ RULES: dict[str, Check] = {
     "logger.wandb.mode": one_of("offline", "online", "disabled"),
     "logger.*": anything,
 }
+
+
+def rule_of(key: str) -> Check | None:
+    """Return the check of a key's values; None for a key without a rule."""
+    if key in RULES:
+        return RULES[key]
+    return next((check for pattern, check in RULES.items() if "*" in pattern and fnmatchcase(key, pattern)), None)
+
+
+def is_path(key: str) -> bool:
+    """Return whether the values of a key are paths."""
+    rule = rule_of(key)
+    return rule is not None and "a path" in (rule(0) or "")

@@ -1,0 +1,243 @@
+"""What was meant by a mistyped key, flag or value: the line that is offered is accepted when it is typed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tlearn.config import declared
+from tlearn.config.command import program
+from tlearn.config.compose import compose
+from tlearn.config.suggestions import alike, did_you_mean
+from tlearn.errors import ConfigError
+
+# What a program must be told besides
+NEEDS = {"predict": ["run=r", "images=i"], "evaluate": ["run=r"]}
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """Give a function that returns the message for arguments which a program refuses before its task."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, name: str = "train") -> str:
+        if not arguments[0].startswith("-"):
+            with pytest.raises(ConfigError) as caught:
+                compose(arguments, name)
+            return str(caught.value)
+        main, _ = program(name, lambda config: pytest.fail(f"{arguments} were accepted"))
+        assert main(arguments) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("tlearn: error: ")
+        return message.removeprefix("tlearn: error: ").splitlines()[0]
+
+    return run
+
+
+def offered(message: str) -> list[list[str]]:
+    """List what a message offers to type, each as arguments."""
+    line = re.search(r"(?:did you mean |choose |such as |type |a list is )(.*?)(?:\?$|, or others$|$)", message)
+    assert line, message
+    return [shlex.split(one) for one in line[1].split(" or ")]
+
+
+def accept(name: str, *arguments: str) -> None:
+    compose([*NEEDS.get(name, ()), *arguments], name)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("learning_rate=0.1", "optimizer.lr=0.1"),
+        ("optimizer.learning_rate=0.1", "optimizer.lr=0.1"),
+        ("lr=0.1", "optimizer.lr=0.1"),
+        ("lr2=0.1", "optimizer.lr=0.1"),
+        ("+lr=0.1", "optimizer.lr=0.1"),
+        ("bakbone=resnet18", "backbone=resnet18"),
+        ("Backbone=resnet18", "backbone=resnet18"),
+        ("model=resnet50", "backbone=resnet50"),
+        ("arch=resnet50", "backbone=resnet50"),
+        ("weights=w.pth", "backbone.weights=w.pth"),
+        ("batch_size=16", "data.batch_size=16"),
+        ("data.bachsize=16", "data.batch_size=16"),
+        ("data.batch-size=16", "data.batch_size=16"),
+        ("epochs=5", "trainer.max_epochs=5"),
+        ("trainer.max_epoch=5", "trainer.max_epochs=5"),
+        ("gpus=2", "trainer.devices=2"),
+        ("workers=4", "data.num_workers=4"),
+        ("patience=3", "callbacks.early_stopping.patience=3"),
+        ("val_fraction=0.3", "data.split.val_fraction=0.3"),
+        ("root=pics", "data=folder data.root=pics"),
+        ("data_dir=my pics (2)", 'data=folder "data.root=my pics (2)"'),
+        ("dropout=0.3", "head=mlp head.dropout=0.3"),
+        ("momentum=0.9", "optimizer=sgd optimizer.momentum=0.9"),
+        ("scheduler.gamma=0.5", "scheduler=step scheduler.build.gamma=0.5"),
+        ("trainer.limit_train_batches=1", "+trainer.limit_train_batches=1"),
+        ("trainer.limit_train_batch=1", "+trainer.limit_train_batches=1"),
+        ("optimizer.amsgrad=true", "+optimizer.amsgrad=true"),
+        ("data.balance=wieghts", "data.balance=weights"),
+    ],
+)
+def test_what_was_meant_is_offered_with_its_value_and_accepted(refused, typed, meant):
+    message = refused(typed)
+    assert f"; did you mean {meant}" in message
+    accept("train", *offered(message)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "meant"),
+    [
+        ("train", ["--lr", "0.1"], "optimizer.lr=0.1"),
+        ("train", ["--lr=0.1"], "optimizer.lr=0.1"),
+        ("train", ["-lr", "0.1"], "optimizer.lr=0.1"),
+        ("train", ["--data=folder", "data.root=pics"], "data=folder"),
+        ("train", ["--batch-size", "32"], "data.batch_size=32"),
+        ("train", ["--epochs", "5", "seed=3"], "trainer.max_epochs=5"),
+        ("train", ["--seed", "3"], "seed=3"),
+        ("predict", ["--run", "r", "images=i"], "run=r"),
+        ("predict", ["--topk=5", "images=i"], "topk=5"),
+        ("predict", ["--workers", "2"], "num_workers=2"),
+    ],
+)
+def test_a_key_with_dashes_is_named_without(refused, name, typed, meant):
+    message = refused(*typed, name=name)
+    assert message.endswith(f"settings are KEY=VALUE, without dashes; did you mean {meant}?")
+    accept(name, *typed[-1:] if typed[-1].startswith("data.") else [], *offered(message)[0])
+
+
+@pytest.mark.parametrize(
+    ("typed", "chosen"),
+    [
+        ("head.hidden=[3]", "head=mlp"),
+        ("+head.hidden=[3]", "head=mlp"),
+        ("+head.build.hidden=[3]", "head=mlp"),
+        ("optimizer.momentum=0.9", "optimizer=sgd"),
+        ("+optimizer.momentum=0.9", "optimizer=sgd"),
+        ("scheduler.build.gamma=0.5", "scheduler=step"),
+        ("module.max_iter=3", "module=full_batch"),
+        ("+module.max_iter=3", "module=full_batch"),
+        ("data.parent=2", "data=parents"),
+        ("+data.csv=a.csv", "data=csv"),
+        ("data.pattern=(?P<label>a)", "data=filenames"),
+        ("tune.steps=30", "tune=lr"),
+        ("+data.layout=nested", "data=cat_dog"),
+    ],
+)
+def test_a_key_of_another_option_names_that_option(refused, typed, chosen):
+    message = refused(typed)
+    group = chosen.partition("=")[0]
+    assert message.startswith(f"unknown key {typed.lstrip('+').partition('=')[0]}: {group}=")
+    assert f"; choose {chosen}" in message
+    root = ["data.root=pics"] if chosen in ("data=parents", "data=filenames") else []
+    accept("train", chosen, typed.lstrip("+"), *root)
+
+
+def test_a_key_that_a_set_up_adds_to_an_option_without_it_is_refused(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\nhead:\n  hidden: [3]\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="head=linear has no hidden; choose head=mlp"):
+        compose(["experiment=mine"], config_dir=tmp_path)
+    assert compose(["experiment=mine", "head=mlp"], config_dir=tmp_path).head.hidden == [3]
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "having"),
+    [
+        ("train", "+tta=flip", "evaluate has it"),
+        ("train", "images=x", "predict has it"),
+        ("compare", "trust=[a]", "train, evaluate, predict have it"),
+        ("explore", "topk=3", "predict has it"),
+        ("explore", "+head.hidden=[3]", "train, bench have it"),
+        ("predict", "data.csv=x", "train, evaluate, explore have it"),
+        ("evaluate", "backbone=resnet18", "train, predict, explore, bench have it"),
+    ],
+)
+def test_a_key_of_another_program_names_that_program(refused, name, typed, having):
+    key = typed.lstrip("+").partition("=")[0]
+    message = refused(*NEEDS.get(name, ()), typed, name=name)
+    assert message == f"unknown key {key}: {having}, and {name} does not"
+
+
+@pytest.mark.parametrize(
+    ("option", "key"),
+    [("optimizer=adam", "+optimizer._target_=torch.optim.SGD +optimizer.momentum=0.9"), ("scheduler=none", "")],
+)
+def test_what_a_target_of_your_own_takes_is_welcome(option, key):
+    own = "+scheduler.build._target_=torch.optim.lr_scheduler.StepLR +scheduler.build.step_size=3"
+    compose([option, *(key or own).replace("+optimizer._target_", "optimizer._target_").split()])
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["data.root='cats"], "data.root=cats"),
+        (["data.root=[old]"], "data.root='[old]'"),
+        (["data.root=a,b"], "data.root='a,b'"),
+        (["data.name=~x"], "data.name='~x'"),
+        (["data.name=a (2)"], "data.name='a (2)'"),
+        (["data.name=a=b"], "data.name='a=b'"),
+        (["data.name=Käse"], "data.name='Käse'"),
+        (["data.name=Anna's"], "data.name='Anna\\'s'"),
+        (["+extra.note=a#b"], "+extra.note='a#b'"),
+        (["head=mlp", "head.hidden=64"], "head.hidden=[64]"),
+        (["head=mlp", "head.hidden=64,32"], "head.hidden=[64,32]"),
+        (["head=mlp", "head.hidden=[64,32"], "head.hidden=[64,32]"),
+        (["data.split.fractions=(0.5,0.25,0.25)"], "data.split.fractions=[0.5,0.25,0.25]"),
+        (["seed", "3"], "seed=3"),
+        (["seed", "=", "3"], "seed=3"),
+        (["seed=", "3"], "seed=3"),
+        (["seed:3"], "seed=3"),
+        (["pictures/cats"], "data=folder data.root=pictures/cats"),
+    ],
+)
+def test_the_line_for_an_unreadable_argument_is_accepted(refused, typed, line):
+    message = refused(*typed)
+    found = shlex.split(re.split("type |such as |comma is |list is ", message)[-1])
+    assert found == line.split() if " data" in line else [line]
+    accept("train", *(one for one in typed if one == "head=mlp"), *found)
+
+
+@pytest.mark.parametrize(
+    "folder", ["cats (2)", "a=b", "Käse [alt]", "it's", "~/pictures", "{a}", "a#b", "猫", "a;b & c"]
+)
+def test_a_path_needs_no_quotes_but_the_shell_s(tmp_path, monkeypatch, folder):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    config = compose(["data=folder", f"data.root={folder}", f"hydra.run.dir={folder}"])
+    assert config.data.root == folder
+    assert Path(config.paths.output_dir) == tmp_path / folder.replace("~", "home")
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_a_tilde_is_the_home_folder_for_what_hydra_makes_and_reads(tmp_path, monkeypatch, quote):
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    (home / "mine" / "optimizer").mkdir(parents=True)
+    (home / "mine" / "optimizer" / "own.yaml").write_text("defaults: [sgd]\nlr: 5\n", encoding="utf-8")
+    main, _ = program("train", lambda config: {"val/top1": 0.5})
+    run = f"hydra.run.dir={quote}~/run1{quote}"
+    assert main(["--config-dir=~/mine", "optimizer=own", run]) == 0
+    assert (home / "run1" / ".hydra").is_dir()
+    assert main(["-m", "seed=1", f"hydra.sweep.dir={quote}~/sweep{quote}"]) == 0
+    assert (home / "sweep" / "0").is_dir()
+    assert not (tmp_path / "~").exists()
+    assert compose(["optimizer=own"], config_dir="~/mine").optimizer.lr == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("resnet19", "resnet18"), ("vit", "vit_b_16"), ("ViT_B_16", "vit_b_16"), ("mobilenet", "mobilenet_v2")],
+)
+def test_a_mistyped_option_gets_the_right_one_suggested(name, meant):
+    options = ["densenet121", "mobilenet_v2", "resnet18", "resnet50", "resnext50_32x4d", "vit_b_16"]
+    found = alike(name, options)
+    assert found[0] == meant
+    assert len(found) <= 3
+
+
+def test_nothing_is_suggested_where_nothing_is_alike(refused):
+    assert did_you_mean("zzzzzz", declared.options_of("data")) == ""
+    assert refused("zzzzzz=1") == "unknown key zzzzzz (notes of your own go under extra., as +extra.zzzzzz=...)"
