@@ -31,6 +31,28 @@ from tlearn.runs.classifier import Classifier
 from tlearn.runs.predictions import Prediction, Predictions
 
 
+@pytest.mark.parametrize("place", [None, 3, "", ["outputs"]])
+def test_what_is_no_path_is_refused_in_one_line(place):
+    for opened in (tlearn.load_model, tlearn.Run):
+        with pytest.raises(ConfigError, match="is not a folder: expected that of a run or a model, such as"):
+            opened(place)
+
+
+def test_a_package_to_trust_that_cannot_be_found_is_refused():
+    with pytest.raises(ConfigError, match=r"^trust names mylba, and there is no such package: correct it"):
+        tlearn.load_model("anywhere", trust=["mylba"])
+
+
+@pytest.mark.parametrize("seed", ["1,2", "range(1,3)", "choice(1,2)"])
+def test_a_sweep_is_for_the_command_line(seed):
+    with pytest.raises(ConfigError) as caught:
+        tlearn.fit([f"seed={seed}"])
+    assert str(caught.value).startswith(
+        f"seed={seed} gives several values, and one run takes one: a sweep is python -m "
+    )
+    assert "\n" not in str(caught.value)
+
+
 class Trained:
     """A run that all tests share, with its data and weights."""
 

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from tlearn import __version__
 from tlearn.console import answer, complain
 from tlearn.errors import OutputError
 from tlearn.features.prune import folder_size, kept, prune
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tlearn.cache",
         description="List and prune the cache. Everything in it can be computed or downloaded again.",
     )
+    parser.add_argument("--version", action="version", version=f"tlearn {__version__}")
     where = os.environ.get("TLEARN_CACHE") or "~/.cache/tlearn"
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (

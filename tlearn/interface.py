@@ -1,6 +1,7 @@
 """tlearn from Python: train as the command line does, open finished runs, and use their models."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from tlearn.config.evaluation import measure
 from tlearn.config.interpreter import borrowed_interpreter
 from tlearn.config.tree import settings_of
 from tlearn.console import measured, say, session
-from tlearn.errors import CheckpointError, quoted
+from tlearn.errors import CheckpointError, ConfigError, quoted
 from tlearn.ranges import require
 from tlearn.runs import model as model_folder
 from tlearn.runs.classifier import Classifier
 from tlearn.runs.evaluated import trained_on_note
 from tlearn.runs.folder import folder_around
+from tlearn.runs.model import Model
 from tlearn.runs.predictions import device_of
-from tlearn.runs.trust import own_packages
+from tlearn.runs.trust import check_installed, own_packages
 from tlearn.train import train
 
 
@@ -50,13 +52,31 @@ def load_model(path: str | Path, trust: Sequence[str] = (), device: str = "auto"
 
     Raises:
         CheckpointError: there is none, it is damaged, or it names code that is not trusted.
-        ConfigError: there is no GPU, or trust is not a list of names.
+        ConfigError: there is no GPU, path is not a path, or trust is not a list of packages.
     """
     require("trust", trust)
+    check_installed(trust)
     chosen = device_of(device)
-    model = Classifier(**vars(model_folder.load_model(path, trust)))
+    model = Classifier(**vars(_trusted(_folder(path), trust)))
     model.network.to(chosen)
     return model
+
+
+def _folder(path: str | Path) -> str | Path:
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise ConfigError(f'{path!r} is not a folder: expected that of a run or a model, such as "outputs/train/..."')
+    return path
+
+
+def _trusted(path: str | Path, trust: Sequence[str]) -> Model:
+    """Load a model, and write what it lacks in trust as Python has it."""
+    try:
+        return model_folder.load_model(path, trust)
+    except CheckpointError as error:
+        said, found, names = str(error).partition("add trust=[")
+        if not found:
+            raise
+        raise CheckpointError(f"{said}give trust={json.dumps(names.rstrip(']').split(','))}") from None
 
 
 class Run:
@@ -72,7 +92,7 @@ class Run:
 
     def __init__(self, folder: str | Path, trust: Sequence[str] = ()) -> None:
         require("trust", trust)
-        given = Path(folder).expanduser()
+        given = Path(_folder(folder)).expanduser()
         found = folder_around(given, lambda path: (path / "metrics.json").is_file())
         self.folder, self.trust = found.absolute(), list(trust)
         if found != given:
@@ -110,7 +130,7 @@ class Run:
         """
         chosen = [f"run={quoted(self.folder)}", f"split={split}", f"trust=[{','.join(self.trust)}]"]
         settings = settings_of(compose(chosen, "evaluate", output_dir=self.folder))
-        model = model_folder.load_model(self.folder, self.trust)
+        model = _trusted(self.folder, self.trust)
         with borrowed_interpreter(None), session(quiet=True):
             outputs = measure(settings, model, features)[1]
         if note := trained_on_note(model, outputs):

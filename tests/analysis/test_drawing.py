@@ -1,6 +1,7 @@
 """Figures show themselves in notebooks."""
 
 import ast
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.test_imports import MODULES
-from tlearn.analysis.drawing import Drawing
+from tlearn.analysis import drawing
+from tlearn.analysis.drawing import Drawing, font_advice, lettering, undrawable
 from tlearn.analysis.learning_curves import curves_figure
 
 
@@ -30,3 +32,26 @@ def test_every_figure_of_the_package_is_one():
     }
     assert made == set()
     assert isinstance(curves_figure({}), Drawing)
+
+
+def test_names_that_no_font_can_draw_are_those_that_matplotlib_draws_as_boxes(monkeypatch):
+    monkeypatch.setattr(drawing, "fonts", lambda: ["DejaVu Sans"])
+    names = ["cat", "Käse", "кот", "قط", "犬", "हाथी", "ไทย", "한국", "a 犬", "Ω≈ç", "\U0001f9ff"]
+    boxes = []
+    for name in names:
+        figure = Drawing(figsize=(1, 1))
+        figure.text(0, 0, name, **lettering(8))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            figure.savefig(BytesIO(), format="png")
+        boxes += [name] if any("Glyph" in str(one.message) for one in caught) else []
+    assert list(undrawable(names)) == boxes
+    assert {"犬", "हाथी", "ไทย", "한국", "a 犬"} <= set(boxes)
+
+
+def test_the_advice_names_classes_and_fonts_once(monkeypatch):
+    monkeypatch.setattr(drawing, "fonts", lambda: ["DejaVu Sans"])
+    [line] = font_advice(["cat", "犬", "हाथी"])
+    assert line.startswith("figures show boxes for 2 class names, whose characters no installed font has: 犬, हाथी; ")
+    assert "install Noto Sans CJK, Noto Sans Devanagari (Debian: apt install fonts-noto-cjk fonts-noto-core)" in line
+    assert font_advice(["cat", "Käse"]) == []

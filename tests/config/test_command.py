@@ -408,6 +408,13 @@ class TestExplain:
         assert message.startswith("optimizer: ")
         assert "\n" not in message
 
+    def test_a_target_that_the_run_completes_is_told_to_be_partial(self):
+        node = {"build": {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 3}}
+        with pytest.raises(InstantiationException) as caught:
+            instantiate(OmegaConf.create({"scheduler": node}).scheduler.build)
+        message = explain(caught.value)[1]
+        assert message.endswith("'optimizer'; the run adds it, so add scheduler.build._partial_=true")
+
     def test_a_constructor_with_a_fault_keeps_its_trace(self):
         with pytest.raises(InstantiationException) as caught:
             instantiate({"_target_": "operator.truediv", "_args_": [1, 0]})

@@ -284,7 +284,10 @@ def test_a_target_in_its_place_is_accepted_with_any_argument(node):
     rules.check(plain(unchecked([f"+{node}.other={{_target_: a.b, c: 1}}"])), known("train"))
 
 
-@pytest.mark.parametrize("key", ["backbone._targt_", "optimizer._partail_", "head.build._recursive"])
+@pytest.mark.parametrize(
+    "key",
+    ["backbone._targt_", "optimizer._partail_", "head.build._recursive", "callbacks.mine._tagret_", "metrics.f1._arg_"],
+)
 def test_a_mistyped_key_of_hydra_is_refused(key):
     with pytest.raises(ConfigError, match=f"^unknown key {key}; did you mean _"):
         rules.check(plain(unchecked([f"+{key}=x"])), known("train"))

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.conftest import draw
 from tlearn.data.decode import Decoder
 from tlearn.data.prepare import BadImagesError, ImageSet, class_counts, prepare
-from tlearn.data.sources.base import Sample
+from tlearn.data.sources.base import Listing, Sample
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import DataError
 
@@ -170,3 +170,15 @@ def test_the_first_lines_name_classes_and_counts_and_are_short_for_many():
     train, val = class_counts(splits, [f"c{number:02d}" for number in range(30)])
     assert train.endswith("c10 50, c11 50, ... and 18 more with 50 to 51 images")
     assert val.endswith("c11 0, ... and 18 more with 0 to 0 images")
+
+
+def test_a_source_of_your_own_that_lists_nothing_is_named(tmp_path):
+    class Empty:
+        def prepare(self) -> None:
+            pass
+
+        def listing(self) -> Listing:
+            return Listing(tmp_path, [])
+
+    with pytest.raises(DataError, match=rf"^data\.source: listing\(\) of .*Empty listed no images in {tmp_path}$"):
+        prepare(Empty(), Decoder(), HALVES, 0.2, 0)

@@ -360,3 +360,15 @@ def test_every_shipped_option_gives_the_networks_input(option):
         assert bool(result.isfinite().all())
     assert transform.is_random == (option != "none")
     assert all(torch.equal(result, results[0]) for result in results) == (option == "none")
+
+
+def test_a_step_that_is_not_one_is_refused_at_once():
+    with pytest.raises(ConfigError, match=r"^transforms\.train: 3 is not callable: a step takes an image and returns"):
+        Transform(SMALL, [3])
+
+
+@pytest.mark.parametrize("step", [lambda image: None, v2.ToPILImage()], ids=["None", "image"])
+def test_a_step_that_returns_no_tensor_is_named(step):
+    name = type(step).__name__ if isinstance(step, nn.Module) else "<lambda>"
+    with pytest.raises(ConfigError, match=f"^transforms.train: {name} returned (NoneType|Image), and a step returns"):
+        Transform(SMALL, [step])(noise(), draw=1)

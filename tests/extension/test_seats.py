@@ -83,7 +83,9 @@ def test_a_head_is_evaluated_with_trust_and_refused_without(desk, cosine):
     head = json.loads((cosine / "model" / "model.json").read_text(encoding="utf-8"))["head"]
     assert head == {"_target_": "mylab.heads.CosineHead", "scale": 20}
     refused(program("evaluate", "run=cosine", *MEASURE, cwd=desk), 4, "if you trust it, add trust=[mylab]\n")
-    refused(program("evaluate", "run=cosine", "trust=[yourlab]", *MEASURE, cwd=desk), 4, "add trust=[yourlab,mylab]\n")
+    refused(
+        program("evaluate", "run=cosine", "trust=[mylba]", *MEASURE, cwd=desk), 2, "trust names mylba, and there is no "
+    )
     done = program("evaluate", "run=cosine", "trust=[mylab]", "hydra.run.dir=again", *MEASURE, cwd=desk)
     assert done.returncode == 0, done.stderr
     assert metrics(desk / "again")["test/loss"] == pytest.approx(metrics(cosine)["test/loss"], abs=1e-6)
@@ -107,7 +109,7 @@ def test_a_head_is_used_from_python(desk, cosine):
         # It has just run here, and so it is trusted.
         logits = run.model(device="cpu").logits("tiles/red")
         assert len(run.outputs("val")) > 0
-    with pytest.raises(CheckpointError, match=r"if you trust it, add trust=\[mylab\]"):
+    with pytest.raises(CheckpointError, match=r'if you trust it, give trust=\["mylab"\]$'):
         tlearn.load_model(run.folder)
     with pytest.raises(CheckpointError, match="if you trust it"):
         tlearn.Run(run.folder).outputs("val")
@@ -120,7 +122,9 @@ def test_a_head_is_used_from_python(desk, cosine):
 def test_a_package_that_is_not_there_is_named(desk, cosine, tmp_path):
     forget()
     done = program("evaluate", f"run={cosine}", "trust=[mylab]", *MEASURE, cwd=tmp_path)
-    refused(done, 4, "No module named 'mylab'): start from the folder that holds it, or install it\n")
+    refused(
+        done, 2, "trust names mylab, and there is no such package: correct it, install it, or start from the folder "
+    )
 
 
 def test_a_run_with_own_code_goes_on_when_trust_and_options_are_given_again(desk, cosine):
@@ -304,3 +308,30 @@ def test_every_way_to_start_finds_the_package_in_the_working_folder(lab, tmp_pat
     )
     assert console.returncode == 0, console.stderr
     assert len(list((lab / "swept").glob("*/metrics.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "given", "said"),
+    [
+        (
+            "modules.py",
+            "    def training_step(self, *step):\n        return super().training_step(*step).repeat(3)",
+            ["module=noisy", "module._target_=mylab.modules.Wrong", "optimizer=none"],
+            "training_step of Wrong must return one loss, and returned [3]",
+        ),
+        (
+            "data.py",
+            "    def __call__(self, image):\n        image * 0.5",
+            ["transforms.train=[{_target_:mylab.data.Wrong}]", "features=off"],
+            "transforms.train: Wrong returned NoneType, and a step returns the image, a tensor",
+        ),
+    ],
+    ids=["module", "transform"],
+)
+def test_what_own_code_returns_is_said_in_one_line_where_it_is_wrong(lab, file, code, given, said):
+    parent = "NoisyModule" if file == "modules.py" else "object"
+    with (lab / "mylab" / file).open("a", encoding="utf-8") as written:
+        written.write(f"\n\nclass Wrong({parent}):\n{code}\n")
+    (lab / "tiles").mkdir(exist_ok=True)
+    done = program("train", "--config-dir", "conf", *SMALL, *QUICK, "hydra.run.dir=wrong", *given, cwd=lab)
+    refused(done, 2, said)

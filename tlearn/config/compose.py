@@ -14,6 +14,7 @@ from tlearn.config.messages import plain_error
 from tlearn.config.suggestions import Asked, hint, unknown_key
 from tlearn.config.tree import compose_unchecked, plain
 from tlearn.errors import ConfigError
+from tlearn.runs.trust import check_installed
 
 
 def compose(
@@ -34,7 +35,7 @@ def compose(
     Raises:
         ConfigError: what the command line would refuse, with its message.
     """
-    if program not in PROGRAMS or program == "cache":
+    if program not in list(PROGRAMS) or program == "cache":
         raise ConfigError(f"program={program}: expected {', '.join(name for name in PROGRAMS if name != 'cache')}")
     arguments = override_list(overrides)
     try:
@@ -71,6 +72,7 @@ def check_rules(config: DictConfig, choices: Mapping[str, str | None], asked: As
         if wrong := misplaced(asked.program, choices, content):
             raise rules.UnknownKeyError(wrong)
         rules.check(content, known, referred, declared(asked.program, choices, known))
+        check_installed(content.get("trust") or [])
     except rules.UnknownKeyError as error:
         raise ConfigError(unknown_key(error.key, asked)) from None
     except rules.RefusedValueError as error:

@@ -39,6 +39,9 @@ _LIBRARIES = {
     *("torch", "torchvision", "torchmetrics", "timm"),
 }
 
+# Nodes that are built before what their targets need is known
+_PARTIAL = ("optimizer", "scheduler.build")
+
 # Options of earlier versions and their replacements
 _GONE = {
     "optimizer/lbfgs": "optimizer=lbfgs is now module=full_batch, and its options are module.weight_decays and so on",
@@ -168,6 +171,8 @@ def _constructor(error: InstantiationException) -> tuple[int, str | None]:
     expected = isinstance(cause, TypeError | ValueError | ImportError | InstantiationException)
     if expected or _is_misconfiguration(cause):
         text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if where and where.group(1) in _PARTIAL and re.search(r"missing \d+ required", text):
+            text += f"; the run adds it, so add {where.group(1)}._partial_=true"
         return ConfigError.exit_status, f"{where.group(1)}: {text}" if where else text
     return TlearnError.exit_status, None
 

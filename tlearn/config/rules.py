@@ -129,7 +129,7 @@ def _check_place(key: str, value: Any, free: bool, known: list[str]) -> None:
     node, _, last = key.rpartition(".")
     if last == "_target_" and not free and node.partition(".")[0] != "extra":
         raise ConfigError(f"nothing is built at {node}, so {key}={value} would be ignored{_seat_like(node, known)}")
-    if free and last.startswith("_") and last not in _HYDRA:
+    if last.startswith("_") and last not in _HYDRA and node.partition(".")[0] != "extra":
         raise ConfigError(f"unknown key {key}{did_you_mean(last, _HYDRA)}")
     if not free and rule_of(key) is None:
         raise UnknownKeyError(key)

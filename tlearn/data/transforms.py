@@ -69,6 +69,9 @@ class Transform:
         self.resize, self.size = preprocessing["resize"], preprocessing["size"]
         self.interpolation = InterpolationMode(preprocessing["interpolation"])
         self.is_random, self._random = bool(random), list(random)
+        for step in self._random:
+            if not callable(step):
+                raise ConfigError(f"transforms.train: {step!r} is not callable: a step takes an image and returns one")
         self._fit, self.versions = preprocessing["fit"], _versions(preprocessing)
         ways = {"crop": self._crop, "squash": self._squash, "pad": self._pad}
         self._fits = {name: ways[name] for name in _fits(preprocessing)}
@@ -126,6 +129,11 @@ class Transform:
     def _stepped(self, image: Tensor) -> Tensor:
         for step in self._random:
             image = step(image)
+            if not isinstance(image, Tensor):
+                name = getattr(step, "__name__", type(step).__name__)
+                raise ConfigError(
+                    f"transforms.train: {name} returned {type(image).__name__}, and a step returns the image, a tensor"
+                )
         return image
 
     def _crop(self, image: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from torch import nn
 
-from tlearn.analysis.drawing import write_figure
+from tlearn.analysis.drawing import font_advice, write_figure
 from tlearn.analysis.label_errors import suspects
 from tlearn.analysis.near_duplicates import near_duplicates
 from tlearn.analysis.outputs import Outputs
-from tlearn.console import is_main_process, report_only
+from tlearn.console import is_main_process, report_only, say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.dataset import class_counts
 from tlearn.data.prepare import ImageSet
@@ -183,6 +183,7 @@ def report_evaluation(
 
 def _write(record: RunRecord, skipped: Mapping[str, str], notes: Sequence[str] = (), **more: Any) -> None:
     """Write a report; `more` are further fields of `RunSummary`."""
+    say(*font_advice(next(iter(more["outputs"].values())).classes))
     summary = RunSummary(
         overrides=record.overrides,
         settings=record.settings,

@@ -16,6 +16,8 @@ from tlearn.analysis.data_profile import (
     size_summary,
     size_table,
 )
+from tlearn.analysis.drawing import font_advice
+from tlearn.console import say
 from tlearn.data.prepare import ImageSet
 from tlearn.data.transforms import Transform
 from tlearn.report.gallery import Thumbnails, augmentation_figure
@@ -71,6 +73,7 @@ def survey_of(images: ImageSet, title: str, transform: Transform | None, bit_dep
 
 def write_survey(folder: Path, survey: Survey) -> None:
     """Write report.html, and its figures and tables beside it; one that fails becomes a note on the page."""
+    say(*font_advice(survey.images.classes))
     exhibits, thumbnails = Exhibits(folder), Thumbnails(survey.images.root, bit_depth=survey.bit_depth)
     parts: dict[str, Callable[[], list[Block]]] = {
         "Summary": lambda: _summary(survey),

@@ -6,6 +6,7 @@ of the kind that its seat asks for, and is defined where its name says.
 """
 
 import importlib
+import importlib.util
 import sys
 import types
 import typing
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tlearn.errors import CheckpointError
+from tlearn.errors import CheckpointError, ConfigError
 
 # Keys by which Hydra instantiates a node, and which are no arguments
 _HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_")
@@ -70,6 +71,16 @@ def check_trust(node: Any, trust: Sequence[str], where: str) -> None:
         raise CheckpointError(
             f"{where} names code that is not tlearn's ({names}): if you trust it, add trust=[{wanted}]"
         )
+
+
+def check_installed(trust: Sequence[str]) -> None:
+    """Raise ConfigError for a trusted package that cannot be found: its name is mistyped."""
+    for name in trust:
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"trust names {name}, and there is no such package: correct it, install it, or start from the folder "
+                "that holds it"
+            )
 
 
 def named_packages(node: Any) -> list[str]:

@@ -164,6 +164,12 @@ class TransferModule(LightningModule):
             self.log("train/step_loss", loss.detach(), on_step=True, on_epoch=False)
         return loss
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Refuse what `training_step` of a subclass returns if it is not one number with a gradient."""
+        if loss.numel() != 1 or not loss.requires_grad:
+            found = f"{list(loss.shape)}" if loss.numel() != 1 else "one without a gradient"
+            raise ConfigError(f"training_step of {type(self).__name__} must return one loss, and returned {found}")
+
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Evaluate one batch; return its logits, targets and indices."""
         return self._evaluation_step(batch, batch_idx, "val")

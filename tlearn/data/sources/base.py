@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tlearn.errors import ConfigError
+from tlearn.errors import ConfigError, DataError
 
 SPLITS = ("train", "val", "test")
 # What folders and tables may call the splits
@@ -60,11 +60,14 @@ def listing_of(source: Source) -> Listing:
 
     Raises:
         ConfigError: what it returns is not as `Listing` says.
+        DataError: it lists no images.
     """
     source.prepare()
     listing, name = source.listing(), f"listing() of {type(source).__module__}.{type(source).__qualname__}"
     if not isinstance(listing, Listing) or not isinstance(listing.root, Path):
         raise ConfigError(f"data.source: {name} must return tlearn.data.sources.base.Listing, its root a pathlib.Path")
+    if not listing.samples:
+        raise DataError(f"data.source: {name} listed no images in {listing.root}")
     for sample in listing.samples:
         named = isinstance(sample, Sample) and isinstance(sample.path, str) and isinstance(sample.label, str)
         if not named or sample.split not in (None, *SPLITS):
