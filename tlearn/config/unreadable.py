@@ -22,7 +22,7 @@ def unreadable(argument: str, asked: Asked) -> str:
     key, value = overridden(argument)
     if not is_known(key, asked):
         return unknown_key(key, asked)
-    plus = "+" if argument.startswith("+") else ""
+    plus = "+" if argument.startswith("+") or (key not in asked.keys and key.startswith("extra.")) else ""
     if line := _completed(plus + key, value):
         return f"{said}: type {line}"
     # A quote at one end alone is one too many.

@@ -72,7 +72,9 @@ def _planned(hydra: HydraConf) -> int:
     if not sweeper._target_.endswith(".BasicSweeper"):
         return 0
     loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
-    given = [*(f"{name}={value}" for name, value in (sweeper.params or {}).items()), *hydra.overrides.task]
+    # As they were typed: a reference in one (${seed}) is not to a key of Hydra's.
+    typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    given = [*(f"{name}={value}" for name, value in (sweeper.params or {}).items()), *typed]
     # Options chosen by glob(...) are unknown once Hydra has ended.
     with suppress(HydraException):
         parsed = OverridesParser.create(loader).parse_overrides(given)
