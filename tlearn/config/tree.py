@@ -12,6 +12,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobRuntime
 from omegaconf import DictConfig, OmegaConf
 
 from tlearn.analysis.direction import direction
@@ -50,13 +51,16 @@ def compose_unchecked(
 @contextmanager
 def own_hydra() -> Iterator[None]:
     """Set aside what a Hydra program around this one, or before it, has left in Hydra's globals."""
-    before = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    before, runtime = (GlobalHydra.instance().hydra, HydraConfig.instance().cfg), JobRuntime.instance()
+    # The name of the job, from which the folders of a sweep's next trials are made
+    job = runtime.conf.copy()
     GlobalHydra.instance().hydra, HydraConfig.instance().cfg = None, None
     try:
         yield
     finally:
         # Hydra may have put other instances in their place.
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = before
+        JobRuntime.instance().conf = job
 
 
 def task_overrides() -> list[str]:
