@@ -347,7 +347,7 @@ def test_imagenet_vgg13_trains_nothing():
     config = plain(compose(["experiment=imagenet_vgg13", "images=pictures"], "predict", output_dir="run"))
     rules.check(config, [])
     assert (config["backbone"]["name"], config["topk"], config["run"]) == ("vgg13", 5, None)
-    with pytest.raises(ConfigError, match=r"topk is for predictions.*python -m tlearn\.predict"):
+    with pytest.raises(ConfigError, match=r"unknown key topk: predict has it, and train does not"):
         compose(["experiment=imagenet_vgg13"])
 
 

@@ -177,10 +177,6 @@ def _check_together(config: dict[str, Any]) -> None:
         )
     if tuning and (tuning["unfreeze_epoch"] is None) != (not tuning["later_stages"]):
         raise ConfigError("finetune.later_stages and finetune.unfreeze_epoch only work together")
-    if "topk" in config and "images" not in config:
-        raise ConfigError(
-            "topk is for predictions, which need no training: python -m tlearn.predict experiment=... images=..."
-        )
     # explore, which alone has a seed, too, needs neither.
     if "run" in config and "seed" not in config:
         _check_model(config)

@@ -124,7 +124,8 @@ def _meant(key: str, asked: Asked) -> list[str]:
         lambda: _arguments(key, asked),
         lambda: () if programs_with(key) else alike(key, [name for name in asked.keys if "._" not in name]),
     )
-    found = next(filter(None, (list(dict.fromkeys(way()))[:3] for way in ways)), [])
+    # The key itself is known where a set-up adds it.
+    found = next(filter(None, ([one for one in dict.fromkeys(way()) if one != key][:3] for way in ways)), [])
     return [name if "=" in name and " " in name else asked.line(name, key) for name in found]
 
 
