@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
 
 from tlearn.config.seats import build
 from tlearn.config.tree import task_overrides
@@ -13,6 +14,7 @@ from tlearn.data.datamodule import SplitDataModule
 from tlearn.errors import ConfigError
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.module import TransferModule
+from tlearn.training.prepare_head import PrepareHead
 from tlearn.training.tune import BatchSize, LearningRate, Tuner, tune
 
 
@@ -35,7 +37,13 @@ def tuning(
     # Nothing of the run but its devices, its precision and how it steps
     own = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}
     length = {"max_epochs": -1, "max_time": None, "limit_val_batches": 0, "val_check_interval": 1.0}
-    new = partial(
-        build, "trainer", settings["trainer"], **own, **length, check_val_every_n_epoch=1, enable_model_summary=False
-    )
+    # The features that the run will train on, but random weights: from a fit, no rate lowers the loss.
+    given = built.callbacks  # type: ignore[attr-defined]
+    prepares = isinstance(tuner, LearningRate) and any(isinstance(one, PrepareHead) for one in given)
+
+    def new(callbacks: list[Callback], **more: Any) -> Trainer:
+        more |= {**own, **length, "check_val_every_n_epoch": 1, "enable_model_summary": False}
+        callbacks = [PrepareHead([]), *callbacks] if prepares else callbacks
+        return build("trainer", settings["trainer"], callbacks=callbacks, **more)
+
     return partial(tune, tuner, module, new)

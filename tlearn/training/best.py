@@ -12,6 +12,7 @@ from tlearn.training.averaging import ExactAverage
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.collect_outputs import Collector, Plan
 from tlearn.training.module import TransferModule
+from tlearn.training.prepare_head import fold
 
 
 def evaluate_best(
@@ -52,6 +53,7 @@ def evaluate_best(
                 trainer.validate(module, dataloaders=data.plain_train_dataloader(), verbose=False)
                 outputs["train"], _ = collector.take("train", data)
     trainer.loggers = loggers
+    fold(module.network)
     return metrics, outputs
 
 

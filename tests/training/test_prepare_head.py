@@ -1,0 +1,131 @@
+"""A head on a frozen body starts near its best, whatever the scale of the features, and is plain in the end."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from lightning import Trainer
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+from tests import small_runs as runs
+from tlearn.analysis.linear_probe import Standardisation, lbfgs, minimise
+from tlearn.models.network import TransferNetwork
+from tlearn.training import prepare_head
+from tlearn.training.module import TransferModule
+from tlearn.training.prepare_head import StandardisedLinear
+
+
+def problem(count: int = 120, classes: int = 3, width: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.arange(count) % classes
+    centres = 0.7 * torch.randn(classes, width, generator=generator)
+    return centres[targets] + torch.randn(count, width, generator=generator) + 1, targets
+
+
+Images = tuple[torch.Tensor, torch.Tensor]
+
+
+def prepared(
+    features: torch.Tensor, targets: torch.Tensor, weight_decays: Sequence[float] = (200.0,), val: Images | None = None
+) -> tuple[StandardisedLinear, float]:
+    """Fit a layer, and return it with the weight decay that `val` chooses."""
+    layer = StandardisedLinear(nn.Linear(features.shape[1], 3))
+    layer.adapt(features)
+    module = TransferModule(TransferNetwork(nn.Identity(), layer), 3)
+    fit = prepare_head._Fit(layer, Trainer(accelerator="cpu", logger=False), module)
+    return layer, fit.start((features, targets), val or (features, targets), weight_decays)
+
+
+SCALES = {
+    "larger": lambda features: features * 100,
+    "smaller": lambda features: features / 100,
+    "one dominating": lambda features: features * torch.tensor([1e4] + [1.0] * (features.shape[1] - 1)),
+}
+
+
+@pytest.mark.parametrize("kind", SCALES)
+def test_logits_do_not_depend_on_the_scale_of_features(kind):
+    features, targets = problem()
+    scaled = SCALES[kind](features)
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    torch.testing.assert_close(prepared(scaled, targets)[0](scaled), prepared(features, targets)[0](features), **close)
+
+
+def test_the_first_weights_are_the_regularised_optimum():
+    features, targets = problem()
+    standardised = Standardisation.of(features)(features)
+    layer, best = prepared(features, targets)[0].folded(), nn.Linear(40, 3)
+    strength = 200 / (120 * 3)
+
+    def objective(logits: torch.Tensor, weight: torch.Tensor, weight_decay: float = strength) -> float:
+        return float(functional.cross_entropy(logits, targets) + weight_decay / 2 * weight.square().sum())
+
+    optimizer = lbfgs(best.parameters(), 500, 1e-7)
+    minimise(optimizer, lambda: functional.cross_entropy(best(standardised), targets), best.weight, strength)
+    lowest = objective(best(standardised), best.weight)
+    found = objective(layer(features), layer.weight * features.std(0, correction=0))
+    assert abs(found - lowest) < 1e-3
+    # which is not that of another strength
+    assert abs(found - objective(best(standardised), best.weight, strength / 2)) > 0.01
+
+
+def test_val_chooses_the_weight_decay():
+    features, targets = problem()
+    features = features + 3 * torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+    train, weight_decays = (features[:60], targets[:60]), (500.0, 50.0, 5.0, 0.5)
+    found = []
+    for val in (train, (features[60:], targets[60:])):
+        losses = {
+            one: float(functional.cross_entropy(prepared(*train, [one])[0](val[0]), val[1])) for one in weight_decays
+        }
+        layer, chosen = prepared(*train, weight_decays, val)
+        assert chosen == min(losses, key=losses.__getitem__)
+        assert float(functional.cross_entropy(layer(val[0]), val[1])) == pytest.approx(losses[chosen], rel=0.05)
+        found.append(chosen)
+    assert found[1] > found[0], "other images ask for more weight decay than those of the fit"
+
+
+def test_features_that_hardly_vary_are_not_enlarged_to_noise():
+    features = torch.randn(50, 4)
+    features[:, 0] = 0
+    features[:, 1] = 7 + 1e-6 * features[:, 1]
+    layer = StandardisedLinear(nn.Linear(4, 2))
+    layer.adapt(features)
+    lengths = layer.standardised(features).square().mean(0).sqrt()
+    assert lengths[:2].max() < 1e-3
+    assert lengths[2:].min() > 0.7
+
+
+def test_the_folded_layer_computes_the_same():
+    features, targets = problem()
+    layer, _ = prepared(features, targets)
+    torch.testing.assert_close(layer.folded()(features), layer(features), rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_says_so_and_leaves_a_plain_model(tmp_path, folder_data, capsys):
+    weights = runs.write_weights(tmp_path / "weights.pth")
+    for head, keys in (("linear", {"head.weight", "head.bias"}), ("mlp", {"head.0.weight", "head.0.bias"})):
+        runs.run(tmp_path / head, folder_data, weights, f"head={head}")
+        out = capsys.readouterr().out
+        assert "head: features standardised by 24 training images" in out
+        assert ("first weights fitted to them with weight decay" in out) == (head == "linear")
+        saved = {key for key in load_file(tmp_path / head / "model" / "model.safetensors") if key.startswith("head.")}
+        assert keys <= saved
+        assert not [key for key in saved if key.endswith(("shift", "scale"))]
+
+
+@pytest.mark.parametrize("more", ["callbacks.prepare_head=null", "finetune=full", "module=full_batch"])
+def test_other_runs_are_as_without(tmp_path, folder_data, capsys, more):
+    runs.run(tmp_path / "run", folder_data, runs.write_weights(tmp_path / "weights.pth"), more)
+    assert "standardised" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_that_persist_take_no_batch_from_the_first_epoch(tmp_path, folder_data, workers):
+    weights = runs.write_weights(tmp_path / "weights.pth")
+    more = ("trainer.max_epochs=2", f"data.num_workers={workers}")
+    cached = runs.run(tmp_path / "cached", folder_data, weights, *more)
+    images = runs.run(tmp_path / "images", folder_data, weights, *more, "features=off")
+    assert images["val/loss"] == pytest.approx(cached["val/loss"], abs=1e-5)

@@ -1,0 +1,204 @@
+"""A head made ready for frozen features: they are standardised for it, and a linear head starts from a fit to some."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tlearn.analysis.linear_probe import lbfgs, minimise
+from tlearn.console import say
+from tlearn.models.network import TransferNetwork
+from tlearn.ranges import require
+from tlearn.training.module import TransferModule
+
+# From a fit to 1,024 of 2,400 images, training ended at a 7 to 15 % higher loss: steps do not make up for the others.
+_MOST_IMAGES = 4096
+# Elements of features in memory, 64 MiB: fewer images where features are wide
+_MOST_ELEMENTS = 2**24
+# Root mean square length of standardised features. A step of Adam changes logits by its rate, here 0.003, times the sum
+# of absolute features. With longer ones, it undoes the first fit in an epoch; with shorter ones, it learns too little
+# from images that the fit has not seen.
+_LENGTH = 1.5
+# A feature that varies by much less than this part of its mean, or of that of most, is not scaled up any further.
+_LEAST_VARIATION = 0.01
+
+
+class StandardisedLinear(nn.Linear):
+    """A linear layer that shifts and scales its inputs [N, F] first, with the parameters of a given one."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, layer: nn.Linear) -> None:
+        # Without drawing parameters, which would change all random numbers that follow.
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias = layer.weight, layer.bias
+        self.register_buffer("shift", torch.zeros_like(layer.weight[0]))
+        self.register_buffer("scale", torch.ones_like(layer.weight[0]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Compute outputs [N, C]."""
+        return super().forward(self.standardised(features))
+
+    def standardised(self, features: Tensor) -> Tensor:
+        """Shift and scale features [N, F]."""
+        return (features - self.shift) * self.scale
+
+    @torch.no_grad()
+    def adapt(self, features: Tensor) -> None:
+        """Set shift and scale by features [N, F], to mean 0 and equal deviations; what is always 0 stays so."""
+        mean, deviation = features.mean(0), features.std(0, correction=0)
+        # What is constant but for rounding, which differs between images and cached features, would become noise.
+        least = _LEAST_VARIATION * mean.hypot(mean.abs().median())
+        self.shift.copy_(mean)
+        self.scale.copy_(torch.where(deviation > 0, _LENGTH / len(mean) ** 0.5 / deviation.hypot(least), 0.0))
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """Return the plain linear layer that computes the same."""
+        plain = nn.Linear(self.in_features, self.out_features, device="meta")
+        weight = self.weight.double() * self.scale
+        plain.weight = nn.Parameter(weight.to(self.weight.dtype))
+        plain.bias = nn.Parameter((self.bias - weight @ self.shift.double()).to(self.bias.dtype))
+        return plain
+
+
+class PrepareHead(Callback):
+    """Standardise features for the first linear layer of a head, and start a linear head from a fit.
+
+    Only where the body is frozen for the whole run. The fits are those of `module=full_batch`, to the first training
+    images alone and with fewer weight decays, and val chooses among them as it does there: so training starts near the
+    head that would end there, and leaves it only for one with a lower loss on val. All depends on the images as they
+    come, so it is the same for them and for their cached features. The layer is plain again after training.
+
+    Args:
+        weight_decays: coefficients of half the squared weights, for standardised features and the loss summed over
+            images, times classes (each class has a smaller share of the loss where there are many): so the same suit
+            small and large sets. None for a head that starts from random weights.
+    """
+
+    def __init__(self, weight_decays: Sequence[float]) -> None:
+        require("callbacks.prepare_head.weight_decays", weight_decays)
+        self.weight_decays = sorted(weight_decays, reverse=True)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the standardising layer in place, before a checkpoint is restored into it."""
+        assert isinstance(pl_module, TransferModule)
+        network = pl_module.network
+        if stage == "fit" and not (pl_module.full_batch or network.stages or pl_module.later_stages):
+            parent, name, layer = _first_layer(network)
+            if type(layer) is nn.Linear and layer.bias is not None:
+                setattr(parent, name, StandardisedLinear(layer))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adapt the layer to the first training images; a resumed run has it from its checkpoint."""
+        assert isinstance(pl_module, TransferModule)
+        _, _, layer = _first_layer(pl_module.network)
+        if trainer.global_step > 0 or not isinstance(layer, StandardisedLinear):
+            return
+        most = min(_MOST_IMAGES, max(1, _MOST_ELEMENTS // layer.in_features))
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        # Loaders of their own: the Trainer has started its ones, and would find them used up where workers persist.
+        batches = islice(data.train_dataloader(), int(trainer.num_training_batches))
+        train = _together(_features(trainer, pl_module, batches, most), trainer, pl_module, most)
+        layer.adapt(train[0])
+        done = f"head: features standardised by {len(train[0]):,} training images"
+        checked = sum(trainer.num_val_batches)
+        if layer is pl_module.network.head and self.weight_decays and checked:
+            val = _features(trainer, pl_module, islice(data.val_dataloader(), int(checked)), most)
+            chosen = _Fit(layer, trainer, pl_module).start(train, val, self.weight_decays)
+            done += f", first weights fitted to them with weight decay {chosen:g}, which val chose"
+        say(f"{done} (callbacks.prepare_head=null: neither)")
+
+
+def fold(network: TransferNetwork) -> None:
+    """Make the head plain again, as a model folder holds it."""
+    parent, name, layer = _first_layer(network)
+    if isinstance(layer, StandardisedLinear):
+        setattr(parent, name, layer.folded())
+
+
+def _first_layer(network: TransferNetwork) -> tuple[nn.Module, str, nn.Module]:
+    """Return the layer that takes the features, the module that it is part of, and its name there."""
+    head = network.head
+    return (head, "0", head[0]) if isinstance(head, nn.Sequential) and len(head) else (network, "head", head)
+
+
+@torch.no_grad()
+def _features(trainer: Trainer, module: TransferModule, batches: Iterable[Any], most: int) -> tuple[Tensor, Tensor]:
+    """Return features [n, F] and targets [n] of this process's images, of which all processes together have `most`."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    for batch in batches:
+        images, targets, _ = trainer.precision_plugin.convert_input(batch)
+        with trainer.precision_plugin.forward_context():
+            features = module.network.features(images.to(module.device)).float()
+        parts.append((features, targets.to(module.device)))
+        if sum(len(seen) for _, seen in parts) * trainer.world_size >= most:
+            break
+    features, targets = (torch.cat(values) for values in zip(*parts, strict=True))
+    return features, targets
+
+
+def _together(
+    images: tuple[Tensor, Tensor], trainer: Trainer, module: TransferModule, most: int
+) -> tuple[Tensor, Tensor]:
+    """Return the images of all processes, each with as many, as one process would see them."""
+    if trainer.world_size > 1:
+        # Processes take turns in the order of the images.
+        gathered = (torch.as_tensor(module.all_gather(one)) for one in images)
+        images = tuple(one.transpose(0, 1).flatten(0, 1) for one in gathered)  # type: ignore[assignment]
+    return images[0][:most], images[1][:most]
+
+
+class _Fit:
+    """Fits of a linear layer to standardised features, by the loss of the run and weight decay."""
+
+    def __init__(self, layer: StandardisedLinear, trainer: Trainer, module: TransferModule) -> None:
+        self._layer, self._trainer = layer, trainer
+        # In double precision: line searches in single take other turns for images than for cached features, whose last
+        # digits differ. Apple's GPUs have none.
+        self._device = layer.weight.device if layer.weight.device.type == "cuda" else torch.device("cpu")
+        loss = module.loss
+        self._loss = copy.deepcopy(loss).to(self._device, torch.double) if isinstance(loss, nn.Module) else loss
+        self._weight, self._bias = (
+            torch.zeros_like(one, dtype=torch.double, device=self._device).requires_grad_()
+            for one in (layer.weight, layer.bias)
+        )
+
+    def start(self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], weight_decays: Sequence[float]) -> float:
+        """Set the layer to the fit with the lowest loss on val, and return its weight decay; a rise ends the search."""
+        (features, targets), val = self._standardised(train), self._standardised(val)
+        # The mean loss is the sum's by images; features of length _LENGTH are smaller than those of deviation 1.
+        share = _LENGTH**2 / self._layer.in_features / len(targets) / self._layer.out_features
+        lowest, chosen = float("inf"), weight_decays[0]
+        for weight_decay in weight_decays:
+            optimizer = lbfgs([self._weight, self._bias], max_iter=100, tolerance=1e-5)
+            minimise(optimizer, lambda: self._loss(self._logits(features), targets), self._weight, weight_decay * share)
+            loss = self._val_loss(*val)
+            if loss >= lowest:
+                break
+            lowest, chosen = loss, weight_decay
+            with torch.no_grad():
+                self._layer.weight.copy_(self._weight)
+                self._layer.bias.copy_(self._bias)
+        return chosen
+
+    def _standardised(self, images: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return self._layer.standardised(images[0]).to(self._device, torch.double), images[1].to(self._device)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return functional.linear(features, self._weight, self._bias)
+
+    @torch.no_grad()
+    def _val_loss(self, features: Tensor, targets: Tensor) -> float:
+        """Compute the mean cross-entropy over the images of all processes."""
+        total = functional.cross_entropy(self._logits(features), targets, reduction="sum")
+        parts = torch.stack((total, total.new_tensor(len(targets)))).to(self._layer.weight.device)
+        total, count = self._trainer.strategy.reduce(parts, reduce_op="sum")
+        return float(total / count)
