@@ -120,17 +120,18 @@ def tree(root: Path) -> list[str]:
 COLOURS = {"blue": (30, 30, 220), "green": (30, 200, 30), "red": (220, 30, 30)}
 
 
+def draw_classes(folder: Path, count: int = 4, classes: tuple[str, ...] = ("blue", "red"), first: int = 0) -> Path:
+    """Fill a folder with `count` pictures for each class."""
+    for name in classes:
+        for number in range(first, first + count):
+            draw(folder / name / f"{name}_{number}.jpg", COLOURS.get(name, (128, 128, 128)), seed=number)
+    return folder
+
+
 @pytest.fixture
 def draw_split():
-    """Give a function that fills a folder with `count` pictures for each class."""
-
-    def fill(folder: Path, count: int = 4, classes: tuple[str, ...] = ("blue", "red"), first: int = 0) -> Path:
-        for name in classes:
-            for number in range(first, first + count):
-                draw(folder / name / f"{name}_{number}.jpg", COLOURS.get(name, (128, 128, 128)), seed=number)
-        return folder
-
-    return fill
+    """Return `draw_classes`."""
+    return draw_classes
 
 
 @pytest.fixture

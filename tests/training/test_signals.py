@@ -1,0 +1,171 @@
+"""Signals to real programs: each ends in order, says how to go on, and goes on to what it would have been."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import COLOURS, draw_classes
+from tests.small_runs import overrides, process, write_weights
+from tlearn.training import signals
+
+# Runs that last until somebody ends them
+LONG = ["features=off", "transforms=light", "trainer.max_epochs=2000", "callbacks.early_stopping.patience=3000"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with pictures and weights."""
+    folder = tmp_path_factory.mktemp("signals")
+    for split, count in (("train", 8), ("val", 4)):
+        draw_classes(folder / "pictures" / split, count, tuple(COLOURS))
+    write_weights(folder / "weights.pth")
+    return folder
+
+
+def start(place: Path, *arguments: str, flags: Sequence[str] = ()) -> subprocess.Popen[str]:
+    given = overrides(place / "pictures", place / "weights.pth", *arguments)
+    command = [sys.executable, "-m", "tlearn.train", *flags, *given]
+    # A shell's background jobs, and what they start, ignore interruptions.
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=place, start_new_session=True, preexec_fn=heeded, **pipes)
+
+
+def wait_for(running: subprocess.Popen[str], *lines: str) -> None:
+    """Read the output up to a line with one of the words."""
+    for line in running.stdout:
+        if any(words in line for words in lines):
+            return
+    raise AssertionError(running.communicate()[1])
+
+
+def end(running: subprocess.Popen[str]) -> tuple[int, str]:
+    try:
+        _, err = running.communicate(timeout=30)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+    assert "Traceback" not in err
+    return running.returncode, err.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "to_all", "options"),
+    [
+        (signal.SIGTERM, True, ["data.num_workers=2"]),
+        (signal.SIGHUP, False, []),
+        (signal.SIGINT, True, ["trainer=ddp_cpu"]),
+    ],
+    ids=str,
+)
+def test_a_stopped_training_saves_its_step_and_goes_on(place, tmp_path, number, to_all, options):
+    folder = tmp_path / "run"
+    running = start(place, *LONG, *options, f"hydra.run.dir={folder}")
+    wait_for(running, "epoch    1/2000")
+    # Asks to save, and the run goes on.
+    os.kill(running.pid, signal.SIGUSR1)
+    wait_for(running, "epoch    2/2000")
+    (os.killpg if to_all else os.kill)(running.pid, number)
+    status, said = end(running)
+    assert status == 128 + number
+    assert said.endswith(f"go on with: python -m tlearn.train resume={folder}")
+    assert _processes_of(folder) == []
+    epochs = _validated(folder)
+    assert epochs == list(range(len(epochs)))
+    done = process("train", f"resume={folder}", f"trainer.max_epochs={len(epochs) + 1}", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert _validated(folder) == [*epochs, len(epochs)]
+
+
+def _processes_of(folder: Path) -> list[str]:
+    lines = [(path / "cmdline") for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [str(line) for line in lines if line.exists() and str(folder).encode() in line.read_bytes()]
+
+
+def _validated(folder: Path) -> list[int]:
+    """Return the epochs with a validation in metrics.csv."""
+    with (folder / "metrics.csv").open(newline="") as lines:
+        return [int(row["epoch"]) for row in csv.DictReader(lines) if row.get("val/loss")]
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_at_a_signal_too(place, tmp_path):
+    running = start(place, *LONG, "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}", flags=["-m"])
+    wait_for(running, "epoch    1/2000")
+    os.killpg(running.pid, signal.SIGTERM)
+    assert end(running)[0] == 143
+    row = json.loads((tmp_path / "sweep" / "0" / "trial_0.json").read_text(encoding="utf-8"))
+    assert row["exit_status"] == 143
+    assert not (tmp_path / "sweep" / "1").exists()
+
+
+def _killed(number: int, awaited: bool) -> Any:
+    with signals.stoppable():
+        signals.await_signals(awaited)
+        signal.raise_signal(number)
+        return signals.stopping_signal()
+
+
+def test_a_signal_waits_for_a_fit_and_ends_anything_else():
+    assert _killed(signal.SIGTERM, awaited=True) == signal.SIGTERM
+    with pytest.raises(signals.Stopped):
+        _killed(signal.SIGHUP, awaited=False)
+    with pytest.raises(KeyboardInterrupt):
+        _killed(signal.SIGINT, awaited=False)
+
+
+def test_a_second_signal_does_not_wait():
+    with signals.stoppable():
+        signals.await_signals(True)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_handlers_are_put_back_and_ignored_signals_stay_ignored():
+    before = signal.getsignal(signal.SIGHUP)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert _killed(signal.SIGHUP, awaited=False) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    ours = signal.getsignal(signal.SIGTERM)
+    with signals.stoppable():
+        assert signal.getsignal(signal.SIGTERM) != ours
+    assert signal.getsignal(signal.SIGTERM) == ours
+
+
+def test_a_job_is_queued_again_by_whoever_took_the_signal_when_its_state_is_saved():
+    queued = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with signals.stoppable():
+            signal.signal(signal.SIGUSR1, lambda number, frame: queued.append(number))
+
+            class Connector:
+                def register_signal_handlers(self) -> None:
+                    pass
+
+            class Trainer:
+                _signal_connector = Connector()
+
+            signals.keep_signals(Trainer)
+            Trainer._signal_connector.register_signal_handlers()
+            signal.raise_signal(signal.SIGUSR1)
+            assert signals.saving_asked()
+            assert queued == []
+            signals.saved()
+            assert queued == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
