@@ -109,19 +109,23 @@ def check(
         if (rule := rule_of(key)) and (expected := rule(value)):
             raise RefusedValueError(key, value, expected)
     for group in _NAMED:
-        parts = config.get(group) or {}
-        if not isinstance(parts, dict):
-            raise ConfigError(f"{group}={parts}: expected an option of the group, or names that each have a _target_")
-        for name, part in parts.items():
-            if part is not None and not (isinstance(part, dict) and "_target_" in part):
-                others = [one for one in known if one.startswith(f"{group}.") and one.count(".") == 1]
-                raise ConfigError(f"{group}.{name} has no _target_{did_you_mean(f'{group}.{name}', others)}")
+        _check_named(group, config.get(group) or {}, known)
     if config.get("transforms"):
         _check_transforms(config["transforms"])
     for group, key in _BASES.items():
         if isinstance(config.get(group), dict) and key not in config[group]:
             raise ConfigError(f"{group}.{key} is missing: an option of your own begins with defaults: [none, _self_]")
     _check_together(config)
+
+
+def _check_named(group: str, parts: Any, known: list[str]) -> None:
+    """Refuse a group of named parts one of which is nothing that can be built."""
+    if not isinstance(parts, dict):
+        raise ConfigError(f"{group}={parts}: expected an option of the group, or names that each have a _target_")
+    for name, part in parts.items():
+        if part is not None and not (isinstance(part, dict) and "_target_" in part):
+            others = [one for one in known if one.startswith(f"{group}.") and one.count(".") == 1]
+            raise ConfigError(f"{group}.{name} has no _target_{did_you_mean(f'{group}.{name}', others)}")
 
 
 def _check_place(key: str, value: Any, free: bool, known: list[str]) -> None:
