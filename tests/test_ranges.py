@@ -27,6 +27,7 @@ from tlearn.models.network import TransferNetwork
 from tlearn.ranges import RANGES, either, integer, list_of, number, one_of, optional, require, text
 from tlearn.runs.predictions import device_of, predictions_of, results_of
 from tlearn.training.full_batch import FullBatchModule
+from tlearn.training.last_checkpoint import LastCheckpoint
 from tlearn.training.prepare_head import PrepareHead
 
 SAMPLES = [Sample(f"{number}.jpg", "a") for number in range(10)]
@@ -84,6 +85,7 @@ TAKERS: dict[str, list[Callable[[Any], object]]] = {
     "loss.weight": [lambda value: cross_entropy(weight=value)],
     "module.weight_decays": [full_batch],
     "callbacks.prepare_head.weight_decays": [PrepareHead],
+    "callbacks.last.every_seconds": [lambda value: LastCheckpoint(".", value)],
 }
 WRONG = [
     ("data.max_pixels", 0, "a whole number >= 1"),
@@ -130,6 +132,7 @@ WRONG = [
     ("num_workers", -1, "a whole number >= 0 or null"),
     ("device", "gpu", "one of auto, cpu, cuda"),
     ("trust", ["my lab"], "a list of any number of values, each the name of a package, such as mylab"),
+    ("callbacks.last.every_seconds", -1, "a number >= 0"),
     ("callbacks.prepare_head.weight_decays", [-1.0], "a list of any number of values, each a number >= 0"),
     ("module.weight_decays", [], "one value or more, from the strongest to the weakest"),
     ("module.weight_decays", [0.1, 1.0], "one value or more, from the strongest to the weakest"),

@@ -183,6 +183,7 @@ RANGES: dict[str, Check] = {
     "loss.label_smoothing": FRACTION,
     "loss.weight": optional(list_of(number(0))),
     "module.weight_decays": descending,
+    "callbacks.last.every_seconds": number(0),
     "callbacks.prepare_head.weight_decays": list_of(number(0)),
     "trust": list_of(package),
     "topk": integer(1),

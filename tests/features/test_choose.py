@@ -255,7 +255,8 @@ def test_views_take_turns(tmp_path, folder_data, weights, monkeypatch):
 
     monkeypatch.setattr(FeatureDataset, "__getitem__", noted)
     runs.run(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2", "trainer.max_epochs=3")
-    assert seen == [0] * 3 + [1] * 3 + [0] * 3
+    # The head is made ready with the first view.
+    assert seen == [0] * 3 + [0] * 3 + [1] * 3 + [0] * 3
 
 
 def test_views_need_something_to_draw(tmp_path):
@@ -294,13 +295,16 @@ def test_an_interrupted_extraction_goes_on(tmp_path, folder_data, weights, monke
 
 
 def test_the_models_of_both_ways_are_alike(tmp_path, folder_data, weights):
-    runs.run(tmp_path / "cached", folder_data, weights)
-    runs.run(tmp_path / "plain", folder_data, weights, "features=off")
+    measured = runs.run(tmp_path / "cached", folder_data, weights)
+    again = runs.run(tmp_path / "plain", folder_data, weights, "features=off")
+    for name in ("val/loss", "test/loss"):
+        assert measured[name] == pytest.approx(again[name], abs=1e-5)
     cached, pictures = load_model(tmp_path / "cached"), load_model(tmp_path / "plain")
     one, other = cached.network.state_dict(), pictures.network.state_dict()
     assert one.keys() == other.keys()
     for name, value in one.items():
-        assert torch.allclose(value, other[name], atol=1e-5), name
+        # Features of this body hardly vary: the head has large weights for them.
+        assert torch.allclose(value, other[name], rtol=1e-2, atol=1e-2), name
 
 
 def test_evaluation_from_pictures_gives_the_figures_of_the_run(tmp_path, folder_data, weights):

@@ -281,7 +281,7 @@ def test_the_metrics_of_a_run_choose_its_epoch_and_are_measured_again_by_trust(t
     trained = runs.run(run, folder_data, weights, *chosen, "report=default")
     assert trained.keys() >= {"val/last", "test/last", "val/hamming", "test/hamming"}
     assert not {"val/top1", "test/top1"} & trained.keys()
-    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 2
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 3
     description = json.loads((run / "model" / "model.json").read_text())
     assert description["directions"] == {"last": "min", "hamming": "min"}
     with (run / "report" / "splits.csv").open() as file:

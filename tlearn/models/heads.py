@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tlearn.errors import ConfigError
 from tlearn.ranges import require
@@ -32,6 +33,13 @@ def mlp(
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), _activation(activation), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(widths[-1], num_classes))
+
+
+@torch.no_grad()
+def folded(weight: Tensor, bias: Tensor, shift: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight [C, F] and bias [C] of a linear layer that shifts and scales its inputs [N, F] by itself."""
+    scaled = weight.double() * scale
+    return scaled.to(weight.dtype), (bias - scaled @ shift.double()).to(bias.dtype)
 
 
 def _activation(name: str) -> nn.Module:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from tlearn.errors import CheckpointError, typed
+from tlearn.models.heads import folded
 
 _PREFIX = "network."
 
@@ -28,7 +29,12 @@ def check_weights(path: Path, network: nn.Module, folder: Path) -> None:
             for name, tensor in content["state_dict"].items()
             if name.startswith(_PREFIX)
         }
-        epoch = content["epoch"] + 1
+        # The last state is that after whole epochs, others are of the epoch that they name.
+        epoch = content["epoch"] if "progress" in content else content["epoch"] + 1
+        for layer in [name.removesuffix("shift") for name in trained if name.endswith(".shift")]:
+            # Features are standardised for a head while it trains: see `tlearn.training.prepare_head`.
+            weight, bias, *standard = (trained.pop(layer + name) for name in ("weight", "bias", "shift", "scale"))
+            trained[f"{layer}weight"], trained[f"{layer}bias"] = folded(weight, bias, *standard)
     # A damaged archive raises errors of a dozen types.
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error

@@ -124,6 +124,8 @@ def results_of(
         batch_size: images that are computed at once.
         num_workers: processes that decode; None: from the CPUs this process may use.
     """
+    require("batch_size", batch_size)
+    require("num_workers", num_workers)
     network, transform = model.network, Transform(model.description["preprocessing"])
     device = next(network.parameters()).device
     dataset = ImageInputDataset(images, model.decoder, transform.pixels)
@@ -147,8 +149,6 @@ def results_of(
 def _loader(
     dataset: ImageInputDataset, images: Sequence[ImageInput], batch_size: int, num_workers: int | None
 ) -> DataLoader[Any]:
-    require("batch_size", batch_size)
-    require("num_workers", num_workers)
     workers = default_workers() if num_workers is None else num_workers
     # A single image is done before a worker has started, and pixels need none.
     in_files = all(isinstance(image, str | PathLike) for image in images)

@@ -30,6 +30,8 @@ def evaluate_best(
         plan: which outputs are kept.
     """
     metrics = _load_best(trainer, module, folder)
+    # What is measured is what is kept, to its last digits.
+    fold(module.network)
     # An averaging callback would show its last average to validations, and the checkpoint has the best.
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ExactAverage | WeightAveraging)]
@@ -53,7 +55,6 @@ def evaluate_best(
                 trainer.validate(module, dataloaders=data.plain_train_dataloader(), verbose=False)
                 outputs["train"], _ = collector.take("train", data)
     trainer.loggers = loggers
-    fold(module.network)
     return metrics, outputs
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tlearn.console import say
+from tlearn.ranges import require
 from tlearn.training import signals
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.csv_logger import CSVLogger
@@ -34,6 +35,7 @@ class LastCheckpoint(Callback):
     """
 
     def __init__(self, dirpath: str | Path, every_seconds: float = 300.0) -> None:
+        require("callbacks.last.every_seconds", every_seconds)
         self._path, self.every_seconds = Path(dirpath) / "last.ckpt", every_seconds
         self._saved_at = time.monotonic()
         self._is_saving = False

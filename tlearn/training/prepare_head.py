@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from tlearn.analysis.linear_probe import lbfgs, minimise
 from tlearn.console import say
+from tlearn.models.heads import folded
 from tlearn.models.network import TransferNetwork
 from tlearn.ranges import require
 from tlearn.training.module import TransferModule
@@ -59,13 +60,10 @@ class StandardisedLinear(nn.Linear):
         self.shift.copy_(mean)
         self.scale.copy_(torch.where(deviation > 0, _LENGTH / len(mean) ** 0.5 / deviation.hypot(least), 0.0))
 
-    @torch.no_grad()
     def folded(self) -> nn.Linear:
         """Return the plain linear layer that computes the same."""
         plain = nn.Linear(self.in_features, self.out_features, device="meta")
-        weight = self.weight.double() * self.scale
-        plain.weight = nn.Parameter(weight.to(self.weight.dtype))
-        plain.bias = nn.Parameter((self.bias - weight @ self.shift.double()).to(self.bias.dtype))
+        plain.weight, plain.bias = map(nn.Parameter, folded(self.weight, self.bias, self.shift, self.scale))
         return plain
 
 
