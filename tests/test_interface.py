@@ -350,7 +350,7 @@ class TestPredict:
 
     @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 5}, {"batch_size": 3, "num_workers": 1}])
     def test_how_images_are_loaded_changes_nothing(self, model, files, options):
-        assert torch.allclose(model.logits(files, **options), model.logits(files), atol=1e-5)
+        assert torch.allclose(model.logits(files, **options), model.logits(files), atol=1e-3)
 
     def test_classes_named_and_temperature(self, model, files, trained):
         assert model.classes == sorted(COLOURS)
