@@ -40,7 +40,6 @@ def train(config: DictConfig) -> dict[str, float]:
         if config.resume is not None:
             changed, checkpoint = check_resume(unresolved, run.path), last_checkpoint(run.path)
             epochs = trained_epochs(checkpoint, config.trainer.max_epochs)
-            say(f"{run.path} goes on after epoch {epochs}", *(f"  {line}" for line in changed))
         backbone = build.backbone(settings_of(config))
         settings = settled(config, backbone.preprocessing())
         trainer = training_trainer(settings, run.path)
@@ -50,6 +49,8 @@ def train(config: DictConfig) -> dict[str, float]:
             record.start(image_set, resumed=checkpoint is not None)
             if changed:
                 record_resume(unresolved, run.path)
+        if checkpoint is not None:
+            say(f"{run.path} goes on after epoch {epochs}", *(f"  {line}" for line in changed))
         network = build.network(settings, backbone, len(image_set.classes), settings["transforms"]["size"])
         images = build.datamodule(settings, image_set)
         module = build.module(settings, network, images)

@@ -169,6 +169,13 @@ def test_what_a_target_of_your_own_takes_is_welcome(option, key):
     compose([option, *(key or own).replace("+optimizer._target_", "optimizer._target_").split()])
 
 
+def test_a_path_whose_blank_the_shell_has_split_gets_its_quotes(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my pictures").mkdir()
+    assert refused("data=folder", "data.root=my", "pictures").endswith("so type \"data.root='my pictures'\"")
+    assert "did you mean optimizer.lr=" in refused("lr", "=", "0.1")
+
+
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
@@ -189,6 +196,7 @@ def test_what_a_target_of_your_own_takes_is_welcome(option, key):
         (["seed", "=", "3"], "seed=3"),
         (["seed=", "3"], "seed=3"),
         (["seed:3"], "seed=3"),
+        (["seed = 3"], "seed=3"),
         (["pictures/cats"], "data=folder data.root=pictures/cats"),
     ],
 )

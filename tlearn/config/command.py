@@ -237,4 +237,5 @@ def _report(error: BaseException, config_name: str, full_trace: bool, folder: Pa
 def _tell_stopped(message: str | None, config_name: str, folder: Path | None) -> None:
     """Print that a run was stopped, and how to go on with it."""
     command = resume_command(folder) if folder and config_name == "train" else None
-    warn(f"tlearn: {message}" + (f"; go on with: {command}" if command else ""))
+    advice = f"go on with: {command}" if command else "nothing to go on from yet: start it again"
+    warn(f"tlearn: {message}" + (f"; {advice}" if command or config_name == "train" else ""))

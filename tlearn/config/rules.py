@@ -180,7 +180,9 @@ def _check_together(config: dict[str, Any]) -> None:
             "to a number of them"
         )
     if tuning and (tuning["unfreeze_epoch"] is None) != (not tuning["later_stages"]):
-        raise ConfigError("finetune.later_stages and finetune.unfreeze_epoch only work together")
+        raise ConfigError(
+            "finetune.later_stages and finetune.unfreeze_epoch only work together: choose finetune=gradual"
+        )
     # explore, which alone has a seed, too, needs neither.
     if "run" in config and "seed" not in config:
         _check_model(config)

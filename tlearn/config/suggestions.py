@@ -39,6 +39,7 @@ SYNONYMS = {
     **dict.fromkeys(("val_split", "val_size"), ("data.split.val_fraction",)),
     **dict.fromkeys(("output_dir", "out_dir", "save_dir", "log_dir"), ("output", "hydra.run.dir")),
     "out": ("output", "hydra.run.dir"),
+    **dict.fromkeys(("sort", "sort_by"), ("metric",)),
     "top_k": ("topk",),
 }
 # From here on two keys are one with a slip

@@ -14,6 +14,7 @@ from tlearn.config import seats
 from tlearn.config.ranks import world_size
 from tlearn.config.relaunch import child_command
 from tlearn.config.seats import build
+from tlearn.console import say
 from tlearn.errors import ConfigError
 from tlearn.training.averaging import ExactAverage
 from tlearn.training.callbacks import EpochProgress, Unfreeze
@@ -45,6 +46,9 @@ def training_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
         raise ConfigError(
             "finetune.unfreeze_epoch does not work with several processes: use one device or finetune=full"
         )
+    unfrozen, epochs = settings["finetune"]["unfreeze_epoch"], built.max_epochs or -1
+    if unfrozen is not None and 0 < epochs <= unfrozen and not settings["trainer"].get("fast_dev_run"):
+        say(f"finetune.unfreeze_epoch={unfrozen}: the epochs are 0 to {epochs - 1}, so nothing unfreezes in this run")
     return built
 
 

@@ -19,6 +19,9 @@ def unreadable(argument: str, asked: Asked) -> str:
     said = f"cannot read the argument {argument}"
     if "=" not in argument:
         return f"{said}: {_without_equals(argument, asked)}"
+    stripped = "=".join(part.strip() for part in argument.split("=", 1))
+    if stripped != argument and is_readable(stripped):
+        return f"{said}: no blanks go around =, so type {in_shell(stripped)}"
     key, value = overridden(argument)
     if not is_known(key, asked):
         return unknown_key(key, asked)
@@ -63,6 +66,11 @@ def _without_equals(argument: str, asked: Asked) -> str:
     value = after[1] if after[0] == "=" else after[0].removeprefix("=")
     if is_known(argument, asked) and value:
         return f"no blanks go around =, so type {in_shell(f'{argument}={value}')}"
+    if value:
+        return unknown_key(argument, asked)
+    key, _, start = before.partition("=")
+    if is_path(key) and os.path.exists(f"{start} {argument}"):
+        return f"a blank needs quotes, so type {typed(key, f'{start} {argument}')}"
     key, colon, value = argument.partition(":")
     if colon and is_known(key, asked):
         return f"type {in_shell(f'{key}={value}')}"

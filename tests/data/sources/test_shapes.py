@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import tree
+from tests.conftest import draw_classes, tree
 from tlearn.config.compose import compose
 from tlearn.data.sources import shapes
 from tlearn.data.sources.shapes import SIZE, ShapesSource, draw
@@ -135,6 +135,14 @@ def test_the_set_is_an_ordinary_folder_of_splits_and_classes(drawn):
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (SIZE, SIZE))
 
 
+def test_a_folder_of_other_classes_is_not_taken_for_the_set(drawn, tmp_path):
+    again = ShapesSource("shapes", drawn.root, tmp_path, FEW)
+    assert again.listing().samples == drawn.listing().samples
+    draw_classes(tmp_path / "cats and dogs", classes=("cat", "dog"))
+    with pytest.raises(DataError, match=r"has the class cat, .* type .*cats and dogs.* data=folder"):
+        ShapesSource("shapes", tmp_path / "cats and dogs", tmp_path, FEW).listing()
+
+
 def test_no_two_pictures_of_a_set_are_the_same(drawn):
     files = stored(drawn.root)
     assert len(set(files.values())) == len(files)
@@ -227,13 +235,11 @@ def test_a_listing_before_the_drawing_says_so(tmp_path):
         source(tmp_path).listing()
 
 
-def test_a_given_root_is_used_as_it_is(folder_data, tmp_path):
-    given = ShapesSource("shapes", folder_data, tmp_path / "cache", FEW)
-    before = tree(folder_data)
+def test_a_given_root_is_used_as_it_is(drawn, tmp_path):
+    given, before = ShapesSource("shapes", drawn.root, tmp_path / "cache", FEW), tree(drawn.root)
     given.prepare()
-    assert given.listing().root == folder_data
-    assert {sample.label for sample in given.listing().samples} == {"blue", "green", "red"}
-    assert tree(folder_data) == before
+    assert given.listing().root == drawn.root
+    assert tree(drawn.root) == before
     assert not (tmp_path / "cache").exists()
 
 

@@ -13,7 +13,7 @@ from tlearn.console import say
 from tlearn.data.sources.base import SPLITS, Listing
 from tlearn.data.sources.folder import FolderSource
 from tlearn.data.sources.silhouettes import SETS, SOURCE, TARGET, Piece
-from tlearn.errors import DataError, OutputError
+from tlearn.errors import DataError, OutputError, typed
 from tlearn.files import temporary_beside
 from tlearn.ranges import COUNT, one_of, require
 
@@ -191,7 +191,13 @@ class ShapesSource:
         """List the images; raise DataError where they are not drawn yet."""
         if not self.given and not os.path.isdir(self.root):
             raise DataError(f"{self.root} is not drawn yet: prepare() draws it")
-        return FolderSource(self.root).listing()
+        found = FolderSource(self.root).listing()
+        if strange := sorted({sample.label for sample in found.samples} - {*SETS[self.name]}):
+            raise DataError(
+                f"{self.root} has the class {strange[0]}, which is none of data={self.name}: for images of your own type "
+                f"{typed('data.root', self.root)} data=folder"
+            )
+        return found
 
     def _digest(self) -> str:
         made_of = f"{_FORMAT} {SIZE} {self.seed} {self.counts}"
