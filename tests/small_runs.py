@@ -15,6 +15,7 @@ import torchvision
 from hydra.core.singleton import Singleton
 
 from tlearn.config.compose import compose
+from tlearn.digests import with_digest
 from tlearn.train import train
 
 BACKBONE = "shufflenet_v2_x0_5"
@@ -52,6 +53,13 @@ def run(folder: Path, data: Path, weights: Path | str, *more: str) -> dict[str, 
     """Train in this process and give metrics.json."""
     train(compose(overrides(data, weights, *more), output_dir=folder))
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def describe_anew(model: Path, **values: Any) -> None:
+    """Change values in the description of a model folder, and its digest with them."""
+    description = json.loads((model / "model.json").read_text(encoding="utf-8")) | values
+    del description["digest"]
+    (model / "model.json").write_text(json.dumps(with_digest(description)), encoding="utf-8")
 
 
 def program(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

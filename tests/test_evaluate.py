@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw
-from tests.small_runs import run, write_weights
+from tests.small_runs import describe_anew, run, write_weights
 from tlearn.config.compose import compose
 from tlearn.config.evaluation import opened_model
 from tlearn.config.tree import plain
@@ -71,9 +71,7 @@ def test_predictions_agree_with_the_test_figures(tmp_path, trained):
 def test_a_changed_data_set_is_refused(tmp_path, trained):
     folder, _ = trained
     shutil.copytree(folder, tmp_path / "all")
-    description = tmp_path / "all" / "run" / "model" / "model.json"
-    moved = description.read_text().replace(str(folder / "pictures"), str(tmp_path / "all" / "pictures"))
-    description.write_text(moved)
+    describe_anew(tmp_path / "all" / "run" / "model", data_root=str(tmp_path / "all" / "pictures"))
     assert _evaluate(tmp_path, tmp_path / "all" / "run")["test/top1"] >= 0
     (tmp_path / "all" / "pictures" / "test" / "red" / "200.png").unlink()
     with pytest.raises(DataError, match=r"200\.png"):

@@ -3,7 +3,6 @@
 import csv
 import html
 import io
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ import torchvision
 from PIL import Image
 
 from tests.conftest import draw
-from tests.small_runs import BACKBONE, program, write_weights
+from tests.small_runs import BACKBONE, describe_anew, program, write_weights
 from tlearn.config import rules
 from tlearn.config.compose import compose
 from tlearn.config.tree import plain
@@ -130,8 +129,7 @@ def test_all_classes_can_be_asked_for(ask, pictures):
 
 def test_probabilities_are_those_of_the_calibrated_network_unless_told_otherwise(ask, tmp_path, model, pictures):
     hotter = shutil.copytree(model, tmp_path / "hotter")
-    description = json.loads((hotter / "model.json").read_text(encoding="utf-8"))
-    (hotter / "model.json").write_text(json.dumps({**description, "temperature": 2.5}), encoding="utf-8")
+    describe_anew(hotter, temperature=2.5)
     plain = ask(pictures, topk=3)
     assert ask(pictures, topk=3, run=str(hotter), calibrated=False) == plain
     logits = torch.tensor(
@@ -146,8 +144,7 @@ def test_probabilities_are_those_of_the_calibrated_network_unless_told_otherwise
 @pytest.mark.parametrize("temperature", [0, -1.0, "1", None])
 def test_a_model_with_an_impossible_temperature_is_refused(tmp_path, model, temperature):
     broken = shutil.copytree(model, tmp_path / "broken")
-    description = json.loads((broken / "model.json").read_text(encoding="utf-8"))
-    (broken / "model.json").write_text(json.dumps({**description, "temperature": temperature}), encoding="utf-8")
+    describe_anew(broken, temperature=temperature)
     with pytest.raises(CheckpointError, match="temperature"):
         load_model(broken)
 

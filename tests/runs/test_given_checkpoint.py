@@ -15,6 +15,7 @@ from tlearn.runs.comparison import read_runs
 from tlearn.runs.evaluated import recorded_images
 from tlearn.runs.folder import folder_around
 from tlearn.runs.model import load_model
+from tlearn.training.checkpoints import CheckpointIO
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +68,11 @@ def test_a_checkpoint_of_another_run_or_none_at_all_is_refused(trained, tmp_path
     path = copy / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     for damage in ({"state_dict": {"network.head.more": torch.zeros(1)}}, {"state_dict": 3}):
-        torch.save({**content, **damage}, path)
+        CheckpointIO(copy).save_checkpoint({**content, **damage}, path)
         with pytest.raises(CheckpointError, match=r"last\.ckpt"):
             load_model(path)
     path.write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt carries no digest"):
         load_model(path)
     alone = shutil.copy(trained / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt")
     with pytest.raises(CheckpointError, match="holds no model"):

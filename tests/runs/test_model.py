@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tlearn.digests import PLACEHOLDER, seal_safetensors, with_digest
 from tlearn.errors import CheckpointError, OutputError
 from tlearn.models import heads
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
@@ -65,8 +66,9 @@ def damaged(tmp_path, saved):
         folder = tmp_path / "damaged"
         shutil.copytree(saved, folder, dirs_exist_ok=True)
         description = json.loads((saved / DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape")) | values
-        kept = {key: value for key, value in description.items() if value is not ...}
-        (folder / DESCRIPTION).write_text(json.dumps(kept), encoding="utf-8")
+        kept = {key: value for key, value in description.items() if value is not ... and key != "digest"}
+        # Whoever means harm can write a digest, too.
+        (folder / DESCRIPTION).write_text(json.dumps(with_digest(kept)), encoding="utf-8")
         return folder
 
     return change
@@ -156,7 +158,7 @@ PREPROCESSING = {"resize": 32, "size": 32, "interpolation": "bilinear", "mean": 
 @pytest.mark.parametrize(
     "values",
     [
-        {"format": 2},
+        {"format": 3},
         {"format": None},
         {"classes": ...},
         {"classes": []},
@@ -256,14 +258,14 @@ def test_cut_weights_are_refused(damaged, keep):
     folder = damaged()
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:keep])
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match=f"{WEIGHTS} (is damaged|carries no digest)"):
         load_model(folder)
 
 
 def test_a_header_that_claims_more_than_the_file_is_refused(damaged):
     folder = damaged()
     (folder / WEIGHTS).write_bytes((2**62).to_bytes(8, "little") + b"{}")
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="carries no digest"):
         load_model(folder)
 
 
@@ -299,7 +301,8 @@ def test_weights_of_another_network_are_refused(damaged, change):
     folder = damaged()
     state = load_file(folder / WEIGHTS)
     change(state)
-    save_file(state, folder / WEIGHTS)
+    save_file(state, folder / WEIGHTS, metadata={"digest": PLACEHOLDER})
+    seal_safetensors(folder / WEIGHTS)
     with pytest.raises(CheckpointError, match="does not fit"):
         load_model(folder)
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import PIL
@@ -31,9 +32,9 @@ from tlearn.machine import available_memory
 Decode = Callable[[str | Path], Tensor]
 
 # Part of the cache key: increment it when the file format or the pixels change.
-_FORMAT = 1
-# Height and width, before the pixels
-_HEADER = np.dtype(("<u4", 2))
+_FORMAT = 2
+# CRC-32 of all that follows; height and width; then the pixels
+_HEADER = np.dtype(("<u4", 3))
 # Free bytes to leave: on a full disk, writing a checkpoint would end the run.
 _RESERVE = 2**30
 # Images by which the memory for all is estimated
@@ -123,8 +124,9 @@ class DiskPixels:
             if shutil.disk_usage(file.parent).free < _RESERVE:
                 raise OSError(errno.ENOSPC, "less than 1 GiB is free")
             with writing(file) as stream:
-                stream.write(np.array([image.shape[-2:]], _HEADER.base).tobytes())
-                stream.write(image.permute(1, 2, 0).contiguous().numpy().data)
+                size, content = _size(*image.shape[-2:]), image.permute(1, 2, 0).contiguous().numpy().data
+                stream.write(crc32(content, crc32(size)).to_bytes(4, "little") + size)
+                stream.write(content)
         except (OSError, OutputError) as error:
             self._writing = False
             warnings.warn(f"data.cache=disk keeps no more images in {self._folder}: {error}", stacklevel=2)
@@ -138,18 +140,23 @@ def pixel_cache(kind: str, decoder: Decoder, transform: Transform, folder: Path)
     return MemoryPixels(shrink) if kind == "memory" else DiskPixels(shrink, folder)
 
 
+def _size(height: int, width: int) -> bytes:
+    return height.to_bytes(4, "little") + width.to_bytes(4, "little")
+
+
 def _read(file: Path) -> Tensor | None:
-    """Read a kept image; return None if it is missing or cut short."""
+    """Read a kept image; return None if it is missing or, which is said, damaged."""
     try:
         # Not mapped into memory: a crop touches most pages, and a fault for each takes longer than reading all at once.
         with file.open("rb") as stream:
             content = bytearray(stream.read())
     except OSError:
         return None
-    if len(content) <= _HEADER.itemsize:
-        return None
-    height, width = np.frombuffer(content, _HEADER, 1)[0].tolist()
-    if len(content) != _HEADER.itemsize + height * width * 3:
+    height = width = 0
+    if len(content) > _HEADER.itemsize:
+        digest, height, width = np.frombuffer(content, _HEADER, 1)[0].tolist()
+    if not height or len(content) != _HEADER.itemsize + height * width * 3 or crc32(memoryview(content)[4:]) != digest:
+        warnings.warn(f"{file} is damaged: its image is decoded again", stacklevel=2)
         return None
     pixels = torch.frombuffer(content, dtype=torch.uint8, offset=_HEADER.itemsize)
     return pixels.view(height, width, 3).permute(2, 0, 1)

@@ -1,8 +1,9 @@
 """Features on disk: written once, whole or not at all, keyed by everything that they depend on.
 
 A *space* is a folder for one feature key (body, cut, transform, precision, versions), named by its hash. It holds
-segments: immutable safetensors files with the features and keys of some images. The key of an image is a hash of its
-path, size, modification time and augmentation, so a changed image has another key.
+segments: immutable safetensors files with the features and keys of some images, and digests of blocks of features, each
+checked before it is used, and of all else. The key of an image is a hash of its path, size, modification time and
+augmentation, so a changed image has another key.
 """
 
 import errno
@@ -13,8 +14,10 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -28,7 +31,9 @@ from tlearn.errors import OutputError
 from tlearn.features.prune import LOCK, READERS, RECIPE
 from tlearn.files import lock, remove_temporaries, write_text, written_by_library
 
-_KEYS, _FEATURES = "keys", "features"
+_KEYS, _FEATURES, _DIGESTS, _DIGEST = "keys", "features", "digests", "digest"
+# Bytes that have a digest of their own, unless one image has more
+_BLOCK = 2**20
 _KEY_BYTES = 16
 # Free bytes to leave: on a full disk, writing a checkpoint would end the run.
 _RESERVE = 2**30
@@ -46,6 +51,44 @@ def image_key(path: str | Path, version: str = "") -> bytes:
         raise FileNotFoundError(path)
     text = b"%s\0%d\0%d\0%s" % (os.fsencode(state.path), state.size, state.modified, version.encode())
     return hashlib.blake2b(text, digest_size=_KEY_BYTES).digest()
+
+
+@dataclass
+class _Segment:
+    """Mapped features [n, ...], their keys, and what they are checked by if they come from a file.
+
+    Args:
+        keys: as arrays of bytes have them.
+        features: not read yet.
+        path: the file; None for those in memory.
+        digests: CRC-32 of each block.
+        checked: the blocks that have been.
+    """
+
+    keys: np.ndarray
+    features: Tensor
+    path: Path | None = None
+    digests: Sequence[int] = ()
+    checked: set[int] = field(default_factory=set)
+
+    def check(self, rows: Sequence[int]) -> None:
+        """Check the blocks of rows that have not been checked, if they are in a file; ValueError for one that is damaged.
+
+        The file is read, as pages of a mapped one would stay in memory.
+        """
+        size = _rows_of_block(self.features)
+        blocks = sorted({row // size for row in rows} - self.checked)
+        if self.path is None or not blocks:
+            return
+        with self.path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            start = 8 + header + json.loads(file.read(header))[_FEATURES]["data_offsets"][0]
+            for block in blocks:
+                part = self.features[block * size : (block + 1) * size]
+                file.seek(start + block * size * self.features[:1].nbytes)
+                if crc32(file.read(part.nbytes)) != self.digests[block]:
+                    raise ValueError("its content is not what was written")
+        self.checked.update(blocks)
 
 
 class FeatureRows:
@@ -97,23 +140,26 @@ class Space:
         text = json.dumps(recipe, indent=2, sort_keys=True)
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
         self._text = text
-        self._opened: dict[str, tuple[np.ndarray, Tensor]] = {}
+        self._opened: dict[str, _Segment] = {}
 
     def find(self, keys: Sequence[bytes]) -> tuple[FeatureRows | None, list[int]]:
         """Return the rows of the keys, or the indices of the missing ones; rows in use are not pruned."""
         readers = self._read_lock()
-        parts: list[Tensor] = []
-        places: dict[bytes, tuple[int, int]] = {}
-        for number, (segment_keys, features) in enumerate(self._segments()):
-            parts.append(features)
-            places |= {key: (number, row) for row, key in enumerate(segment_keys.tolist())}
-        missing = [place for place, key in enumerate(keys) if key not in places]
-        if missing or not keys:
-            return None, missing
+        while True:
+            segments = self._segments()
+            places: dict[bytes, tuple[int, int]] = {}
+            for number, segment in enumerate(segments):
+                places |= {key: (number, row) for row, key in enumerate(segment.keys.tolist())}
+            missing = [place for place, key in enumerate(keys) if key not in places]
+            if missing or not keys:
+                return None, missing
+            if self._all_whole(segments, [places[key] for key in keys]):
+                break
         found = torch.tensor([places[key] for key in keys])
         # Marks the recent use that pruning goes by
         with suppress(OSError):
             os.utime(self.folder / RECIPE)
+        parts = [segment.features for segment in segments]
         return FeatureRows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), readers), []
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
@@ -132,11 +178,12 @@ class Space:
         # Durable: after a loss of power, a damaged file could look like valid features.
         segment = self.folder / f"{uuid.uuid4().hex}.safetensors"
         with written_by_library(segment, SafetensorError, durable=True) as file:
-            save_file({_KEYS: packed, _FEATURES: features.contiguous()}, file)
+            content = {_KEYS: packed, _FEATURES: features.contiguous(), _DIGESTS: _digests(features.contiguous())}
+            save_file(content, file, metadata={_DIGEST: _digest(content)})
 
     def hold(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Keep features in memory, for this process alone."""
-        self._opened[uuid.uuid4().hex] = (_packed(keys), features)
+        self._opened[uuid.uuid4().hex] = _Segment(_packed(keys), features)
 
     @contextmanager
     def only_writer(self) -> Iterator[None]:
@@ -153,8 +200,8 @@ class Space:
     def drop_others(self, keys: Sequence[bytes]) -> None:
         """Remove the segments in which none of the keys is, as far as they can be."""
         wanted = set(keys)
-        for name, (segment_keys, _) in self._opened.items():
-            if not wanted.intersection(segment_keys.tolist()):
+        for name, segment in self._opened.items():
+            if not wanted.intersection(segment.keys.tolist()):
                 with suppress(OSError):
                     (self.folder / name).unlink()
 
@@ -190,16 +237,36 @@ class Space:
         if not recipe.exists():
             write_text(recipe, self._text + "\n")
 
-    def _segments(self) -> list[tuple[np.ndarray, Tensor]]:
+    def _all_whole(self, segments: Sequence[_Segment], places: Sequence[tuple[int, int]]) -> bool:
+        """Check the rows at these places; a damaged segment is removed."""
+        rows: dict[int, list[int]] = {}
+        for number, row in places:
+            rows.setdefault(number, []).append(row)
+        whole = True
+        for number, wanted in rows.items():
+            segment = segments[number]
+            try:
+                segment.check(wanted)
+            except (OSError, ValueError, LookupError) as error:
+                assert segment.path is not None
+                self._remove(segment.path, error)
+                whole = False
+        return whole
+
+    def _remove(self, path: Path, error: Exception) -> None:
+        warn(f"{path} is damaged and will be computed again ({error})")
+        self._opened.pop(path.name, None)
+        with suppress(OSError):
+            path.unlink()
+
+    def _segments(self) -> list[_Segment]:
         """Map all segments, those first that were there first; a damaged one is removed and computed again."""
         for path in self.folder.glob("*.safetensors"):
             if path.name not in self._opened:
                 try:
                     self._opened[path.name] = _map_segment(path)
                 except (SafetensorError, ValueError) as error:
-                    warn(f"{path} is damaged and will be computed again ({error})")
-                    with suppress(OSError):
-                        path.unlink()
+                    self._remove(path, error)
                 # Pruned meanwhile, another user's, or a machine in trouble: not the segment's fault
                 except (OSError, RuntimeError):
                     continue
@@ -219,10 +286,35 @@ def _packed(keys: Sequence[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(keys), dtype=f"V{_KEY_BYTES}").copy()
 
 
-def _map_segment(path: Path) -> tuple[np.ndarray, Tensor]:
+def _map_segment(path: Path) -> _Segment:
     """Map one segment: its keys as an array of bytes, its features without reading them."""
     with safe_open(path, framework="pt") as file:
-        keys, features = file.get_tensor(_KEYS), file.get_tensor(_FEATURES)
-    if len(keys) != len(features):
-        raise ValueError(f"{len(keys)} keys for {len(features)} features")
-    return keys.numpy().view(f"V{_KEY_BYTES}").reshape(-1), features
+        names, metadata = set(file.keys()), file.metadata() or {}
+        if names != {_KEYS, _FEATURES, _DIGESTS}:
+            raise ValueError("it carries no digests, as an earlier version wrote it")
+        content = {name: file.get_tensor(name) for name in names}
+    if metadata.get(_DIGEST) != _digest(content):
+        raise ValueError("its content is not what was written")
+    keys, features = content[_KEYS], content[_FEATURES]
+    return _Segment(keys.numpy().view(f"V{_KEY_BYTES}").reshape(-1), features, path, content[_DIGESTS].tolist())
+
+
+def _rows_of_block(features: Tensor) -> int:
+    return max(1, _BLOCK // max(1, features[:1].nbytes))
+
+
+def _digests(features: Tensor) -> Tensor:
+    """Compute CRC-32 of each block of rows."""
+    return torch.tensor([crc32(_bytes(part)) for part in features.split(_rows_of_block(features))], dtype=torch.int64)
+
+
+def _digest(content: Mapping[str, Tensor]) -> str:
+    """Hash all of a segment, which for features is how they are stored, and their digests."""
+    digest = hashlib.sha256(f"{content[_FEATURES].dtype} {list(content[_FEATURES].shape)}".encode())
+    for name in (_KEYS, _DIGESTS):
+        digest.update(_bytes(content[name]))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

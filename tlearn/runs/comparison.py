@@ -13,6 +13,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from tlearn.console import say
+from tlearn.digests import check_json
 from tlearn.errors import ConfigError
 from tlearn.runs.dotted_keys import leaves
 from tlearn.runs.folder import TUNED, folder_around
@@ -118,7 +119,10 @@ def read_run(folder: Path) -> Run | None:
 
 
 def _json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+    if path.name == _MODEL.name:
+        check_json(content, path)
+    return content
 
 
 def _yaml(path: Path) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tlearn.digests import check_zip
 from tlearn.errors import CheckpointError, typed
 from tlearn.models.heads import folded
 
@@ -23,7 +24,9 @@ def check_weights(path: Path, network: nn.Module, folder: Path) -> None:
         CheckpointError: they are others, or it cannot be read.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            check_zip(file, path)
+            content = torch.load(file, map_location="cpu", weights_only=True)
         trained = {
             name.removeprefix(_PREFIX): tensor
             for name, tensor in content["state_dict"].items()
@@ -35,6 +38,8 @@ def check_weights(path: Path, network: nn.Module, folder: Path) -> None:
             # Features are standardised for a head while it trains: see `tlearn.training.prepare_head`.
             weight, bias, *standard = (trained.pop(layer + name) for name in ("weight", "bias", "shift", "scale"))
             trained[f"{layer}weight"], trained[f"{layer}bias"] = folded(weight, bias, *standard)
+    except CheckpointError:
+        raise
     # A damaged archive raises errors of a dozen types.
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error

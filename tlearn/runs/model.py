@@ -15,6 +15,7 @@ from torch import nn
 from tlearn.console import say
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
+from tlearn.digests import FIRST_FORMAT, PLACEHOLDER, check_json, check_safetensors, seal_safetensors, with_digest
 from tlearn.errors import CheckpointError
 from tlearn.files import json_text, writing_text, written_by_library
 from tlearn.models.backbones.base import Backbone, Body, described_name
@@ -26,7 +27,8 @@ from tlearn.runs.folder import folder_around
 from tlearn.runs.given_checkpoint import check_weights
 from tlearn.runs.trust import LIBRARIES, Seat, check_trust, named_packages, stored_builder, trusted
 
-FORMAT = 1
+# 2: with digests
+FORMAT = 2
 WEIGHTS, DESCRIPTION, MANIFEST = "model.safetensors", "model.json", "splits.csv"
 # Far above what a description needs: a million class names are about 16 MiB.
 _LARGEST_DESCRIPTION = 64 * 2**20
@@ -137,13 +139,14 @@ def save_model(
         key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for key, tensor in network.state_dict().items()
     }
-    metadata = {"format": "pt", "tlearn": str(FORMAT), "recipe": json.dumps(recipe or {})}
+    metadata = {"format": "pt", "tlearn": str(FORMAT), "recipe": json.dumps(recipe or {}), "digest": PLACEHOLDER}
     with writing_text(folder / DESCRIPTION, durable=True) as file:
-        file.write(json_text({"format": FORMAT, **description}))
+        file.write(json_text(with_digest({**description, "format": FORMAT})))
         file.flush()
         # Both are on the disk before either takes the place of an older one.
         with written_by_library(folder / WEIGHTS, SafetensorError, durable=True) as weights:
             save_file(state, weights, metadata=metadata)
+            seal_safetensors(weights)
 
 
 def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
@@ -161,6 +164,7 @@ def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
     try:
         check_trust([description["architecture"], description["head"]], trust, str(folder))
         network = _skeleton(description, trust)
+        check_safetensors(folder / WEIGHTS, required=description["format"] >= FIRST_FORMAT)
         state = load_file(folder / WEIGHTS)
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from error
@@ -198,14 +202,18 @@ def read_description(run: str | Path) -> tuple[Path, dict[str, Any]]:
         raise CheckpointError(f"{folder / DESCRIPTION} has {size:,} bytes, too many for a description")
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8", errors="surrogateescape"))
-        known = description["format"] == FORMAT
+        known = description["format"] in range(1, FORMAT + 1)
         if known:
+            check_json(description, folder / DESCRIPTION)
+            description.pop("digest", None)
             _check(description)
+    except CheckpointError:
+        raise
     # As above
     except Exception as error:
         raise CheckpointError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
     if not known:
-        raise CheckpointError(f"{folder} has format {description['format']}, and this tlearn reads {FORMAT}")
+        raise CheckpointError(f"{folder} has format {description['format']}, and this tlearn reads up to {FORMAT}")
     return folder, description
 
 

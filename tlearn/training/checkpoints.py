@@ -10,10 +10,12 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO as LightningCheckpointIO
 from torch import Tensor
 
+from tlearn.digests import check_zip, sealing_zip
 from tlearn.errors import CheckpointError, ConfigError
 from tlearn.files import writing
 
-FORMAT = 1
+# 2: with a digest and the state within an epoch
+FORMAT = 2
 _KEY = "tlearn"
 # What ModelCheckpoint keeps of its files beside `best_k_models`
 _PATHS = ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path")
@@ -79,8 +81,8 @@ class CheckpointIO(LightningCheckpointIO):
             OutputError: the file cannot be written.
         """
         # Lightning's own writer goes through a temporary file on another filesystem and swallows missing permission.
-        with writing(Path(path), durable=True) as file:
-            torch.save(_with_paths(checkpoint, self._relative), file)
+        with writing(Path(path), durable=True) as file, sealing_zip(file) as sealed:
+            torch.save(_with_paths(checkpoint, self._relative), sealed)
         self._superseded.discard(Path(path))
 
     def load_checkpoint(
@@ -89,10 +91,12 @@ class CheckpointIO(LightningCheckpointIO):
         """Read a checkpoint as plain data, whatever `weights_only` says.
 
         Raises:
-            CheckpointError: missing, damaged, or containing code.
+            CheckpointError: missing, damaged, without its digest, or containing code.
         """
         try:
-            checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=True)
+            with Path(path).open("rb") as file:
+                check_zip(file, Path(path))
+                checkpoint = torch.load(file, map_location=map_location or "cpu", weights_only=True)
             if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"state_dict", "pytorch-lightning_version"}:
                 raise CheckpointError(f"{path} is not a checkpoint of a run")
             return _with_paths(checkpoint, self._absolute)

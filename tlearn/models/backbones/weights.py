@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from tlearn.digests import check_safetensors
 from tlearn.errors import CheckpointError
 
 ENDINGS = (".pth", ".pt", ".safetensors")
@@ -114,8 +115,11 @@ def _load(body: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 def _read(path: Path) -> Any:
     try:
         if path.suffix.lower() == ".safetensors":
+            check_safetensors(path)
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{path.absolute()} cannot be read: {error.strerror or error}") from error
     # Damaged bytes make the readers raise a dozen types.
