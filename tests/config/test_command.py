@@ -458,8 +458,8 @@ class TestResume:
         config = compose(restored_arguments(["++extra.note=new", f"resume={run}", "seed=4"])[:-2])
         assert (config.optimizer.lr, config.extra.note, config.seed, config.resume) == (0.5, "new", 4, str(run))
 
-    def test_a_run_goes_on_in_its_own_folder_and_from_where_it_was_started(self, start, tmp_path):
-        first = start("seed=3", "hydra.run.dir='runs/my run'")
+    def test_a_run_goes_on_in_its_own_folder_and_its_paths_are_of_where_it_was_started(self, start, tmp_path):
+        first = start("seed=3", "data=folder", "data.root=mine", "hydra.run.dir='runs/my run'")
         there, folder = Path.cwd(), Path.cwd() / "runs" / "my run"
         before = sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file())
         os.chdir(tmp_path)
@@ -474,7 +474,9 @@ class TestResume:
         assert again.configs[0].resume == str(folder)
         assert again.configs[0].paths.output_dir == first.configs[0].paths.output_dir == str(folder)
         assert again.configs[0].seed == 3
-        assert places == [there]
+        assert again.configs[0].data.root == str(there / "mine")
+        # From there, nothing is imported.
+        assert places == [tmp_path]
         # And not afterwards: the interpreter may be a notebook's.
         assert Path.cwd() == tmp_path
         assert sorted((path, path.read_bytes()) for path in folder.rglob("*") if path.is_file()) == before

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from tests.small_runs import overrides, program, write_weights
 from tlearn.config.compose import compose
 from tlearn.config.relaunch import restored_arguments
+from tlearn.config.stored_code import check_stored_code
 from tlearn.errors import CheckpointError, ConfigError
 
 
@@ -68,8 +69,60 @@ def test_paths_given_beside_resume_are_of_here(stopped, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     restored = restored_arguments([f"resume={run}", "data.root='my [new] ones'"])
-    assert Path.cwd() == tmp_path
     assert compose(restored[:-2]).data.root == str(tmp_path / "elsewhere" / "my [new] ones")
+    assert compose(restored_arguments([f"resume={run}"])[:-2]).data.root == str(tmp_path / "pictures")
+    # A stranger's folder could hold modules that every further process would import, and a git configuration.
+    assert Path.cwd() == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "callbacks.checkpoint.dirpath=/tmp/x",
+        "callbacks.checkpoint={dirpath: /tmp/x}",
+        "logger.tensorboard.save_dir=/tmp/x",
+        "trainer.default_root_dir=/tmp/x",
+        "paths.output_dir=/tmp/x",
+        "paths={output_dir: /tmp/x}",
+        "++callbacks.checkpoint.filename=../../x",
+    ],
+)
+def test_a_place_to_write_to_must_be_given_again(stopped, place):
+    run = stopped("seed=3", place)
+    with pytest.raises(ConfigError, match="must be given again"):
+        restored_arguments([f"resume={run}"])
+    assert place in restored_arguments([f"resume={run}", place])
+
+
+HIDDEN = [
+    ["+extra.n=decode", "+extra.g=get", """+callbacks.evil='${oc.${extra.n}:"{_tar${extra.g}_: torch.hub.load}"}'"""],
+    ["+extra.n=decode", "+extra.g=get", """head.build='${oc.${extra.n}:"{_tar${extra.g}_: torch.load, f: x}"}'"""],
+    ["+extra.n=decode", "+extra.g=get", """+logger.x='${oc.${extra.n}:"{_tar${extra.g}_: tlearn.download.fetch}"}'"""],
+]
+
+
+@pytest.mark.parametrize("stored", HIDDEN, ids=["callback", "head", "logger"])
+def test_code_that_a_stored_run_hides_is_refused_unless_it_is_typed(stopped, tmp_path, stored):
+    assert not [one for one in stored if "_target_" in one]
+    done = program("train", f"resume={stopped(*stored)}", cwd=tmp_path)
+    assert done.returncode == CheckpointError.exit_status, done.stderr
+    assert "names code that no option of tlearn does (" in done.stderr
+
+
+def test_code_that_is_typed_again_or_stands_in_a_folder_of_options_given_again_counts(tmp_path):
+    config = {"resume": "run", "a": [{"_target_": "mylab.heads.Cosine"}], "b": {"_target_": "torch.optim.SGD"}}
+    with pytest.raises(CheckpointError, match=r"\(mylab\.heads\.Cosine\)"):
+        check_stored_code(config, ["+x=mylab.heads.Cosines"], None)
+    check_stored_code(config, ["+head.build={_target_:mylab.heads.Cosine}"], None)
+    (tmp_path / "head").mkdir()
+    (tmp_path / "head" / "cosine.yaml").write_text("build:\n  _target_: mylab.heads.Cosine\n")
+    check_stored_code(config, [], str(tmp_path))
+
+
+@pytest.mark.parametrize("backbone", ["regnet_y_400mf", "timm/resnet10t", "tiny"])
+def test_no_option_of_tlearn_is_foreign(backbone):
+    config = compose([f"backbone={backbone}", "data=shapes", "scheduler=onecycle", "metrics=full", "head=mlp"])
+    check_stored_code(OmegaConf.to_container(config), [], None)
 
 
 def test_trust_is_never_taken_from_a_run(stopped):

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from tests.faults import fault
+from tlearn.digests import sealing_zip
 from tlearn.errors import CheckpointError, OutputError
+from tlearn.files import writing
 from tlearn.training.checkpoints import CheckpointIO, restore_frozen, strip_frozen
 
 
@@ -76,3 +78,31 @@ def test_frozen_tensors_come_back_from_the_network_and_only_if_they_are_the_same
     assert set(checkpoint["state_dict"]) == {"network.body.weight", "network.head.weight"}
     with pytest.raises(CheckpointError, match="not written by"):
         restore_frozen({"state_dict": {}}, frozen, "mark")
+
+
+@pytest.mark.parametrize("field", ["best_k_models", "best_model_path", "last_model_path", "dirpath"])
+@pytest.mark.parametrize(
+    "named", ["../mine.ckpt", "/etc/passwd", "checkpoints/../../mine.ckpt", "link/mine.ckpt", "far"]
+)
+def test_a_checkpoint_that_names_a_file_outside_its_run_is_refused(tmp_path, field, named):
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "mine.ckpt").touch()
+    (run / "link").symlink_to(tmp_path)
+    (run / "far").symlink_to(tmp_path / "mine.ckpt")
+    state = {"best_k_models": {}} | {field: {named: 1.0} if field == "best_k_models" else named}
+    whole = {"state_dict": {}, "pytorch-lightning_version": "2", "callbacks": {"ModelCheckpoint": state}}
+    with writing(run / "last.ckpt") as file, sealing_zip(file) as sealed:
+        torch.save(whole, sealed)
+    with pytest.raises(CheckpointError, match="outside its run folder"):
+        CheckpointIO(run).load_checkpoint(run / "last.ckpt")
+
+
+def test_paths_of_a_run_that_is_reached_by_a_link_are_its_own(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    state = {"best_k_models": {str(tmp_path / "link" / "a.ckpt"): 1.0}, "dirpath": str(tmp_path / "link")}
+    whole = {"state_dict": {}, "pytorch-lightning_version": "2", "callbacks": {"ModelCheckpoint": state}}
+    CheckpointIO(tmp_path / "link").save_checkpoint(whole, tmp_path / "run" / "last.ckpt")
+    read = CheckpointIO(tmp_path / "run").load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert read["callbacks"]["ModelCheckpoint"]["best_k_models"] == {str(tmp_path / "run" / "a.ckpt"): 1.0}

@@ -24,7 +24,13 @@ from tlearn.config.interpreter import borrowed_interpreter, end_process, variabl
 from tlearn.config.messages import STOPPED, explain, own_code, plain_error
 from tlearn.config.positional import replaced, with_images
 from tlearn.config.ranks import check_alone, restarted_arguments, shared_place
-from tlearn.config.relaunch import refuse_other_version, restored_arguments, resume_command, resumed_run
+from tlearn.config.relaunch import (
+    refuse_other_version,
+    restored_arguments,
+    resume_command,
+    resumed_run,
+)
+from tlearn.config.stored_code import check_stored_code
 from tlearn.config.suggestions import Asked, flag
 from tlearn.config.tree import CONF_DIR, own_hydra, plain
 from tlearn.config.trial import end_sweep, run_trial
@@ -114,7 +120,7 @@ def _answer(config_name: str, task: Task) -> int:
     sys.argv[1:] = restarted_arguments(sys.argv[1:])
     if config_name == "predict":
         sys.argv[1:] = with_images(sys.argv[1:], _parsed(config_name, sys.argv[1:]).overrides)
-    resumed = resumed_run(sys.argv[1:])
+    typed, resumed = list(sys.argv[1:]), resumed_run(sys.argv[1:])
     sys.argv[1:] = readable(restored_arguments(sys.argv[1:]))
     arguments = _parsed(config_name, sys.argv[1:])
     shows_only = arguments.hydra_help or arguments.cfg or arguments.info or arguments.shell_completion
@@ -128,7 +134,7 @@ def _answer(config_name: str, task: Task) -> int:
     asked = Asked(config_name, arguments.overrides, arguments.config_dir)
     try:
         if not shows_only and not arguments.multirun:
-            config = _check(asked)
+            config = _check(asked, typed)
             if "trainer" not in config:
                 check_alone(f"{config_name} works in one")
             more = shared_place(arguments.overrides, Path(config.paths.output_dir))
@@ -201,8 +207,13 @@ def _check_trial(config: DictConfig) -> None:
     check_rules(config, job.runtime.choices, Asked(str(job.job.config_name), list(job.overrides.task), folder))
 
 
-def _check(asked: Asked) -> DictConfig:
-    """Return the configuration, or refuse it or an occupied run folder before anything is written."""
+def _check(asked: Asked, typed: Sequence[str]) -> DictConfig:
+    """Return the configuration, or refuse it or an occupied run folder before anything is written.
+
+    Args:
+        asked: the arguments, with those of a run that goes on.
+        typed: those that were given.
+    """
     config = compose_checked(list(asked.overrides), asked.program, asked.config_dir)
     run_dir = Path(config.paths.output_dir)
     # Checked before Hydra writes its own files there
@@ -212,6 +223,7 @@ def _check(asked: Asked) -> DictConfig:
         )
     if config.get("resume"):
         # The run's stored command line chose this code.
+        check_stored_code(plain(config), typed, asked.config_dir)
         check_trust(plain(config), config.trust, str(config.resume))
     return config
 

@@ -40,20 +40,24 @@ SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+# What builds backbones by name, of torchvision and of timm
+BACKBONES = ("tlearn.models.backbones.torchvision.TorchvisionBackbone", "tlearn.models.backbones.timm.TimmBackbone")
+
+
 def option(path: str) -> dict[str, Any] | None:
     """Return the content of an option such as backbone/resnet18, backbone/timm/resnet10t or features/off, or None."""
     group, _, name = path.removesuffix(".yaml").partition("/")
     if group == "backbone" and name in TORCHVISION:
-        return _backbone("torchvision.TorchvisionBackbone", name)
+        return _backbone(BACKBONES[0], name)
     library, _, model = name.partition("/")
     if group == "backbone" and library == "timm" and model:
         # timm itself, which takes seconds to import, knows whether there is such a model.
-        return _backbone("timm.TimmBackbone", model)
+        return _backbone(BACKBONES[1], model)
     return SWITCHES.get(group, {}).get(name)
 
 
 def _backbone(target: str, name: str) -> dict[str, Any]:
-    return {"_target_": f"tlearn.models.backbones.{target}", "name": name, "weights": "DEFAULT", "pooling": "avg"}
+    return {"_target_": target, "name": name, "weights": "DEFAULT", "pooling": "avg"}
 
 
 class Options(ConfigSource):

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from tlearn import __version__
+from tlearn.config.stored_code import key_of, of_code
 from tlearn.errors import CheckpointError, ConfigError, quoted, typed
 from tlearn.files import write_bytes, write_text
 from tlearn.runs.dotted_keys import flat
@@ -28,17 +29,18 @@ _FREE = (
 )
 # Of these, what each resume is told anew
 _OF_RESUMING = ("resume", "trust")
-# Of these, paths
-_PATHS = ("data.root", "paths.cache")
+# Paths, which are of the folder in which they were typed
+_PATHS = ("data.root", "data.csv", "data.download_root", "paths.cache", "backbone.weights")
 # Of these, nodes whose options have parts of other names
 _PARTS = ("callbacks", "logger", "trainer.strategy")
 
 
 def restored_arguments(arguments: list[str]) -> list[str]:
-    """Replace `resume=RUN_FOLDER` by the run's own arguments, its folder and its working directory.
+    """Replace `resume=RUN_FOLDER` by the run's own arguments and its folder.
 
     Arguments given beside `resume` win over the stored ones, see `_merged`. The stored ones are data, not code: one
-    that names a `_target_`, or a folder of options, counts only if it is given again.
+    that names a `_target_`, a folder of options or a place to write to counts only if it is given again, and relative
+    paths are of the folder where the run was started, which nothing is imported from.
 
     Raises:
         CheckpointError: the folder holds no run.
@@ -50,13 +52,13 @@ def restored_arguments(arguments: list[str]) -> list[str]:
     if "-m" in arguments or "--multirun" in arguments:
         raise ConfigError("resume continues one run: give it without -m")
     stored, config_dir, cwd = _read(run)
-    flags, given = _flags([argument for argument in arguments if _key(argument) != "resume"])
-    merged = _merged(stored, [_placed(argument) for argument in given])
-    if not set(_of_code(merged)).issubset(given) or (config_dir and "--config-dir" not in flags):
-        raise ConfigError(f"this run uses options or code of its own, which must be given again: {_resuming(run)}")
-    if cwd.is_dir():
-        # Relative paths such as data.root meant this folder.
-        os.chdir(cwd)
+    flags, given = _flags([argument for argument in arguments if key_of(argument) != "resume"])
+    given = [_placed(argument, Path.cwd()) for argument in given]
+    merged = _merged([_placed(argument, cwd) for argument in stored], given)
+    if not set(of_code(merged)).issubset(given) or (config_dir and "--config-dir" not in flags):
+        raise ConfigError(
+            f"this run uses options, code or places of its own, which must be given again: {_resuming(run)}"
+        )
     folder = quoted(run)
     return [*flags, *merged, f"resume={folder}", f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
 
@@ -69,27 +71,36 @@ def _merged(stored: list[str], given: list[str]) -> list[str]:
     """
 
     def is_left(argument: str) -> bool:
-        key = _key(argument)
+        key = key_of(argument)
         for one in given:
             removes, extends = one.startswith("~"), argument.startswith("+") and not one.startswith("+")
-            if _key(one) == key and (argument.startswith("~") if removes else not extends):
+            if key_of(one) == key and (argument.startswith("~") if removes else not extends):
                 return False
-            if _key(one).startswith(f"{key}.") and (argument.startswith("~") or argument.endswith("=null")):
+            if key_of(one).startswith(f"{key}.") and (argument.startswith("~") or argument.endswith("=null")):
                 return False
             # Another option of these groups has other parts.
-            if key.startswith(tuple(f"{part}." for part in _PARTS if _key(one) in (part, part.partition(".")[0]))):
+            if key.startswith(tuple(f"{part}." for part in _PARTS if key_of(one) in (part, part.partition(".")[0]))):
                 return False
         return True
 
     return [*filter(is_left, stored), *given]
 
 
-def _placed(argument: str) -> str:
-    """Return an override that is given beside `resume` with a path from here, as the run may go on elsewhere."""
-    key, value = _key(argument), _unquoted(argument.partition("=")[2])
-    if key not in _PATHS or value in ("", "null") or "${" in value:
-        return argument
-    return f"{argument.partition('=')[0]}={quoted(Path(value).expanduser().absolute())}"
+def _placed(argument: str, folder: Path) -> str:
+    """Return an override with a path from a folder as it means the same anywhere else."""
+    typed, _, value = argument.partition("=")
+    placed = _path(key_of(argument), _unquoted(value), folder)
+    return argument if placed is None else f"{typed}={quoted(placed)}"
+
+
+def _path(key: str, value: Any, folder: Path) -> str | None:
+    """Return the absolute path that the value of a key is, or None if it is not a path."""
+    if key not in _PATHS or value in ("", "null", None) or "${" in str(value):
+        return None
+    # Other weights are a name.
+    if key == "backbone.weights" and "." not in str(value):
+        return None
+    return os.path.abspath(folder / os.path.expanduser(str(value)))
 
 
 def _flags(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -119,7 +130,7 @@ def resume_command(run: Path) -> str | None:
 
 def _resuming(run: Path) -> str:
     """Return what to type for a run to go on: its folder, and again what chooses code."""
-    stored, config_dir, _ = _read(run)
+    stored, config_dir, cwd = _read(run)
     try:
         config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=False)
     except (OSError, ValueError):
@@ -127,7 +138,17 @@ def _resuming(run: Path) -> str:
     search = ["--config-dir", config_dir] if config_dir else []
     own = own_packages(config)
     trust = [f"trust=[{','.join(own)}]"] if own else []
-    return shlex.join(["python", "-m", "tlearn.train", *search, f"resume={run}", *trust, *_of_code(stored)])
+    return shlex.join(
+        [
+            "python",
+            "-m",
+            "tlearn.train",
+            *search,
+            f"resume={run}",
+            *trust,
+            *of_code([_placed(one, cwd) for one in stored]),
+        ]
+    )
 
 
 def resumed_run(arguments: list[str]) -> Path | None:
@@ -136,7 +157,7 @@ def resumed_run(arguments: list[str]) -> Path | None:
     Raises:
         ConfigError: it names a checkpoint that is not the last.
     """
-    given = [argument for argument in arguments if _key(argument) == "resume"]
+    given = [argument for argument in arguments if key_of(argument) == "resume"]
     if not given or given[-1].endswith(("resume=", "resume=null")):
         return None
     path = Path(_unquoted(given[-1].partition("=")[2])).expanduser().absolute()
@@ -148,7 +169,7 @@ def resumed_run(arguments: list[str]) -> Path | None:
 
 def folder_override(arguments: list[str]) -> Path | None:
     """Return the folder of `hydra.run.dir=FOLDER`, or None."""
-    given = [argument.partition("=")[2] for argument in arguments if _key(argument) == "hydra.run.dir"]
+    given = [argument.partition("=")[2] for argument in arguments if key_of(argument) == "hydra.run.dir"]
     return Path(_unquoted(given[-1])) if given else None
 
 
@@ -156,22 +177,6 @@ def _unquoted(value: str) -> str:
     """Parse a value as Hydra would: in quotes, with escaped quotes inside, or bare."""
     inner = re.fullmatch(r"(['\"])(.*)\1", value, flags=re.S)
     return inner[2].replace("\\" + inner[1], inner[1]) if inner else value
-
-
-def _of_code(overrides: list[str]) -> list[str]:
-    """Return the overrides that could choose code and that none after them removes."""
-    removed = [{_key(one) for one in overrides[place:] if one.startswith("~")} for place in range(len(overrides))]
-    return [one for one, gone in zip(overrides, removed, strict=True) if _names_code(one) and _key(one) not in gone]
-
-
-def _names_code(argument: str) -> bool:
-    """Return whether an argument could choose code: a `_target_`, a container with one, or an unknown option file."""
-    group = "." not in _key(argument).partition("@")[0]
-    return any(word in argument for word in ("_target_", "oc.create", "oc.decode")) or (group and ".." in argument)
-
-
-def _key(argument: str) -> str:
-    return argument.partition("=")[0].lstrip("+~")
 
 
 def _read(run: Path) -> tuple[list[str], str | None, Path]:
@@ -184,9 +189,9 @@ def _read(run: Path) -> tuple[list[str], str | None, Path]:
         assert isinstance(runtime, dict)
         directories = [source["path"] for source in runtime["config_sources"] if source["provider"] == "command-line"]
         # Trust is given by who resumes, never by the run.
-        arguments = [str(argument) for argument in overrides if _key(str(argument)) not in _OF_RESUMING]
+        arguments = [str(argument) for argument in overrides if key_of(str(argument)) not in _OF_RESUMING]
         # Such arguments can load pickles and plugins; Hydra itself never stores any.
-        foreign = [argument for argument in arguments if argument.startswith("-") or _key(argument).startswith("hydra")]
+        foreign = [one for one in arguments if one.startswith("-") or key_of(one).startswith("hydra")]
         if foreign:
             raise ValueError(f"{foreign[0]} is not an argument of a run")
         return arguments, directories[0] if directories else None, Path(str(runtime["cwd"]))
@@ -216,6 +221,8 @@ def check_resume(settings: Mapping[str, Any], folder: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} holds no run to resume: {error}") from error
     before, now = flat(dict(OmegaConf.to_container(stored))), flat(settings)  # type: ignore[arg-type]
+    for values, cwd in ((before, _read(folder)[2]), (now, Path.cwd())):
+        values |= {key: path for key in _PATHS if (path := _path(key, values.get(key), cwd))}
     # The learning rate of a schedule over the whole run would jump if the run became longer.
     free = _FREE if settings["scheduler"]["from_run"] else (*_FREE, "trainer.max_epochs")
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
@@ -235,7 +242,7 @@ def record_resume(settings: Mapping[str, Any], folder: Path) -> None:
         folder: the run folder.
     """
     hydra, place = HydraConfig.get(), folder / ".hydra"
-    overrides = [one for one in hydra.overrides.task if _key(one) not in _OF_RESUMING]
+    overrides = [one for one in hydra.overrides.task if key_of(one) not in _OF_RESUMING]
     content: dict[str, Any] = {
         "config.yaml": {**settings, "resume": None, "trust": []},
         "hydra.yaml": {"hydra": OmegaConf.to_container(hydra, resolve=False)},

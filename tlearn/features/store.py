@@ -72,7 +72,7 @@ class _Segment:
     checked: set[int] = field(default_factory=set)
 
     def check(self, rows: Sequence[int]) -> None:
-        """Check the blocks of rows that have not been checked, if they are in a file; ValueError for one that is damaged.
+        """Check the blocks of rows that have not been checked; ValueError for one that is damaged.
 
         The file is read, as pages of a mapped one would stay in memory.
         """

@@ -128,7 +128,9 @@ class CheckpointIO(LightningCheckpointIO):
 
     def _absolute(self, path: str) -> str:
         found = Path(os.path.normpath(self._run / path))
-        if not found.is_relative_to(self._run):
+        # Links, too: what is named is deleted when it is no longer among the best.
+        inside = Path(os.path.realpath(found)).is_relative_to(os.path.realpath(self._run))
+        if not (inside and found.is_relative_to(self._run)):
             raise CheckpointError(f"a checkpoint names {path}, which is outside its run folder {self._run}")
         return str(found)
 
