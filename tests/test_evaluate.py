@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_a_changed_data_set_is_refused(tmp_path, trained):
     shutil.copytree(folder, tmp_path / "all")
     describe_anew(tmp_path / "all" / "run" / "model", data_root=str(tmp_path / "all" / "pictures"))
     assert _evaluate(tmp_path, tmp_path / "all" / "run")["test/top1"] >= 0
+    picture = tmp_path / "all" / "pictures" / "test" / "red" / "201.png"
+    whole, state = picture.read_bytes(), picture.stat()
+    picture.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    os.utime(picture, ns=(state.st_mtime_ns, state.st_mtime_ns))
+    with pytest.raises(DataError, match=r"201\.png: it is not the image that the run began with"):
+        _evaluate(tmp_path, tmp_path / "all" / "run")
+    os.utime(picture, ns=(1, 1))
+    with pytest.raises(DataError, match=r"other content: test/red/201\.png"):
+        _evaluate(tmp_path, tmp_path / "all" / "run")
+    picture.write_bytes(whole)
     (tmp_path / "all" / "pictures" / "test" / "red" / "200.png").unlink()
     with pytest.raises(DataError, match=r"200\.png"):
         _evaluate(tmp_path, tmp_path / "all" / "run")

@@ -173,7 +173,13 @@ def test_a_resumed_run_keeps_its_configuration_and_its_pictures(tmp_path, folder
     assert other_body.returncode == CheckpointError.exit_status
     assert "frozen weights" in other_body.stderr
     picture = next((folder_data / "train" / "red").iterdir())
-    picture.write_bytes(picture.read_bytes() + b"more")
+    whole = picture.read_bytes()
+    # The density of a JPEG's pixels, which none of them depends on
+    picture.write_bytes(whole[:15] + bytes([whole[15] ^ 1]) + whole[16:])
+    edited = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
+    assert edited.returncode == DataError.exit_status
+    assert f"other content: train/red/{picture.name}" in edited.stderr
+    picture.write_bytes(whole + b"more")
     edited = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
     assert edited.returncode == DataError.exit_status
     picture.unlink()

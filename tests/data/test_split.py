@@ -247,7 +247,7 @@ def written(tmp_path):
     for number, sample in enumerate(splits["train"] + splits["val"]):
         (root / sample.path).parent.mkdir(parents=True, exist_ok=True)
         (root / sample.path).write_bytes(b"x" * number)
-    write_manifest(tmp_path / "splits.csv", root, splits)
+    write_manifest(tmp_path / "splits.csv", root, splits, {"a/1.jpg": "0" * 64})
     return root, splits, tmp_path / "splits.csv"
 
 
@@ -263,9 +263,11 @@ class TestManifest:
 
     def test_it_is_readable_text(self, tmp_path):
         (tmp_path / "1.jpg").write_bytes(b"12345")
-        write_manifest(tmp_path / "splits.csv", tmp_path, {"train": [Sample("1.jpg", "Kätzchen")]})
+        write_manifest(
+            tmp_path / "splits.csv", tmp_path, {"train": [Sample("1.jpg", "Kätzchen")]}, {"1.jpg": "ab" * 32}
+        )
         text = (tmp_path / "splits.csv").read_text(encoding="utf-8")
-        assert text.splitlines() == ["path,label,split,bytes", "1.jpg,Kätzchen,train,5"]
+        assert text.splitlines() == ["path,label,split,bytes,sha256", f"1.jpg,Kätzchen,train,5,{'ab' * 32}"]
 
     def test_lost_files_and_other_sizes_are_named(self, written):
         root, _, path = written
@@ -277,6 +279,19 @@ class TestManifest:
         assert "2 of 4 images" in str(caught.value)
         assert "missing: a/1.jpg" in str(caught.value)
         assert f"18 instead of 3 bytes: {path.parent}/elsewhere.jpg" in str(caught.value)
+
+    def test_other_content_of_the_same_size_is_named_where_it_is_known(self, written):
+        root, _, path = written
+        manifest = read_manifest(path)
+        assert manifest.digests == {"a/1.jpg": "0" * 64}
+        check_manifest(manifest, root, {"a/1.jpg": "0" * 64, "a/\udcff.jpg": "1" * 64})
+        with pytest.raises(DataError, match=r"1 of 4 images .*\nother content: a/1\.jpg"):
+            check_manifest(manifest, root, {"a/1.jpg": "1" * 64})
+
+    def test_a_digest_that_is_none_is_refused(self, tmp_path):
+        (tmp_path / "splits.csv").write_text("path,label,split,bytes,sha256\n1.jpg,a,train,1,abc\n", encoding="utf-8")
+        with pytest.raises(DataError, match="line 2 is not path,label,split,bytes,sha256"):
+            read_manifest(tmp_path / "splits.csv")
 
     def test_many_lost_files_are_capped(self, written, tmp_path):
         _, _, path = written
@@ -328,10 +343,10 @@ class TestManifest:
         root, splits, _ = written
         (tmp_path / "none").write_bytes(b"a file")
         with pytest.raises(OutputError, match=r"cannot write .*/none/splits\.csv"):
-            write_manifest(tmp_path / "none/splits.csv", root, splits)
+            write_manifest(tmp_path / "none/splits.csv", root, splits, {})
         (root / "a/1.jpg").unlink()
         with pytest.raises(DataError, match=r"1 image missing in .*: a/1\.jpg"):
-            write_manifest(tmp_path / "other.csv", root, splits)
+            write_manifest(tmp_path / "other.csv", root, splits, {})
         assert not (tmp_path / "other.csv").exists()
 
 

@@ -1,5 +1,6 @@
 """Bad files are all found at once, and a second look at unchanged files decodes nothing."""
 
+import hashlib
 import json
 import os
 import threading
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pytest
+import torch
 from PIL import Image
 
 from tlearn.data.decode import Decoder
-from tlearn.data.verify import check_images
+from tlearn.data.file_state import content_digest
+from tlearn.data.verify import Unchanged, check_images
 from tlearn.errors import BadImageError
 
 GOOD = ["cats/a.png", "cats/b.png", "dogs/c.png", "dogs/d.png"]
@@ -313,3 +316,27 @@ def test_real_photographs_are_all_good(shared, cache):
     paths = sorted(str(file.relative_to(root)) for file in root.glob("val/*/*.jpg"))
     assert len(paths) == 153
     assert find_bad_images(root, paths, Decoder(), cache, threads=2) == {}
+
+
+def test_digests_are_of_the_content_and_remembered(root, cache, decoded):
+    expected = {path: hashlib.sha256((root / path).read_bytes()).hexdigest() for path in GOOD}
+    for _ in range(2):
+        found = check_images(root, GOOD, Decoder(), cache, threads=2)
+        assert {path: outcome.digest for path, outcome in found.items()} == expected
+    assert len(decoded) == len(GOOD)
+
+
+def test_a_picture_that_is_replaced_by_one_of_its_size_and_time_is_found_where_it_is_read(root):
+    file = root / GOOD[0]
+    decode = Unchanged(Decoder(), {str(file): content_digest(file)})
+    assert torch.equal(decode(file), Decoder()(file))
+    assert torch.equal(decode(root / GOOD[1]), Decoder()(root / GOOD[1]))
+    content, state = bytearray(file.read_bytes()), file.stat()
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.raises(BadImageError, match="not the image that the run began with"):
+        decode(str(file))
+    file.unlink()
+    with pytest.raises(BadImageError, match="cannot be read"):
+        decode(file)

@@ -15,6 +15,7 @@ from tlearn.config.valid_values import DECODING
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.prepare import ImageSet, class_counts, readable
+from tlearn.data.split import check_manifest
 from tlearn.data.transforms import Transform
 from tlearn.runs.evaluated import evaluated_samples
 from tlearn.runs.model import Model, load_model
@@ -45,16 +46,19 @@ def measure(
     wanted = _metrics(settings, model)
     trainer = measuring_trainer(settings, Path(settings["paths"]["output_dir"]))
     own = data["root"] is None and data["name"] == "folder"
-    root, chosen = evaluated_samples(model, split, None if own else seats.source(data["source"]))
+    root, chosen, manifest = evaluated_samples(model, split, None if own else seats.source(data["source"]))
     transform = Transform(preprocessing_for(tta, model.description["preprocessing"]))
     verified = cache_folder(settings) / "verified"
-    unreadable, samples, notes = readable(root, chosen, model.decoder, data["on_bad_image"], verified)
+    unreadable, samples, notes, digests = readable(root, chosen, model.decoder, data["on_bad_image"], verified)
+    if manifest is not None:
+        check_manifest(manifest, root, digests)
+        digests |= manifest.digests
     say(*notes)
     if unreadable:
         say(f"left out {len(unreadable)} unreadable images: {', '.join(list(unreadable)[:20])}")
     say(*class_counts({split: samples}, model.classes))
     loading = {name: data[name] for name in ("batch_size", "num_workers")}
-    image_set = ImageSet(root, {"test": samples}, model.classes)
+    image_set = ImageSet(root, {"test": samples}, model.classes, digests=digests)
     images = ImageDataModule(image_set, model.decoder, transform, transform, **loading)
     metrics, outputs, views = measure_split(trainer, model.network, images, split, tta, features, wanted)
     metrics |= calibration_metrics(outputs, model.temperature)

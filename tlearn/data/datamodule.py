@@ -15,6 +15,7 @@ from tlearn.data.pixel_cache import DiskPixels, MemoryPixels
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
 from tlearn.data.transforms import Transform, stack, visible
+from tlearn.data.verify import Unchanged
 from tlearn.data.workers import default_workers, leave_signals
 from tlearn.errors import DataError
 from tlearn.machine import available_cpus
@@ -144,12 +145,14 @@ class ImageDataModule(SplitDataModule):
         self.transforms = {split: train_transform if split == "train" else transform for split in image_set.splits}
         cached = ("train", "val") if cache is not None else ()
         self._cached = [split for split in cached if split in image_set.splits and self.transforms[split].takes_shrunk]
+        # A file that has changed since it was checked is found where it is read.
+        self.decode = Unchanged(decoder, image_set.absolute_digests())
         datasets = {
             split: ImageDataset(
                 image_set.root,
                 samples,
                 image_set.classes,
-                cache if cache is not None and split in self._cached else decoder,
+                cache if cache is not None and split in self._cached else self.decode,
                 self.transforms[split].pixels,
             )
             for split, samples in image_set.splits.items()
@@ -188,9 +191,7 @@ class ImageDataModule(SplitDataModule):
         if not self.transforms[split].is_random:
             return self.datasets[split]
         image_set = self.image_set
-        return ImageDataset(
-            image_set.root, image_set.splits[split], image_set.classes, self.decoder, self._plain.pixels
-        )
+        return ImageDataset(image_set.root, image_set.splits[split], image_set.classes, self.decode, self._plain.pixels)
 
     def _loader(self, dataset: ImageDataset, **how: Any) -> DataLoader:
         workers = self._workers()

@@ -1,5 +1,6 @@
-"""The state of a file, which changes with its content, without reading it."""
+"""The state of a file, which changes with its content, without reading it; and the digest of its content."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -21,3 +22,9 @@ def file_state(path: str | Path) -> FileState | None:
     except (OSError, ValueError):
         return None
     return FileState(os.path.abspath(path), status.st_size, status.st_mtime_ns)
+
+
+def content_digest(path: str | Path) -> str:
+    """Hash the content of a file, as sha256sum does; OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

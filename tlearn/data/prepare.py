@@ -28,6 +28,12 @@ class ImageSet:
     notes: list[str] = field(default_factory=list)
     # path -> reason, of the images that were left out
     skipped: dict[str, str] = field(default_factory=dict)
+    # path -> digest of the file, as far as they are known
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def absolute_digests(self) -> dict[str, str]:
+        """Return the digests by path, as files are opened by."""
+        return {str(self.root / path): digest for path, digest in self.digests.items()}
 
 
 def prepare(
@@ -58,21 +64,26 @@ def prepare(
         ConfigError: options of the split that do not suit the images.
     """
     listing = listing_of(source)
-    bad, samples, depth = readable(listing.root, listing.samples, decoder, on_bad_image, cache)
+    bad, samples, depth, digests = readable(listing.root, listing.samples, decoder, on_bad_image, cache)
     if lost := {sample.label for sample in listing.samples} - {sample.label for sample in samples}:
         raise BadImagesError(listing.root, bad, sorted(lost))
     splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {counted(len(bad), 'unreadable image')}{_per_class(listing.samples, bad)}"] if bad else []
     return ImageSet(
-        listing.root, splits, classes, [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more], bad
+        listing.root,
+        splits,
+        classes,
+        [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more],
+        bad,
+        digests,
     )
 
 
 def readable(
     root: Path, samples: Sequence[Sample], decoder: Decoder, on_bad_image: str, cache: Path | None
-) -> tuple[dict[str, str], list[Sample], list[str]]:
-    """Return the unreadable images, path -> reason, the other samples, and notes on how they are read.
+) -> tuple[dict[str, str], list[Sample], list[str], dict[str, str]]:
+    """Return the unreadable images, path -> reason, the other samples, notes on how they are read, and their digests.
 
     Raises:
         BadImagesError: some are unreadable and `on_bad_image` is "error".
@@ -82,7 +93,8 @@ def readable(
     if bad and on_bad_image == "error":
         raise BadImagesError(root, bad)
     note = depth_note(outcome.bits for outcome in outcomes.values())
-    return bad, [sample for sample in samples if sample.path not in bad], [note] if note else []
+    digests = {path: outcome.digest for path, outcome in outcomes.items() if not outcome.reason}
+    return bad, [sample for sample in samples if sample.path not in bad], [note] if note else [], digests
 
 
 def class_counts(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> list[str]:

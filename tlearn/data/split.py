@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlearn.data.file_state import file_state
@@ -14,8 +14,11 @@ from tlearn.errors import ConfigError, DataError, capped, counted
 from tlearn.files import writing_text
 from tlearn.ranges import require
 
-COLUMNS = ["path", "label", "split", "bytes"]
+COLUMNS = ["path", "label", "split", "bytes", "sha256"]
+# As earlier versions wrote it
+_OLD_COLUMNS = COLUMNS[:-1]
 SIZE = re.compile("[0-9]{1,18}")
+_DIGEST = re.compile("[0-9a-f]{64}|")
 NO_TEST = "no test split: no test metrics are reported"
 TEST_AS_VAL = "the test images are val, as data.split.test_as_val says: no test metrics, and val chose the best epoch"
 
@@ -24,10 +27,11 @@ Splits = Mapping[str, Sequence[Sample]]
 
 @dataclass(frozen=True)
 class Manifest:
-    """The recorded split of a run: samples by split, and the size of each file in bytes."""
+    """The recorded split of a run: samples by split, and of each file its size in bytes and, if known, its digest."""
 
     splits: dict[str, list[Sample]]
     sizes: dict[str, int]
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def make_splits(
@@ -113,9 +117,9 @@ def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[
     return classes, notes
 
 
-def write_manifest(path: Path, root: Path, splits: Splits) -> None:
-    """Write path, label, split and size of every sample as CSV; raise OutputError where that fails."""
-    rows = _rows(root, splits)
+def write_manifest(path: Path, root: Path, splits: Splits, digests: Mapping[str, str]) -> None:
+    """Write path, label, split, size and digest of every sample as CSV; raise OutputError where that fails."""
+    rows = [(*row, digests.get(row[0], "")) for row in _rows(root, splits)]
     with writing_text(path, durable=True) as file:
         # The default \r\n: with \n alone, a name that contains \r would not be quoted.
         csv.writer(file).writerows([COLUMNS, *rows])
@@ -131,18 +135,22 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(f"cannot read the split manifest {path}: {error.strerror}") from error
     except csv.Error as error:
         raise DataError(f"{path} is not a split manifest: {error}") from error
-    if header != COLUMNS or not rows:
+    if header not in (COLUMNS, _OLD_COLUMNS) or not rows:
         raise DataError(f"{path} is not a split manifest: it must have the columns {','.join(COLUMNS)} and a row")
     splits: dict[str, list[Sample]] = {}
     sizes: dict[str, int] = {}
+    digests: dict[str, str] = {}
     for line, row in rows:
-        if len(row) != 4 or not (row[0] and row[1]) or row[2] not in SPLITS or not SIZE.fullmatch(row[3]):
-            raise DataError(f"{path}, line {line} is not path,label,split,bytes: {','.join(row)}")
+        valid = len(row) == len(header) and row[0] and row[1] and row[2] in SPLITS and SIZE.fullmatch(row[3])
+        if not (valid and _DIGEST.fullmatch("".join(row[4:]))):
+            raise DataError(f"{path}, line {line} is not {','.join(header)}: {','.join(row)}")
         if row[0] in sizes:
             raise DataError(f"{path}, line {line}: {row[0]} is listed twice")
         splits.setdefault(row[2], []).append(Sample(*row[:3]))
         sizes[row[0]] = int(row[3])
-    return Manifest({name: splits[name] for name in SPLITS if name in splits}, sizes)
+        if any(row[4:]):
+            digests[row[0]] = row[4]
+    return Manifest({name: splits[name] for name in SPLITS if name in splits}, sizes, digests)
 
 
 def manifest_digest(root: Path, splits: Splits) -> str:
@@ -158,8 +166,14 @@ def unchanged_files(manifest: Manifest, root: Path) -> int:
     return sum(_size(root / path) == size for path, size in manifest.sizes.items())
 
 
-def check_manifest(manifest: Manifest, root: Path) -> None:
-    """Raise DataError unless every file of a manifest exists with the recorded size."""
+def check_manifest(manifest: Manifest, root: Path, found: Mapping[str, str] | None = None) -> None:
+    """Raise DataError unless every file of a manifest exists with the recorded size, and digest where it was found.
+
+    Args:
+        manifest: the record.
+        root: what its paths are relative to.
+        found: the digests of files as they are now, by path.
+    """
     problems = []
     for path, expected in manifest.sizes.items():
         size = _size(root / path)
@@ -167,6 +181,8 @@ def check_manifest(manifest: Manifest, root: Path) -> None:
             problems.append(f"missing: {path}")
         elif size != expected:
             problems.append(f"{size} instead of {expected} bytes: {path}")
+        elif found and path in found and manifest.digests.get(path, found[path]) != found[path]:
+            problems.append(f"other content: {path}")
     if problems:
         raise DataError(
             f"{len(problems)} of {len(manifest.sizes)} images in {root} are not those of the split manifest\n"

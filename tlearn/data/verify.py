@@ -3,37 +3,40 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import PIL
+from torch import Tensor
 
 from tlearn.data.decode import Decoder
-from tlearn.data.file_state import file_state
+from tlearn.data.file_state import content_digest, file_state
 from tlearn.data.formats import HEIF_ENDINGS
 from tlearn.data.header import heif_version
 from tlearn.errors import BadImageError, OutputError
 from tlearn.files import write_text
 
 # Part of the cache key: increment it when the decoder accepts other files or the layout of the cache changes.
-_FORMAT = 2
+_FORMAT = 3
 
 # Images per task: with a task for each, a million images would need a gigabyte of memory for tasks.
 _BATCH = 32
 
 
 class Outcome(NamedTuple):
-    """Result for one image: an empty reason if it decodes, and the bits of `Decoded`.
+    """Result for one image: an empty reason if it decodes, then the bits of `Decoded` and the digest of the file.
 
     Not lasting if the machine failed and a retry may help.
     """
 
     reason: str
     bits: int = 0
+    digest: str = ""
     lasting: bool = True
 
 
@@ -55,10 +58,37 @@ def check_images(
     valid = [path for path, state in states.items() if path in known and known[path][:2] == state]
     cached = {path: Outcome(*known[path][2:]) for path in valid}
     outcomes = _decode_all(root, [path for path in states if path not in cached], decoder, threads)
-    lasting = {path: [*states[path], *end[:2]] for path, end in outcomes.items() if end.lasting and states[path]}
+    lasting = {path: [*states[path], *end[:3]] for path, end in outcomes.items() if end.lasting and states[path]}
     if cache is not None and lasting:
         _write_cache(cache, key, known | lasting)
     return {path: cached.get(path) or outcomes[path] for path in states}
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """Decode images that must have the content with which they were checked, whatever their size and time say.
+
+    Args:
+        decoder: decodes them.
+        digests: of the files, by path; others are decoded as they are.
+    """
+
+    decoder: Decoder
+    digests: Mapping[str, str]
+
+    def __call__(self, path: str | Path) -> Tensor:
+        """Return uint8 [3, H, W]; raise BadImageError as the decoder does, and for a file that has changed."""
+        expected = self.digests.get(os.fspath(path))
+        if expected is not None and _digest_now(path) != expected:
+            raise BadImageError(path, "it is not the image that the run began with: restore it, or start a new run")
+        return self.decoder(path)
+
+
+def _digest_now(path: str | Path) -> str:
+    try:
+        return content_digest(path)
+    except OSError as error:
+        raise BadImageError(path, f"cannot be read ({error.strerror})") from error
 
 
 def _decode_all(root: Path, paths: list[str], decoder: Decoder, threads: int) -> dict[str, Outcome]:
@@ -76,7 +106,7 @@ def _decode_batch(decoder: Decoder, files: list[str]) -> list[Outcome]:
 
 def _decode_one(decoder: Decoder, file: str) -> Outcome:
     try:
-        return Outcome("", decoder.read(file).bits)
+        return Outcome("", decoder.read(file).bits, _digest_now(file))
     except BadImageError as error:
         cause = error.__cause__
         # Errors of the operating system have an errno; those that Pillow raises for damaged bytes have none.
@@ -89,13 +119,15 @@ def _cache_name(root: Path) -> str:
 
 
 def _read_cache(cache: Path, key: str) -> dict[str, list]:
-    """Read [size, time, reason, bits] by path; empty if the file is missing, damaged or has another key."""
+    """Read [size, time, reason, bits, digest] by path; empty if the file is missing, damaged or has another key."""
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
         if content["key"] != key:
             return {}
         pictures = content["pictures"].items()
-        return {path: [size, time, str(reason), int(bits)] for path, (size, time, reason, bits) in pictures}
+        return {
+            path: [size, time, str(reason), int(bits), str(mark)] for path, (size, time, reason, bits, mark) in pictures
+        }
     # A damaged file can be invalid JSON, JSON of another structure, or nested beyond Python's recursion limit.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}

@@ -153,7 +153,7 @@ class _Features:
         if code:
             # A backbone of the user's own may depend on more than it describes.
             self._key |= {"code": code, "settings": options.parts["backbone"]}
-        reader = Reader(images.decoder, images.transforms["val"], images.transforms["train"])
+        reader = Reader(images.decode, images.transforms["val"], images.transforms["train"])
         average = part.rest is None
         self._make = partial(Extractor, part.module, reader, device=device, average=average, workers=images.num_workers)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from tlearn.data.decode import Decoder
+from tlearn.data.pixel_cache import Decode
 from tlearn.data.transforms import Transform, stack
 from tlearn.data.workers import default_workers, leave_signals
 from tlearn.features.allocator import keep_memory
@@ -32,7 +32,7 @@ class Reader:
     `fixed` is the transform of images without a draw, `random` of those with one.
     """
 
-    decoder: Decoder
+    decode: Decode
     fixed: Transform
     random: Transform
 
@@ -40,7 +40,7 @@ class Reader:
         """Read one image; BadImageError if it cannot be read."""
         path, draw = item
         transform = self.fixed if draw is None else self.random
-        return transform.pixels(self.decoder(path), draw)
+        return transform.pixels(self.decode(path), draw)
 
 
 class Extractor:

@@ -12,8 +12,8 @@ from tlearn.errors import DataError
 from tlearn.runs.model import MANIFEST, Model, read_description
 
 
-def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[Path, list[Sample]]:
-    """Return the root and the samples of a split.
+def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[Path, list[Sample], Manifest | None]:
+    """Return the root and the samples of a split, and the record that has them if they are the run's own.
 
     Args:
         model: a finished run's.
@@ -27,11 +27,11 @@ def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[
     if source is None:
         root = Path(model.description["data_root"])
         check_manifest(manifest, root)
-        return root, _own(manifest, split)
+        return root, _own(manifest, split), manifest
     listing = listing_of(source)
     root, same = listing.root, unchanged_files(manifest, listing.root)
     if same == len(manifest.sizes):
-        return root, _own(manifest, split)
+        return root, _own(manifest, split), manifest
     given = {sample.split for sample in listing.samples}
     if given == {None} and same:
         raise DataError(
@@ -42,7 +42,7 @@ def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[
         raise DataError(f"{root} has no {split} split: it has {', '.join(sorted(map(str, given)))}")
     samples = [sample for sample in listing.samples if sample.split in (None, split)]
     _check_classes(samples, model.classes, root)
-    return root, samples
+    return root, samples, None
 
 
 def trained_on_note(model: Model, outputs: Outputs) -> str | None:
@@ -65,7 +65,7 @@ def recorded_images(run: str | Path) -> ImageSet:
     folder, description = read_description(run)
     manifest, root = read_manifest(folder / MANIFEST), Path(description["data_root"])
     check_manifest(manifest, root)
-    return ImageSet(root, manifest.splits, description["classes"])
+    return ImageSet(root, manifest.splits, description["classes"], digests=manifest.digests)
 
 
 def _own(manifest: Manifest, split: str) -> list[Sample]:

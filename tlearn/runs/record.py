@@ -70,8 +70,8 @@ class RunRecord:
             manifest = read_manifest(path)
             if manifest.splits != image_set.splits:
                 raise DataError(f"the images are not those of {path}: files were added, removed or renamed since")
-            check_manifest(manifest, image_set.root)
-        write_manifest(path, image_set.root, image_set.splits)
+            check_manifest(manifest, image_set.root, image_set.digests)
+        write_manifest(path, image_set.root, image_set.splits, image_set.digests)
         digest = manifest_digest(image_set.root, image_set.splits)
         data = {"root": str(image_set.root), "classes": image_set.classes, "fingerprint": digest}
         self.folder.write_json("environment.json", {**environment(), "data": data})
