@@ -130,3 +130,14 @@ def test_numbers_keep_the_digits_that_matter():
     ]
     assert [percent(value) for value in (0.8684, 0.0, 1.0)] == ["86.8 %", "0.0 %", "100 %"]
     assert [duration(value) for value in (0.04, 12.34, 754.2, 5400)] == ["0.0 s", "12.3 s", "754 s", "90 min"]
+
+
+def test_control_characters_in_names_are_shown_and_not_obeyed(tmp_path, capsys):
+    name = "a\x1b]0;mine\x07\x1b[2J\r\x9b1m\u202egpj.exe\x7f\ttab\nline é"
+    shown = r"a\x1b]0;mine\x07\x1b[2J\r\x9b1m\u202egpj.exe\x7f" + "\ttab\nline é\n"
+    with session(tmp_path / "train.log"):
+        say(name)
+        warn(name)
+        complain(name)
+    assert capsys.readouterr() == (shown, shown * 2)
+    assert "\x1b" not in (tmp_path / "train.log").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """The one door to the disk: whole or absent, links kept, what is not a regular file written to and never replaced."""
 
 import ast
+import csv
 import errno
 import json
 import os
@@ -442,6 +443,23 @@ class TestTablesAndJson:
         text = (tmp_path / "file.json").read_text(encoding="utf-8")
         assert "Blåbær" in text
         assert json.loads(text)["path"] == "a\udcff.png"
+
+    @pytest.mark.parametrize("text", ["=1+1", "+ve", "-ve", "@A1", "\t=1", "\r=1", "'=1", "''-1", "--5", "-1 or 2"])
+    def test_a_spreadsheet_runs_no_cell_and_it_comes_back_unchanged(self, tmp_path, text):
+        path = tmp_path / "table.csv"
+        write_table(path, [{"name": text, "value": -0.5}])
+        append_row(path, {"name": text, "value": "-1e-05"}, ["name", "value"])
+        with path.open(newline="") as file:
+            cells = [row["name"] for row in csv.DictReader(file)]
+        assert cells == [f"'{text}"] * 2
+        rows = read_table(path)
+        assert rows == [{"name": text, "value": "-0.5"}, {"name": text, "value": "-1e-05"}]
+
+    @pytest.mark.parametrize("text", ["'quoted", "''", "5'", "a=b", "", "-3", "+2.5E3", "nan"])
+    def test_other_cells_are_as_they_are(self, tmp_path, text):
+        write_table(tmp_path / "table.csv", [{"name": text, "more": "x"}])
+        assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith(f"{text},")
+        assert read_table(tmp_path / "table.csv") == [{"name": text, "more": "x"}]
 
     def test_what_json_cannot_hold_leaves_the_old_file(self, tmp_path):
         write_json(tmp_path / "file.json", [1])

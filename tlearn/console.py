@@ -6,6 +6,7 @@ where the run continues, `complain` where it ends. During a `session`, a log fil
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ _LOG.addHandler(logging.NullHandler())
 # Loggers of libraries whose messages the log file keeps
 _LIBRARIES = ("lightning.pytorch", "lightning.fabric", "torch")
 _quiet = False
+# What a terminal obeys instead of showing it, or by which it shows a text in another order; names can hold it.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def is_main_process() -> bool:
@@ -122,6 +125,7 @@ def _put(level: int, lines: Sequence[object], stream: TextIO | None, trace: bool
         return
     # Names of files need not be text, which neither every terminal nor a notebook takes.
     text = "\n".join(map(str, lines)).encode("utf-8", "backslashreplace").decode("utf-8")
+    text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     _LOG.log(level, text, exc_info=trace)
     if stream is not None:
         print(text, file=stream, flush=True)

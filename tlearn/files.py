@@ -36,6 +36,8 @@ _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}\.tmp", re.DOTALL)
 # Characters of its target's name in a temporary one, which no file system must find too long
 _NAMED = 50
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# What a spreadsheet runs where a cell begins so, numbers excepted, or the same behind quotes, which tell it not to
+_FORMULA = re.compile(r"(?![+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\Z)'*[=+\-@\t\r]", re.IGNORECASE)
 
 
 def lock(file: IO[Any], *, shared: bool = False, wait: bool = False) -> None:
@@ -186,18 +188,21 @@ def json_text(content: Any) -> str:
 def write_table(
     path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), *, durable: bool = False
 ) -> None:
-    """Write rows as CSV, with these columns or those of the first row; None and what a row lacks are empty."""
+    """Write rows as CSV, with these columns or those of the first row; None and what a row lacks are empty.
+
+    A text that a spreadsheet would run has a quote before it, which `read_table` takes away.
+    """
     with writing_text(path, durable=durable) as file:
         # The default \r\n: with \n alone, a value that contains \r would not be quoted.
         writer = csv.DictWriter(file, list(columns or (rows[0] if rows else ())))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: inert(value) for name, value in row.items()} for row in rows)
 
 
 def append_row(path: Path, row: Mapping[str, Any], columns: Sequence[str]) -> None:
     """Add a row to a table that is there; of one that cannot be written whole, nothing stays."""
     text = io.StringIO(newline="")
-    csv.DictWriter(text, columns).writerow(row)
+    csv.DictWriter(text, columns).writerow({name: inert(value) for name, value in row.items()})
     with _named(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         size = os.fstat(descriptor).st_size
@@ -213,7 +218,17 @@ def append_row(path: Path, row: Mapping[str, Any], columns: Sequence[str]) -> No
 def read_table(path: Path) -> list[dict[str, str]]:
     """Read what `write_table` has written; every value is text."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return list(csv.DictReader(file))
+        return [{name: active(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def inert(cell: Any) -> Any:
+    """Return the value of a cell so that no spreadsheet runs it."""
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
+
+
+def active(cell: Any) -> Any:
+    """Return the value of a cell from what `inert` has made of it."""
+    return cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell[1:]) else cell
 
 
 class _File(io.FileIO):

@@ -242,9 +242,10 @@ def written(tmp_path):
     root = tmp_path / "root"
     splits = {
         "train": [Sample("a/1.jpg", "a", "train"), Sample('b/"2", ü\r\n.jpg', "b, or\nnot b", "train")],
+        "test": [Sample("=HYPERLINK(1).jpg", "+ve", "test"), Sample("-1", "'=a", "test")],
         "val": [Sample("a/\udcff.jpg", "a", "val"), Sample(str(tmp_path / "elsewhere.jpg"), "a", "val")],
     }
-    for number, sample in enumerate(splits["train"] + splits["val"]):
+    for number, sample in enumerate(splits["train"] + splits["val"] + splits["test"]):
         (root / sample.path).parent.mkdir(parents=True, exist_ok=True)
         (root / sample.path).write_bytes(b"x" * number)
     write_manifest(tmp_path / "splits.csv", root, splits, {"a/1.jpg": "0" * 64})
@@ -257,7 +258,7 @@ class TestManifest:
         manifest = read_manifest(path)
         assert manifest.splits.keys() == splits.keys()
         assert all(manifest.splits[name] == sorted(splits[name]) for name in splits)
-        assert sorted(manifest.sizes.values()) == [0, 1, 2, 3]
+        assert sorted(manifest.sizes.values()) == [0, 1, 2, 3, 4, 5]
         check_manifest(manifest, root)
         assert temporaries(path.parent) == []
 
@@ -276,7 +277,7 @@ class TestManifest:
         (path.parent / "elsewhere.jpg").write_bytes(b"longer than before")
         with pytest.raises(DataError) as caught:
             check_manifest(manifest, root)
-        assert "2 of 4 images" in str(caught.value)
+        assert "2 of 6 images" in str(caught.value)
         assert "missing: a/1.jpg" in str(caught.value)
         assert f"18 instead of 3 bytes: {path.parent}/elsewhere.jpg" in str(caught.value)
 
@@ -285,7 +286,7 @@ class TestManifest:
         manifest = read_manifest(path)
         assert manifest.digests == {"a/1.jpg": "0" * 64}
         check_manifest(manifest, root, {"a/1.jpg": "0" * 64, "a/\udcff.jpg": "1" * 64})
-        with pytest.raises(DataError, match=r"1 of 4 images .*\nother content: a/1\.jpg"):
+        with pytest.raises(DataError, match=r"1 of 6 images .*\nother content: a/1\.jpg"):
             check_manifest(manifest, root, {"a/1.jpg": "1" * 64})
 
     def test_a_digest_that_is_none_is_refused(self, tmp_path):

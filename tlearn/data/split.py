@@ -11,7 +11,7 @@ from pathlib import Path
 from tlearn.data.file_state import file_state
 from tlearn.data.sources.base import SPLITS, Sample
 from tlearn.errors import ConfigError, DataError, capped, counted
-from tlearn.files import writing_text
+from tlearn.files import active, inert, writing_text
 from tlearn.ranges import require
 
 COLUMNS = ["path", "label", "split", "bytes", "sha256"]
@@ -119,7 +119,7 @@ def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[
 
 def write_manifest(path: Path, root: Path, splits: Splits, digests: Mapping[str, str]) -> None:
     """Write path, label, split, size and digest of every sample as CSV; raise OutputError where that fails."""
-    rows = [(*row, digests.get(row[0], "")) for row in _rows(root, splits)]
+    rows = [(*map(inert, row), digests.get(row[0], "")) for row in _rows(root, splits)]
     with writing_text(path, durable=True) as file:
         # The default \r\n: with \n alone, a name that contains \r would not be quoted.
         csv.writer(file).writerows([COLUMNS, *rows])
@@ -130,7 +130,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True)
-            header, rows = next(reader, []), [(reader.line_num, row) for row in reader]
+            header, rows = next(reader, []), [(reader.line_num, [active(cell) for cell in row]) for row in reader]
     except OSError as error:
         raise DataError(f"cannot read the split manifest {path}: {error.strerror}") from error
     except csv.Error as error:
