@@ -6,6 +6,7 @@ import stat
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -292,3 +293,23 @@ def test_a_top_folder_that_is_not_the_only_content_is_refused(tmp_path, members)
     with pytest.raises(DataError, match='one folder "pets"'):
         extract(zipped(tmp_path / "archive", members), tmp_path / "folder", top="pets")
     assert everything(tmp_path) == ["archive"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_that_grows_a_hundredfold_is_refused_once_that_is_much(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(archive_module, "ANY_RATIO", 10_000)
+    members = {"blank.bmp": bytes(10**6)}
+    make = zipped if kind == "zip" else lambda path, content: tarred(path, list(content.items()))
+    archive = make(tmp_path / "archive", members)
+    with pytest.raises(DataError, match=r"'blank\.bmp' goes beyond \d+ bytes"):
+        extract(archive, tmp_path / "folder")
+    assert everything(tmp_path) == ["archive"]
+    monkeypatch.setattr(archive_module, "ANY_RATIO", 10**6)
+    assert everything(extract(archive, tmp_path / "folder")) == ["blank.bmp"]
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2**30 + 500))
+    with pytest.raises(OutputError, match="less than 1 GiB would be left"):
+        extract(zipped(tmp_path / "archive", {"a": b"x" * 600}), tmp_path / "folder")
+    assert everything(extract(zipped(tmp_path / "small", {"a": b"x" * 400}), tmp_path / "other")) == ["a"]

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,39 @@ def test_no_flipped_bit_of_kept_pixels_changes_one(tmp_path, monkeypatch):
     for place in flips(kept, 400):
         with pytest.warns(UserWarning, match="damaged: its image is decoded again"):
             assert torch.equal(cache(picture), expected), place
+
+
+def huge() -> torch.Tensor:
+    return torch.zeros(1).expand(10**12)
+
+
+@pytest.mark.parametrize("content", [{"state_dict": {"a": huge()}}, {"state_dict": {}, "more": [({"b": huge()},)]}])
+def test_a_checkpoint_that_claims_more_numbers_than_it_holds_is_refused(tmp_path, content):
+    path = tmp_path / "last.ckpt"
+    CheckpointIO(tmp_path).save_checkpoint({"pytorch-lightning_version": "2", **content}, path)
+    assert path.stat().st_size < 3000
+    with pytest.raises(CheckpointError, match="claims more numbers than it holds"):
+        CheckpointIO(tmp_path).load_checkpoint(path)
+
+
+def test_weights_that_claim_more_numbers_than_they_hold_are_refused(tmp_path):
+    torch.save({"a": huge()}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="a are not plain tensors"):
+        read_state_dict(tmp_path / "w.pth")
+    header = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_state_dict(tmp_path / "w.safetensors")
+
+
+def test_an_archive_of_tensors_that_unpacks_to_more_is_refused(tmp_path):
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "whole.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pth") as whole,
+        zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    assert (tmp_path / "w.pth").stat().st_size < 10_000
+    with pytest.raises(CheckpointError, match=r"w\.pth claims more than its"):
+        read_state_dict(tmp_path / "w.pth")

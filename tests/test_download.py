@@ -423,3 +423,33 @@ def test_the_work_of_a_faster_process_is_used(server, tmp_path, archive_answer):
     url = server.url("/pets.zip", Answer(archive_answer.body, before=finish_first))
     assert everything(fetch_archive(url, tmp_path / "animals", what="pets")) == ["theirs"]
     assert everything(tmp_path) == ["animals/theirs"]
+
+
+@pytest.mark.parametrize("page", [PAGE, b"\n <HTML><body>log in</body></html>"])
+def test_a_web_page_in_place_of_a_file_never_stays(server, tmp_path, page):
+    with pytest.raises(DownloadError, match="answered with a web page"):
+        fetch(server.url("/w.pth", Answer(page)), tmp_path / "w.pth")
+    assert everything(tmp_path) == []
+    assert len(server.requests) == 1
+
+
+def test_a_server_that_trickles_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE_SECONDS", 0.2)
+    ended = threading.Event()
+
+    def do_get(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(BODY)))
+        handler.end_headers()
+        for byte in BODY:
+            handler.wfile.write(bytes([byte]))
+            if ended.wait(0.02):
+                return
+
+    monkeypatch.setattr(Handler, "do_GET", do_get)
+    try:
+        with pytest.raises(DownloadError, match=r"the server sent \d+ bytes in 0 s"):
+            fetch(server.url("/w"), tmp_path / "w")
+    finally:
+        ended.set()
+    assert everything(tmp_path) == []

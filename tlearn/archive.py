@@ -20,6 +20,10 @@ CHUNK = 2**20
 # Three times the 5 GB of Food-101, and images hardly compress: an archive that grows beyond this is a bomb.
 MAX_BYTES = 16 * 2**30
 MAX_MEMBERS = 1_000_000
+# Unpacked bytes for each byte of an archive, beyond the first ones: images hardly compress, tables tenfold.
+MAX_RATIO, ANY_RATIO = 100, 64 * 2**20
+# Free bytes to leave: on a full disk, whatever else runs would end.
+_RESERVE = 2**30
 # Raised by zipfile and tarfile on damaged bytes, beside their own errors.
 _ODD_ERRORS = (EOFError, LookupError, OverflowError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError)
 
@@ -29,8 +33,8 @@ def extract(archive: Path, folder: Path, *, top: str | None = None, max_bytes: i
 
     With `top`, the archive's only top folder, which must have this name, becomes `folder`. Links become copies of what
     they point to. Raises DataError for an archive with a member that escapes the folder or is neither file nor folder,
-    or with more than `max_bytes`; DownloadError for a damaged file or one that is not an archive; OutputError where it
-    cannot be written.
+    or with more than `max_bytes` or MAX_RATIO times its size; DownloadError for a damaged file or one that is not an
+    archive; OutputError where it cannot be written or the disk would be filled.
     """
     if os.path.exists(folder):
         raise OutputError(f"cannot unpack {archive} to {folder.absolute()}: this exists; remove it or choose another")
@@ -55,8 +59,10 @@ class _Unpacking:
     """The target of an archive's members, and the remaining limits."""
 
     def __init__(self, archive: Path, folder: Path, max_bytes: int) -> None:
-        self.archive, self.folder, self.max_bytes = archive, folder, max_bytes
+        self.archive, self.folder = archive, folder
         self.bytes, self.members = 0, 0
+        self.largest = min(max_bytes, max(ANY_RATIO, MAX_RATIO * archive.stat().st_size))
+        self.room = shutil.disk_usage(folder).free - _RESERVE
 
     def refusal(self, name: str, reason: str) -> DataError:
         return DataError(f"{self.archive} is refused: its member {name!r} {reason}; get the archive from its publisher")
@@ -91,8 +97,10 @@ class _Unpacking:
                 return
             # Unpacked bytes are counted, not the sizes that the archive states.
             self.bytes += len(block)
-            if self.bytes > self.max_bytes:
-                raise self.refusal(name, f"goes beyond {self.max_bytes} bytes unpacked")
+            if self.bytes > self.largest:
+                raise self.refusal(name, f"goes beyond {self.largest} bytes unpacked")
+            if self.bytes > self.room:
+                raise OutputError(f"cannot unpack {self.archive}: less than 1 GiB would be left on the disk; free some")
             file.write(block)
 
 

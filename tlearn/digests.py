@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,23 @@ def check_zip(file: BinaryIO, path: Path) -> None:
     digest.update(b"\0\0")
     if tail != _tail(digest.hexdigest()):
         raise CheckpointError(f"{path} is damaged: {_REMEDY}")
+    check_claims(file, path)
+
+
+def check_claims(file: BinaryIO, path: Path) -> None:
+    """Check that an open zip archive of tensors holds what it claims, and go back to its start; others pass.
+
+    Raises:
+        CheckpointError: the archive `path` would become larger than it is.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    if file.read(4) == b"PK\3\4":
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        if not stored or sum(member.file_size for member in members) > size:
+            raise CheckpointError(f"{path} claims more than its {size:,} bytes hold: it is damaged or hostile")
     file.seek(0)
 
 

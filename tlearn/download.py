@@ -21,6 +21,10 @@ from tlearn.ranges import require
 TRIES = 3
 BACKOFF_SECONDS = 1.0
 TIMEOUT_SECONDS = 30
+# In this time a server must send so much; a slower one would keep a run waiting for days.
+PATIENCE_SECONDS, PATIENCE_BYTES = 60.0, 64 * 2**10
+# How a page begins that a server sends in place of a file
+_PAGES = (b"<!doctype html", b"<html")
 
 
 class _Failed(Exception):  # noqa: N818 - never leaves this module
@@ -129,9 +133,13 @@ def _save(url: str, file: BinaryIO) -> tuple[str, int]:
     file.seek(0)
     file.truncate()
     digest = hashlib.sha256()
+    start = b""
     for chunk in _chunks(url):
+        start += chunk[: 80 - len(start)]
         digest.update(chunk)
         file.write(chunk)
+    if start.lstrip().lower().startswith(_PAGES):
+        raise _Failed(f"the server answered with a web page, {start!r}")
     return digest.hexdigest(), file.tell()
 
 
@@ -146,9 +154,15 @@ def _chunks(url: str) -> Iterator[bytes]:
         with opener.open(url, timeout=TIMEOUT_SECONDS) as response:
             expected = response.length
             # http.client reports a cut body as a plain end, hence the count.
-            while chunk := response.read(CHUNK):
+            # What has arrived and not a whole chunk: a server that sends byte by byte would never be timed.
+            since, before = time.monotonic(), 0
+            while chunk := response.read1(CHUNK):
                 received += len(chunk)
                 yield chunk
+                if time.monotonic() - since > PATIENCE_SECONDS:
+                    if received - before < PATIENCE_BYTES:
+                        raise _Failed(f"the server sent {received - before} bytes in {PATIENCE_SECONDS:.0f} s")
+                    since, before = time.monotonic(), received
     except HTTPError as error:
         error.close()
         again = error.code in (408, 429) or error.code >= 500

@@ -703,3 +703,12 @@ def test_real_photographs_give_the_pixels_of_pillow(shared, monkeypatch, folder)
     for file, picture in zip(files, found, strict=True):
         assert is_picture(picture)
         assert torch.equal(picture, Decoder()(file)), file
+
+
+def test_a_jpeg_without_content_for_its_pixels_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    Image.new("RGB", (400, 300), "white").save(tmp_path / "blank.jpg", progressive=True, optimize=True)
+    monkeypatch.setattr(decoding, "_LARGE", 100_000)
+    assert Decoder()(tmp_path / "blank.jpg").shape == (3, 300, 400)
+    monkeypatch.setattr(decoding, "_MOST_PIXELS_A_BYTE", 50)
+    with pytest.raises(BadImageError, match=r"400x300 pixels in [\d,]+ bytes: a JPEG made to fill the memory"):
+        Decoder()(tmp_path / "blank.jpg")

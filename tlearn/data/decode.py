@@ -18,6 +18,8 @@ from tlearn.ranges import require
 
 # torchvision's ImageReadMode.RGB
 _RGB = 3
+# Pixels for each byte of a JPEG, beyond which a large one is made to fill the memory: blank ones have some hundred.
+_MOST_PIXELS_A_BYTE, _LARGE = 2000, 2**24
 
 # EXIF orientation -> the transpose that makes the image upright
 _UPRIGHT = {
@@ -105,6 +107,7 @@ class Decoder:
             Image.MAX_IMAGE_PIXELS = self.max_pixels
         image = open_header(stream)
         self._check_header(image)
+        _check_content(stream, image)
         if (plain := _decode_plain_jpeg(stream, image)) is not None:
             return Decoded(plain)
         return self._convert(image, stream)
@@ -158,6 +161,18 @@ class Decoder:
         canvas = Image.new("RGB", rgba.size, self.alpha_background)
         canvas.paste(rgba, mask=rgba)
         return canvas
+
+
+def _check_content(stream: BinaryIO, image: ImageFile.ImageFile) -> None:
+    """Refuse a JPEG with next to no content for its pixels, which take half a gigabyte if it is progressive."""
+    pixels = image.width * image.height
+    if image.format != "JPEG" or pixels <= _LARGE:
+        return
+    place = stream.tell()
+    size = stream.seek(0, 2)
+    stream.seek(place)
+    if pixels > _MOST_PIXELS_A_BYTE * size:
+        raise RefusedError(f"{image.width}x{image.height} pixels in {size:,} bytes: a JPEG made to fill the memory")
 
 
 def _decode_plain_jpeg(stream: BinaryIO, image: ImageFile.ImageFile) -> Tensor | None:

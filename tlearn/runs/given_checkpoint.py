@@ -45,7 +45,8 @@ def check_weights(path: Path, network: nn.Module, folder: Path) -> None:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     state = network.state_dict()
     if any(
-        name not in state or not torch.equal(one.to(state[name].dtype), state[name]) for name, one in trained.items()
+        name not in state or one.shape != state[name].shape or not torch.equal(one.to(state[name].dtype), state[name])
+        for name, one in trained.items()
     ):
         run = folder.parent if folder.name == "model" else folder
         raise CheckpointError(

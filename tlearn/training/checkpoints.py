@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from tlearn.digests import check_zip, sealing_zip
 from tlearn.errors import CheckpointError, ConfigError
 from tlearn.files import writing
+from tlearn.models.backbones.weights import is_held
 
 # 2: with a digest and the state within an epoch
 FORMAT = 2
@@ -97,6 +98,8 @@ class CheckpointIO(LightningCheckpointIO):
             with Path(path).open("rb") as file:
                 check_zip(file, Path(path))
                 checkpoint = torch.load(file, map_location=map_location or "cpu", weights_only=True)
+            if not all(map(is_held, _tensors(checkpoint))):
+                raise CheckpointError(f"{path} claims more numbers than it holds: it is damaged or hostile")
             if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"state_dict", "pytorch-lightning_version"}:
                 raise CheckpointError(f"{path} is not a checkpoint of a run")
             return _with_paths(checkpoint, self._absolute)
@@ -133,6 +136,14 @@ class CheckpointIO(LightningCheckpointIO):
         if not (inside and found.is_relative_to(self._run)):
             raise CheckpointError(f"a checkpoint names {path}, which is outside its run folder {self._run}")
         return str(found)
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping | list | tuple):
+        for value in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors(value)
 
 
 def _with_paths(checkpoint: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:

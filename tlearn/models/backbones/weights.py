@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from tlearn.digests import check_safetensors
+from tlearn.digests import check_claims, check_safetensors
 from tlearn.errors import CheckpointError
 
 ENDINGS = (".pth", ".pt", ".safetensors")
@@ -117,7 +117,9 @@ def _read(path: Path) -> Any:
         if path.suffix.lower() == ".safetensors":
             check_safetensors(path)
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            check_claims(file, path)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except OSError as error:
@@ -142,7 +144,13 @@ def _reason(path: Path, error: Exception) -> str:
 def _is_plain(value: object) -> bool:
     if not isinstance(value, Tensor):
         return False
-    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return plain and is_held(value)
+
+
+def is_held(tensor: Tensor) -> bool:
+    """Return whether a tensor has memory for each of its numbers: a few bytes can claim any number of them."""
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _own(tensor: Tensor) -> Tensor:
