@@ -14,7 +14,7 @@ from tlearn.runs.trust import targets
 _PLACES = re.compile(r"^\W*paths\b|\b(dirpath|filename|save_dir|log_dir|default_root_dir|output_dir)\W{0,2}[:=]")
 
 
-def check_stored_code(config: Mapping[str, Any], typed: Sequence[str], config_dir: str | None) -> None:
+def check_stored_code(config: Mapping[str, Any], typed: Sequence[str], config_dir: str | Path | None) -> None:
     """Refuse code in the configuration of a resumed run that no option of tlearn names and nobody has typed now.
 
     However a text in a run folder may become a `_target_`, it does not count.
