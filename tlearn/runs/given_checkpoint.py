@@ -7,6 +7,7 @@ from torch import nn
 
 from tlearn.digests import check_zip
 from tlearn.errors import CheckpointError, typed
+from tlearn.models.backbones.weights import is_held
 from tlearn.models.heads import folded
 
 _PREFIX = "network."
@@ -32,6 +33,8 @@ def check_weights(path: Path, network: nn.Module, folder: Path) -> None:
             for name, tensor in content["state_dict"].items()
             if name.startswith(_PREFIX)
         }
+        if not all(map(is_held, trained.values())):
+            raise CheckpointError(f"{path} claims more numbers than it holds: it is damaged or hostile")
         # The last state is that after whole epochs, others are of the epoch that they name.
         epoch = content["epoch"] if "progress" in content else content["epoch"] + 1
         for layer in [name.removesuffix("shift") for name in trained if name.endswith(".shift")]:
