@@ -194,8 +194,8 @@ class ShapesSource:
         found = FolderSource(self.root).listing()
         if strange := sorted({sample.label for sample in found.samples} - {*SETS[self.name]}):
             raise DataError(
-                f"{self.root} has the class {strange[0]}, which is none of data={self.name}: for images of your own type "
-                f"{typed('data.root', self.root)} data=folder"
+                f"{self.root} has the class {strange[0]}, which is none of data={self.name}: for images of your own "
+                f"type {typed('data.root', self.root)} data=folder"
             )
         return found
 
