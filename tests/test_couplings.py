@@ -17,7 +17,7 @@ from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
 from lightning.pytorch import strategies
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors import accelerator_connector
 from omegaconf import OmegaConf
@@ -43,6 +43,10 @@ PRIVATE = {
     "_labels",
     "_average_model",
     "_signal_connector",
+    "_every_n_epochs",
+    "_every_n_train_steps",
+    "_train_time_interval",
+    "_save_on_train_epoch_end",
 }
 # Looks private, and is public or our own
 PUBLIC = {"_replace", "_entry", "_member", "_target_"}
@@ -236,3 +240,9 @@ def test_timm_lists_what_cannot_be_traced():
     models = sys.modules["timm.models"]
     assert callable(models.get_notrace_modules)
     assert callable(models.get_notrace_functions)
+
+
+def test_lightning_keeps_when_a_checkpoint_is_saved_under_these_names():
+    saved = ModelCheckpoint(every_n_epochs=3, save_on_train_epoch_end=True)
+    assert (saved._every_n_epochs, saved._every_n_train_steps, saved._train_time_interval) == (3, 0, None)
+    assert saved._save_on_train_epoch_end is True

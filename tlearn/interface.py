@@ -39,7 +39,12 @@ def fit(overrides: Iterable[str] = (), config_dir: str | Path | None = None) -> 
     search = [] if config_dir is None else ["--config-dir", str(config_dir)]
     folder = run_program("train", train, [*search, *override_list(overrides)])
     # What the overrides named has just run in this process.
-    return Run(folder, trust=own_packages(model_folder.read_description(folder)[1]))
+    return Run(folder, trust=own_packages(model_folder.read_description(folder)[1]) if _has_model(folder) else ())
+
+
+def _has_model(folder: Path) -> bool:
+    """Return whether a run has kept one, as a try-out (trainer.fast_dev_run) has not."""
+    return (folder / "model").is_dir()
 
 
 def load_model(path: str | Path, trust: Sequence[str] = (), device: str = "auto") -> Classifier:

@@ -73,7 +73,10 @@ def train(config: DictConfig) -> dict[str, float]:
             metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
             log_results(trainer.loggers, metrics)
         if is_main_process():
-            record.finish(network, backbone, images, metrics, module.directions, module.trained_on)
+            if trainer.fast_dev_run:
+                run.write_json("metrics.json", metrics)
+            else:
+                record.finish(network, backbone, images, metrics, module.directions, module.trained_on)
             show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
             if plan.write:
                 report_training(record, plan, network, image_set, outputs, metrics, trainer.loggers)

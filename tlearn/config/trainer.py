@@ -25,6 +25,7 @@ from tlearn.training.expected_warnings import ignore_expected_warnings
 from tlearn.training.given_callbacks import check_callbacks
 from tlearn.training.loggers import complete_loggers
 from tlearn.training.signals import keep_signals
+from tlearn.training.validation import check_limits
 
 # Loggers whose libraries are extras of this package
 _EXTRAS = ("mlflow", "wandb")
@@ -61,6 +62,7 @@ def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer
     """Build a Trainer with its strategy from its settings and further arguments."""
     ignore_expected_warnings()
     built: Trainer = build("trainer", settings["trainer"], **parts)
+    check_limits(built)
     keep_signals(built)
     _check_devices(built, settings["trainer"].get("devices"))
     if isinstance(built.strategy, DDPStrategy) and HydraConfig.initialized():

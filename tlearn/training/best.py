@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from tlearn.analysis.outputs import Outputs
 from tlearn.console import report_only, say
 from tlearn.data.datamodule import SplitDataModule
+from tlearn.errors import CheckpointError, counted
 from tlearn.training.averaging import ExactAverage
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.collect_outputs import Collector, Plan
@@ -59,15 +60,26 @@ def evaluate_best(
 
 
 def _load_best(trainer: Trainer, module: TransferModule, folder: Path) -> dict[str, float]:
-    """Load the best checkpoint into the module, if there is one, and return which epoch is the best and the last.
+    """Load the best checkpoint into the module, and return which epoch is the best and the last.
 
     Not by the Trainer, which would also set the callbacks back to that epoch, and with an average of weights put those
-    that were trained in its place.
+    that were trained in its place. A try-out has none.
+
+    Raises:
+        CheckpointError: no checkpoint was kept, or it cannot be read.
     """
     metrics: dict[str, float] = {"epoch/last": trainer.current_epoch - 1}
+    if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        say("trainer.fast_dev_run: a try-out of single batches chooses no checkpoint, so no model is kept")
+        return metrics
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not best:
-        return metrics
+        done = f"{counted(trainer.current_epoch, 'epoch')} and {counted(trainer.global_step, 'step')}"
+        raise CheckpointError(
+            f"the training ended after {done}, before any checkpoint was validated and kept, so there is no model: "
+            "let it train longer (trainer.max_epochs, trainer.max_steps, trainer.max_time), or keep more "
+            "(callbacks.checkpoint)"
+        )
     checkpoint = CheckpointIO(folder).load_checkpoint(best)
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
