@@ -64,6 +64,20 @@ class SweepError(TlearnError):
     exit_status = 7
 
 
+class PastHydra(BaseException):
+    """An error on its way past Hydra, which would print and wrap any Exception, and warn of those of callbacks.
+
+    Args:
+        error: the error.
+        folder: the run folder, if there is one.
+    """
+
+    def __init__(self, error: BaseException, folder: Path | None = None) -> None:
+        # Pickling rebuilds it from these arguments when a launcher's worker process raised it.
+        super().__init__(error, folder)
+        self.error, self.folder = error, folder
+
+
 def capped(items: Iterable[str], limit: int = 20, separator: str = ", ") -> str:
     """Join the first items and say how many more there are."""
     items = list(items)

@@ -73,7 +73,7 @@ def train(config: DictConfig) -> dict[str, float]:
             metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
             log_results(trainer.loggers, metrics)
         if is_main_process():
-            if trainer.fast_dev_run:
+            if trainer.fast_dev_run:  # type: ignore[attr-defined]
                 run.write_json("metrics.json", metrics)
             else:
                 record.finish(network, backbone, images, metrics, module.directions, module.trained_on)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import fill
 from tests.faults import fault
 from tlearn.errors import OutputError
 from tlearn.files import temporary_beside
@@ -64,9 +65,9 @@ def test_a_lock_file_that_nobody_holds_is_no_obstacle(tmp_path, content):
     RunFolder(tmp_path).claim()
 
 
-@pytest.mark.parametrize("left", ["metrics.json", "checkpoints"])
+@pytest.mark.parametrize("left", ["metrics.json", "checkpoints/last.ckpt", "checkpoints/epoch001.ckpt"])
 def test_a_folder_with_a_run_in_it_is_only_taken_to_go_on(tmp_path, left):
-    (tmp_path / left).mkdir()
+    fill(tmp_path, left)
     with pytest.raises(OutputError, match="already holds a run"):
         RunFolder(tmp_path).claim()
     RunFolder(tmp_path).claim(again=True)
@@ -89,6 +90,26 @@ def test_what_a_killed_run_left_half_written_is_removed_from_its_own_folders_onl
         path.write_bytes(b"half")
     RunFolder(tmp_path).claim(again=True)
     assert [path for path in left if path.exists()] == left[-1:]
+
+
+DIED = ["environment.json", "tune.json", "metrics.csv", "tensorboard/events", "checkpoints/.last.0123456789abcdef.tmp"]
+
+
+def test_a_run_that_died_before_its_first_checkpoint_leaves_its_folder_free_and_nothing_of_it_in_the_next(tmp_path):
+    fill(tmp_path, *DIED, "train.log", "notes.txt")
+    (tmp_path / "report").symlink_to(fill(tmp_path / "elsewhere", "mine.png"))
+    assert not RunFolder(tmp_path).is_taken()
+    run = RunFolder(tmp_path)
+    run.claim()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "train.log", "notes.txt", "elsewhere"}
+    assert (tmp_path / "elsewhere" / "mine.png").exists()
+    run.release()
+
+
+def test_what_no_run_has_left_stays_in_a_new_run_folder(tmp_path):
+    fill(tmp_path, *DIED[1:-1], "report/mine.png")
+    RunFolder(tmp_path).claim()
+    assert all((tmp_path / name).exists() for name in [*DIED[1:-1], "report/mine.png"])
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path):

@@ -35,21 +35,12 @@ from tlearn.config.suggestions import Asked, flag
 from tlearn.config.tree import CONF_DIR, own_hydra, plain
 from tlearn.config.trial import end_sweep, run_trial
 from tlearn.console import complain, is_main_process, say, warn
-from tlearn.errors import ConfigError, OutputError, TlearnError, in_shell
+from tlearn.errors import ConfigError, OutputError, PastHydra, TlearnError, in_shell
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.trust import check_trust
 from tlearn.training.signals import Stopped, stoppable
 
 Task = Callable[[DictConfig], dict[str, float]]
-
-
-class _Stopped(BaseException):
-    """An error of a task on its way past Hydra, which would print and wrap any Exception."""
-
-    def __init__(self, error: BaseException, folder: Path) -> None:
-        # Pickling rebuilds it from these arguments when a launcher's worker process raised it.
-        super().__init__(error, folder)
-        self.error, self.folder = error, folder
 
 
 def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[[], NoReturn]]:
@@ -66,7 +57,7 @@ def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[
         with borrowed_interpreter(arguments), stoppable():
             try:
                 return _answer(config_name, task)
-            except _Stopped as stopped:
+            except PastHydra as stopped:
                 return _report(stopped.error, config_name, full_trace, stopped.folder)
             except SystemExit as ended:
                 # Hydra's own pages, such as --hydra-help
@@ -97,7 +88,7 @@ def run_program(config_name: str, task: Task, arguments: Sequence[str]) -> Path:
     with borrowed_interpreter(arguments), stoppable():
         try:
             _answer(config_name, noted)
-        except _Stopped as stopped:
+        except PastHydra as stopped:
             error, folder = stopped.error, stopped.folder
         except (Exception, Stopped) as refused:
             error, folder = refused, None
@@ -157,15 +148,15 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
             os.chdir(HydraConfig.get().runtime.cwd)
         # Set for Hydra alone: processes that the task starts must follow the user's own setting.
         with variable("HYDRA_FULL_ERROR", asked):
+            in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
             try:
-                if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    objective = config.get("optimized_metric")
-                    return run_trial(
-                        lambda: task(config), objective, lambda: _check_trial(config), config.get("metrics")
-                    )
+                if in_sweep:
+                    objective, check = config.get("optimized_metric"), functools.partial(_check_trial, config)
+                    return run_trial(functools.partial(_run, task, config), objective, check, config.get("metrics"))
                 task(config)
             except BaseException as error:
-                raise _Stopped(error, Path(config.paths.output_dir)) from error
+                # The sweep goes on, and not a trial of it alone.
+                raise PastHydra(error, None if in_sweep else Path(config.paths.output_dir)) from error
         return None
 
     with own_hydra():
@@ -178,6 +169,13 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
             raise
         end_sweep(None)
     return 0
+
+
+def _run(task: Task, config: DictConfig, resumed: Path | None) -> dict[str, float]:
+    """Run a trial, or go on with the run of a stopped one."""
+    if resumed is not None:
+        config.resume = str(resumed)
+    return task(config)
 
 
 def _parsed(config_name: str, arguments: list[str]) -> argparse.Namespace:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from tlearn import __version__
@@ -202,12 +203,15 @@ def _read(run: Path) -> tuple[list[str], str | None, Path]:
         raise CheckpointError(f"{run}/.hydra cannot be read: {error}") from error
 
 
-def child_command(folder: Path) -> list[str]:
-    """Return the command of a further process: this trial alone, in the same run folder."""
+def child_command(folder: Path, resumed: bool = False) -> list[str]:
+    """Return the command of a further process: this trial alone, in the same run folder, where it may be resumed."""
     job = HydraConfig.get()
     sources = [source.path for source in job.runtime.config_sources if source.provider == "command-line"]
     search = ["--config-dir", sources[0]] if sources else []
     place = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    if resumed and job.mode == RunMode.MULTIRUN:
+        # What a sweep resumes was not typed so.
+        place.append(f"resume={quoted(folder)}")
     return ["-m", f"tlearn.{job.job.config_name}", *search, *job.overrides.task, *place]
 
 

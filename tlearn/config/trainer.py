@@ -66,7 +66,7 @@ def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer
     keep_signals(built)
     _check_devices(built, settings["trainer"].get("devices"))
     if isinstance(built.strategy, DDPStrategy) and HydraConfig.initialized():
-        built.strategy.relaunch_with(child_command(folder))
+        built.strategy.relaunch_with(child_command(folder, settings.get("resume") is not None))
     return built
 
 

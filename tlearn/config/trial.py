@@ -16,23 +16,25 @@ from tlearn.analysis.direction import MEASURED, lower_is_better
 from tlearn.config.messages import explain
 from tlearn.console import complain, warn
 from tlearn.data.sources.base import SPLITS
-from tlearn.errors import ConfigError
-from tlearn.runs.trial import Trial, write_trial
+from tlearn.errors import ConfigError, PastHydra, in_shell, quoted
+from tlearn.runs.folder import RunFolder
+from tlearn.runs.trial import Trial, read_trials, write_trial
+from tlearn.training.resume import last_path
 
 # Statuses from here on mean a signal or a closed output, which end the sweep.
 _STOPPED = 128
 
 
 def run_trial(
-    task: Callable[[], dict[str, float]],
+    task: Callable[[Path | None], dict[str, float]],
     objective: str | None,
     check: Callable[[], None],
     nodes: Mapping[str, Any] | None = None,
 ) -> float | None:
-    """Run one trial and record its result.
+    """Run one trial and record its result; one of a sweep that goes on and is done is not run again.
 
     Args:
-        task: runs it and returns its metrics.
+        task: runs it and returns its metrics; it goes on with the run in the folder that it is given, if any.
         objective: the metric that a sweeper optimises, if any.
         check: refuses a wrong configuration.
         nodes: of the metrics that the task measures, by name, if they are known.
@@ -45,11 +47,20 @@ def run_trial(
         BaseException: an error that ends the whole sweep, such as an interruption.
     """
     trial = _begin(objective)
+    assert trial.folder is not None
+    before = next((one for one in read_trials(trial.folder) if one.number == trial.number), None)
+    if before is not None and before.status == "done":
+        return _value(before, nodes)
+    # An error of its own would meet a run that was stopped again.
+    was_stopped = before is not None and (before.status == "running" or before.exit_status >= _STOPPED)
+    resumed = trial.folder if was_stopped and last_path(trial.folder).is_file() else None
     write_trial(trial)
     try:
         check()
         _check_objective(objective, nodes)
-        metrics = task()
+        if before is not None and resumed is None:
+            RunFolder(trial.folder).clear()
+        metrics = task(resumed)
         trial = replace(trial, metrics=dict(metrics))
         if trial.objective is not None and trial.objective not in metrics:
             raise ConfigError(f"optimized_metric={trial.objective}: no such metric; there are {', '.join(metrics)}")
@@ -57,9 +68,15 @@ def run_trial(
         if _record_failure(trial, error):
             raise
         return _worst(objective, nodes)
-    write_trial(replace(trial, status="done"))
-    value = None if trial.objective is None else metrics[trial.objective]
-    return _worst(objective, nodes) if value is None or math.isnan(value) else value
+    trial = replace(trial, status="done")
+    write_trial(trial)
+    return _value(trial, nodes)
+
+
+def _value(trial: Trial, nodes: Mapping[str, Any] | None) -> float | None:
+    """Return the objective of a trial that is done, as `run_trial`."""
+    value = None if trial.objective is None else trial.metrics[trial.objective]
+    return _worst(trial.objective, nodes) if value is None or math.isnan(value) else value
 
 
 def _record_failure(trial: Trial, error: BaseException) -> bool:
@@ -119,11 +136,17 @@ def end_sweep(error: BaseException | None) -> None:
     if sweep is None or "sweep" not in sweep.hydra.callbacks:
         return
     table = instantiate(sweep.hydra.callbacks.sweep)
-    if error is not None:
-        table.on_multirun_end(sweep)
-    if error is None:
-        table.require_all_done(sweep.hydra)
-    elif isinstance(error, Exception) and explain(error)[1] is None:
-        # Such as an error of a launcher, one of whose processes was killed
-        warn(f"tlearn: the sweep stopped: {type(error).__name__}: {error}")
-        table.require_all_done(sweep.hydra)
+    try:
+        if error is not None:
+            table.on_multirun_end(sweep)
+            if isinstance(error, PastHydra) and explain(error.error)[0] >= _STOPPED:
+                place = in_shell(f"hydra.sweep.dir={quoted(sweep.hydra.sweep.dir)}")
+                warn(f"tlearn: to go on with this sweep, type the same command with {place}")
+        if error is None:
+            table.require_all_done(sweep.hydra)
+        elif isinstance(error, Exception) and explain(error)[1] is None:
+            # Such as an error of a launcher, one of whose processes was killed
+            warn(f"tlearn: the sweep stopped: {type(error).__name__}: {error}")
+            table.require_all_done(sweep.hydra)
+    finally:
+        table.release()

@@ -1,6 +1,7 @@
 """The run folder: locked by one run at a time."""
 
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,13 @@ from tlearn.files import lock, remove_temporaries, write_json
 # Settings that were found before training
 TUNED = "tune.json"
 _LOCK = ".lock"
-# What a run leaves that another must not write over
-_USED = ("metrics.json", "checkpoints")
+# What shows that a run of tlearn has begun
+ENVIRONMENT = "environment.json"
+# What a run leaves and another would go on with, or show as its own
+_LEFT = (
+    *(TUNED, ENVIRONMENT, "metrics.json", "metrics.csv", "splits.csv", "nan_batch.json", "data_report.json"),
+    *("report.html", "checkpoints", "model", "report", "tensorboard"),
+)
 # Where a run puts its files, and one that was killed can have left temporary ones
 _PLACES = ("", "checkpoints", "model", "report", ".hydra")
 
@@ -65,12 +71,14 @@ class RunFolder:
         except OSError as error:
             reason = "it is a file" if self.path.is_file() else error.strerror
             raise OutputError(f"cannot write to the run folder {self.path}: {reason}") from error
-        used = [name for name in _USED if (self.path / name).exists()]
-        if used and not again:
-            self.release()
-            raise OutputError(
-                f"{self.path} already holds a run ({used[0]}): choose another folder, or resume={self.path}"
-            )
+        if not again:
+            if used := self._used():
+                self.release()
+                raise OutputError(
+                    f"{self.path} already holds a run ({used}): choose another folder, or resume={self.path}"
+                )
+            if (self.path / ENVIRONMENT).is_file():
+                self.clear()
         for place in _PLACES:
             remove_temporaries(self.path / place)
         self._lock.truncate(0)
@@ -99,7 +107,25 @@ class RunFolder:
         except OSError:
             # No lock file: nobody is writing.
             pass
-        return any((self.path / name).exists() for name in _USED)
+        return self._used() is not None
+
+    def _used(self) -> str | None:
+        """Return a file of a run that another must not write over: its metrics, or a checkpoint."""
+        found = [self.path / "metrics.json", *sorted(self.path.glob("checkpoints/*.ckpt"))]
+        return next((str(path.relative_to(self.path)) for path in found if path.exists()), None)
+
+    def clear(self) -> None:
+        """Remove what a run has left that failed, or died before its first checkpoint; its log stays.
+
+        Raises:
+            OutputError: something cannot be removed.
+        """
+        for name in _LEFT:
+            path = self.path / name
+            try:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot remove {path} of a run that failed: {error.strerror}") from error
 
     def release(self) -> None:
         """Release the folder for other runs."""

@@ -14,7 +14,7 @@ from tlearn.machine import environment
 from tlearn.models.backbones.base import Backbone, described_name
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.dotted_keys import flat
-from tlearn.runs.folder import TUNED, RunFolder
+from tlearn.runs.folder import ENVIRONMENT, TUNED, RunFolder
 from tlearn.runs.model import MANIFEST, described_backbone, described_head, save_model
 
 # Configuration groups that determine training; the others are paths and reporting.
@@ -74,7 +74,7 @@ class RunRecord:
         write_manifest(path, image_set.root, image_set.splits, image_set.digests)
         digest = manifest_digest(image_set.root, image_set.splits)
         data = {"root": str(image_set.root), "classes": image_set.classes, "fingerprint": digest}
-        self.folder.write_json("environment.json", {**environment(), "data": data})
+        self.folder.write_json(ENVIRONMENT, {**environment(), "data": data})
 
     def tuned(self) -> dict[str, float]:
         """Read the settings that were found before training, by dotted keys; none without `tune`."""

@@ -3,7 +3,7 @@
 import math
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
@@ -14,8 +14,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from tlearn.console import session
-from tlearn.errors import SweepError
+from tlearn.console import say, session
+from tlearn.errors import OutputError, PastHydra, SweepError
+from tlearn.runs.folder import RunFolder
+from tlearn.sweeps.continued import claim_sweep
 from tlearn.sweeps.rows import RESULTS, collect, with_missing, write_results
 from tlearn.sweeps.table import show_sweep
 
@@ -23,11 +25,32 @@ from tlearn.sweeps.table import show_sweep
 class SweepTable(Callback):
     """Write results.csv after each trial, and print the table at the end.
 
-    It keeps nothing in memory: launchers give each process its own copy, and the trials' rows have everything.
+    It keeps only locks in memory: launchers give each process its own copy, and the trials' rows have everything.
     """
 
+    # The folders that this process has taken, whichever copy took them
+    _held: ClassVar[list[RunFolder]] = []
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Register the sweep's configuration for the program that ends it, as Hydra does for jobs only."""
+        """Take the folder, and register the configuration for the program that ends it, as Hydra does for jobs only.
+
+        Raises:
+            PastHydra: another sweep has or had the folder.
+        """
+        hydra = config.hydra
+        folder, typed = _folder(hydra).absolute(), _typed(hydra)
+        shared: Any = OmegaConf.to_container(config, resolve=False)
+        shared["sweeper"] = shared.pop("hydra")["sweeper"]
+        try:
+            held = RunFolder(folder)
+            held.claim(again=True)
+            self._held.append(held)
+            told = claim_sweep(folder, typed, shared, bool(_planned(hydra)))
+        except OutputError as error:
+            self.release()
+            raise PastHydra(error) from error
+        if told and not config.get("quiet"):
+            say(told)
         HydraConfig.instance().set_config(config)
 
     # Hydra calls it by keywords, and what it needs is known without them.
@@ -46,6 +69,11 @@ class SweepTable(Callback):
             # A sibling of `hydra`, which is all that Hydra hands out once it has ended
             with session(quiet=bool(OmegaConf.select(config.hydra, "..quiet"))):
                 show_sweep(folder, trials)
+
+    def release(self) -> None:
+        """Release the folder for other sweeps."""
+        while self._held:
+            self._held.pop().release()
 
     def require_all_done(self, hydra: HydraConf) -> None:
         """Refuse a sweep that has trials which are not done.
@@ -66,15 +94,19 @@ def _folder(hydra: HydraConf) -> Path:
     return Path(hydra.runtime.cwd) / hydra.sweep.dir
 
 
+def _typed(hydra: HydraConf) -> list[str]:
+    """Return the arguments as they were typed: a reference in one (${seed}) is not to a key of Hydra's."""
+    arguments: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return arguments
+
+
 def _planned(hydra: HydraConf) -> int:
     """Count the trials of a plain grid; what a search will try is not known beforehand, which is 0."""
     sweeper = hydra.sweeper
     if not sweeper._target_.endswith(".BasicSweeper"):
         return 0
     loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None
-    # As they were typed: a reference in one (${seed}) is not to a key of Hydra's.
-    typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    given = [*(f"{name}={value}" for name, value in (sweeper.params or {}).items()), *typed]
+    given = [*(f"{name}={value}" for name, value in (sweeper.params or {}).items()), *_typed(hydra)]
     # Options chosen by glob(...) are unknown once Hydra has ended.
     with suppress(HydraException):
         parsed = OverridesParser.create(loader).parse_overrides(given)

@@ -1,0 +1,43 @@
+"""A sweep's folder is of one command: typed again, it does what is not done; any other is refused."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from tlearn.errors import OutputError
+from tlearn.files import json_text, write_text
+from tlearn.sweeps.rows import collect
+
+_COMMAND = "sweep.json"
+
+
+def claim_sweep(folder: Path, command: list[str], settings: dict[str, Any], is_grid: bool) -> str | None:
+    """Take a folder for a sweep, and return what to say where it goes on.
+
+    Args:
+        folder: of the sweep.
+        command: its arguments, as they were typed.
+        settings: what all trials share, unresolved.
+        is_grid: its trials are known beforehand.
+
+    Raises:
+        OutputError: it holds another sweep, or one that cannot go on.
+    """
+    trials, file = collect(folder), folder / _COMMAND
+    wanted = json_text({"command": command, "settings": settings})
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{file} cannot be read ({error}): choose another hydra.sweep.dir") from error
+    if not trials:
+        write_text(file, wanted, durable=True)
+        return None
+    if stored is None or stored.get("command") != command:
+        typed = f" of the command: -m {shlex.join(stored['command'])}" if stored else ""
+        raise OutputError(f"{folder} already holds a sweep{typed}: choose another hydra.sweep.dir")
+    if stored != json.loads(wanted):
+        raise OutputError(f"{folder} holds a sweep with other defaults or options: choose another hydra.sweep.dir")
+    if not is_grid:
+        raise OutputError(f"{folder} already holds a search, which cannot go on: choose another hydra.sweep.dir")
+    return f"{folder} goes on: {sum(trial.status == 'done' for trial in trials)} trials are done"
