@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # In a container: microseconds of CPU time that all processes may take, and in how many
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY = Path("/proc/meminfo")
+_SHARED = Path("/dev/shm")
 _PROCESSORS = Path("/proc/cpuinfo")
 _STATUS = Path("/proc/self/status")
 # Instructions of CPUs that multiply bfloat16 numbers: without them it is slower than float32.
@@ -44,6 +45,15 @@ def available_memory() -> int | None:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return None
+
+
+def free_shared_memory() -> int | None:
+    """Return the free bytes of memory that processes share, or None where the system has no such limit (Linux has)."""
+    try:
+        place = os.statvfs(_SHARED)
+    except (AttributeError, OSError):
+        return None
+    return place.f_bavail * place.f_frsize
 
 
 def peak_memory(device: "torch.device") -> int | None:

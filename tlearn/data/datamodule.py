@@ -11,24 +11,15 @@ from torch.utils.data import DataLoader
 
 from tlearn.data.dataset import ImageDataset, class_counts
 from tlearn.data.decode import Decoder
+from tlearn.data.loader import EpochLoader, worker_options
 from tlearn.data.pixel_cache import DiskPixels, MemoryPixels
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
 from tlearn.data.transforms import Transform, stack, visible
 from tlearn.data.verify import Unchanged
-from tlearn.data.workers import default_workers, leave_signals
+from tlearn.data.workers import default_workers
 from tlearn.errors import DataError
 from tlearn.machine import available_cpus
-
-
-class EpochLoader(DataLoader):
-    """Draw nothing before the first batch is asked for.
-
-    Lightning makes the iterator of a fit before it tells the epoch, and workers would draw at once.
-    """
-
-    def __iter__(self) -> Any:
-        yield from super().__iter__()
 
 
 class SplitDataModule(LightningDataModule):
@@ -194,14 +185,15 @@ class ImageDataModule(SplitDataModule):
         return ImageDataset(image_set.root, image_set.splits[split], image_set.classes, self.decode, self._plain.pixels)
 
     def _loader(self, dataset: ImageDataset, **how: Any) -> DataLoader:
-        workers = self._workers()
+        # float32, in one loader for training and one for validation, of each process
+        batch_bytes = 4 * 3 * self._plain.size**2 * len(self._plain.versions) * self.batch_size
+        options = worker_options(self._workers(), batch_bytes, loaders=2 * self._processes())
         return EpochLoader(
             dataset,
-            num_workers=workers,
+            **options,
             # mean and standard deviation are those of training, too
             collate_fn=partial(_collate, self._plain.normalise),
-            persistent_workers=workers > 0,
-            worker_init_fn=leave_signals,
+            persistent_workers=options["num_workers"] > 0,
             pin_memory=torch.cuda.is_available(),
             # The loader draws a seed at every start: from its own generator, so that the run's stays as it is
             generator=torch.Generator().manual_seed(self.seed),

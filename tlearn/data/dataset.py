@@ -46,6 +46,10 @@ class ImageDataset(Dataset):
         image = self.decode(self.root / self.paths[index])
         return self.transform(image, draw), self.targets[index], index
 
+    def file(self, index: int) -> str:
+        """Return the file of an image."""
+        return str(self.root / self.paths[index])
+
 
 class ImageInputDataset(Dataset):
     """Return (transformed image, "", bits of `Decoded`) for an index; (None, reason, 0) for an unreadable image."""
@@ -62,6 +66,10 @@ class ImageInputDataset(Dataset):
         except BadImageError as error:
             return None, error.reason, 0
         return self.transform(pixels), "", bits
+
+    def file(self, index: int) -> str:
+        """Return the file of an image; workers decode nothing else."""
+        return str(self.images[index])
 
 
 def class_counts(samples: Sequence[Sample], classes: Sequence[str]) -> Mapping[str, int]:

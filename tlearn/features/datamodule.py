@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tlearn.data.datamodule import EpochLoader, SplitDataModule
+from tlearn.data.datamodule import SplitDataModule
+from tlearn.data.loader import EpochLoader
 from tlearn.data.sampling import EvaluationSampler, TrainBatches
 from tlearn.features.store import FeatureRows
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from tlearn.data.loader import EpochLoader, worker_options
 from tlearn.data.pixel_cache import Decode
 from tlearn.data.transforms import Transform, stack
-from tlearn.data.workers import default_workers, leave_signals
+from tlearn.data.workers import default_workers
 from tlearn.features.allocator import keep_memory
 from tlearn.machine import available_cpus
 from tlearn.models.graph.fold import fold
@@ -111,12 +112,13 @@ class Extractor:
 
     def _on_device(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
         """Let loader workers decode while the device computes and the copy to it runs."""
-        loader = DataLoader(
+        fixed = self.reader.fixed
+        batch_bytes = 3 * fixed.size**2 * len(fixed.versions) * _GPU_BATCH
+        loader = EpochLoader(
             _Pixels(self.reader, items),
             _GPU_BATCH,
-            num_workers=self._workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=leave_signals,
+            **worker_options(self._workers, batch_bytes),
         )
         before: Tensor | None = None
         for pixels in loader:
@@ -140,6 +142,10 @@ class _Pixels(Dataset):
 
     def __getitem__(self, index: int) -> Tensor:
         return self._reader(self._items[index])
+
+    def file(self, index: int) -> str:
+        """Return the file of an image."""
+        return str(self._items[index][0])
 
 
 @contextmanager

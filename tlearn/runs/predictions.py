@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from tlearn.analysis.answers import Answer, draw_answers
 from tlearn.analysis.drawing import notebook_bytes
@@ -15,8 +14,9 @@ from tlearn.console import percent, say
 from tlearn.data.bit_depth import depth_note
 from tlearn.data.dataset import ImageInputDataset
 from tlearn.data.image_inputs import ImageInput
+from tlearn.data.loader import EpochLoader, worker_options
 from tlearn.data.transforms import Transform, stack
-from tlearn.data.workers import default_workers, leave_signals
+from tlearn.data.workers import default_workers
 from tlearn.errors import BadImageError, ConfigError, capped
 from tlearn.models.network import evaluating
 from tlearn.ranges import require
@@ -130,7 +130,8 @@ def results_of(
     device = next(network.parameters()).device
     dataset = ImageInputDataset(images, model.decoder, transform.pixels)
     index, needed = 0, set[int]()
-    for batch in _loader(dataset, images, batch_size, num_workers):
+    batch_bytes = 3 * transform.size**2 * len(transform.versions) * batch_size
+    for batch in _loader(dataset, batch_size, num_workers, batch_bytes):
         readable = [pixels for pixels, _, _ in batch if pixels is not None]
         results: Iterator[Result] = iter(())
         if readable:
@@ -146,23 +147,15 @@ def results_of(
         say(note)
 
 
-def _loader(
-    dataset: ImageInputDataset, images: Sequence[ImageInput], batch_size: int, num_workers: int | None
-) -> DataLoader[Any]:
+def _loader(dataset: ImageInputDataset, batch_size: int, num_workers: int | None, batch_bytes: int) -> EpochLoader:
     workers = default_workers() if num_workers is None else num_workers
     # A single image is done before a worker has started, and pixels need none.
-    in_files = all(isinstance(image, str | PathLike) for image in images)
-    workers = min(workers, len(images) // batch_size) if in_files else 0
+    in_files = all(isinstance(image, str | PathLike) for image in dataset.images)
+    workers = min(workers, len(dataset) // batch_size) if in_files else 0
     # The loader draws a seed: from a generator of its own, so that the caller's random numbers stay as they are.
     generator = torch.Generator().manual_seed(0)
-    return DataLoader(
-        dataset,
-        batch_size,
-        num_workers=workers,
-        collate_fn=list,
-        generator=generator,
-        worker_init_fn=leave_signals,
-    )
+    options = worker_options(workers, batch_bytes)
+    return EpochLoader(dataset, batch_size, collate_fn=list, generator=generator, **options)
 
 
 def device_of(name: str) -> torch.device:
