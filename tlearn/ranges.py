@@ -15,7 +15,8 @@ Check = Callable[[Any], str | None]
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    # 64 bits are what any library takes.
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def _is_number(value: Any) -> bool:
@@ -64,6 +65,16 @@ def path(value: Any) -> str | None:
         # 2024.10 would already have lost its zero.
         return f"a path (write ./{value} for a file of that name)"
     return None if isinstance(value, str) and value else "a path"
+
+
+def file_stem(value: Any) -> str | None:
+    """Accept names of files without a folder."""
+    return text(value) or ("a file name without a folder" if "/" in value or "\\" in value else None)
+
+
+def keys(value: Any) -> str | None:
+    """Accept what has keys below it."""
+    return None if isinstance(value, dict) and value else "keys below it and not a value"
 
 
 def file_name(expected: str, *endings: str) -> Check:
@@ -170,8 +181,9 @@ RANGES: dict[str, Check] = {
     "data.split.fractions": fractions,
     "data.split.val_fraction": number(above=0, below=1),
     "data.unlabelled_test": one_of("ignore", "error"),
-    "transforms.resize": integer(1),
-    "transforms.size": integer(1),
+    # A side beyond these would take gigabytes for each image.
+    "transforms.resize": integer(1, 2**14),
+    "transforms.size": integer(1, 2**14),
     "transforms.interpolation": one_of("nearest", "nearest-exact", "bilinear", "bicubic"),
     "transforms.mean": list_of(number(), 3),
     "transforms.std": list_of(number(above=0), 3),

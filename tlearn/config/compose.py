@@ -51,6 +51,8 @@ def compose_checked(
     config = compose_unchecked(overrides, program, config_dir)
     folder = Path(str(config.hydra.run.dir) if output_dir is None else output_dir)
     choices = config.hydra.runtime.choices
+    if not isinstance(config.paths, DictConfig):
+        raise ConfigError(f"paths={config.paths}: expected keys below it, such as paths.cache=FOLDER")
     with open_dict(config):
         config.pop("hydra")
         config.paths.output_dir = str(folder.absolute())

@@ -73,8 +73,12 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
             ConfigError.exit_status,
             "an option builds on itself: give your file another name than what its defaults name",
         )
+    if isinstance(error, TypeError) and _place(error).startswith("hydra."):
+        return ConfigError.exit_status, "an option of a group is a name, or a list of names (GROUP=OPTION)"
     if isinstance(error, OSError) and error.errno in _STORAGE:
         return OutputError.exit_status, f"cannot write {error.filename or 'the output'}: {error.strerror}"
+    if isinstance(error, RuntimeError) and "without overflow" in str(error):
+        return ConfigError.exit_status, "a number is too large for float32: lower optimizer.lr, or what else is given"
     if _is_misconfiguration(error):
         return ConfigError.exit_status, str(error)
     if _is_complaint(error):
@@ -130,8 +134,11 @@ def _stopping_status(error: BaseException) -> int:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    # OmegaConf raises errors whose cause leads back to themselves.
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
         yield error
+        seen.add(id(error))
         error = error.__cause__
 
 
@@ -154,9 +161,14 @@ def _was_composing(error: BaseException) -> bool:
 
 def _is_complaint(error: BaseException) -> bool:
     """Return whether a callback of Lightning misses a metric or a package, or does not go with the Trainer."""
+    its_own = _place(error).startswith("lightning.pytorch.callbacks.")
+    return its_own and isinstance(error, RuntimeError | ValueError | ImportError)
+
+
+def _place(error: BaseException) -> str:
+    """Return the module in which an error was raised."""
     places = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    its_own = places[-1:] and places[-1].startswith("lightning.pytorch.callbacks.")
-    return bool(its_own) and isinstance(error, RuntimeError | ValueError | ImportError)
+    return places[-1] if places else ""
 
 
 def _is_misconfiguration(error: BaseException) -> bool:

@@ -63,11 +63,17 @@ def references(config: dict[str, Any]) -> set[str]:
 
 
 def _leaves(node: dict[str, Any], prefix: str = "", free: bool = False) -> Iterator[tuple[str, Any, bool]]:
-    """Yield (dotted key, value, is an argument of what is built) for all values that are not dictionaries."""
+    """Yield (dotted key, value, is an argument of what is built) for all values that are not dictionaries.
+
+    Raises:
+        RefusedValueError: there are keys where a single value belongs.
+    """
     free = free or ("_target_" in node and _is_built(f"{prefix}_target_"))
     for name, value in node.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and value:
+            if (rule := RULES.get(key)) and (expected := rule(value)):
+                raise RefusedValueError(key, value, expected)
             yield from _leaves(value, f"{key}.", free)
         else:
             yield key, value, free
@@ -115,7 +121,10 @@ def check(
     for group, key in _BASES.items():
         if isinstance(config.get(group), dict) and key not in config[group]:
             raise ConfigError(f"{group}.{key} is missing: an option of your own begins with defaults: [none, _self_]")
-    _check_together(config)
+    try:
+        _check_together(config)
+    except KeyError as error:
+        raise ConfigError(f"{error.args[0]} is missing: it can be changed, not removed") from None
 
 
 def _check_named(group: str, parts: Any, known: list[str]) -> None:
