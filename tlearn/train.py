@@ -26,7 +26,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.record import RunRecord
     from tlearn.training.best import evaluate_best
-    from tlearn.training.checkpoints import trained_epochs
+    from tlearn.training.checkpoints import check_room, trained_epochs
     from tlearn.training.ddp import further_processes, wait_for_record
     from tlearn.training.loggers import log_results, tracked
     from tlearn.training.resume import last_checkpoint
@@ -55,6 +55,7 @@ def train(config: DictConfig) -> dict[str, float]:
         images = build.datamodule(settings, image_set)
         module = build.module(settings, network, images)
         check_validation(trainer, 1 if module.full_batch else images.count_train_batches(trainer.world_size))
+        check_room(run.path, network)
         tune = tuning(settings, trainer, module)
         data = choose_features(build.feature_options(settings, backbone), module, images, trainer)
         if tune is not None:

@@ -8,8 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tlearn.config import rules
-from tlearn.config.declared import declared, keys_of, misplaced
-from tlearn.config.help import PROGRAMS
+from tlearn.config.declared import PROGRAMS, declared, keys_of, misplaced
 from tlearn.config.messages import plain_error
 from tlearn.config.suggestions import Asked, hint, unknown_key
 from tlearn.config.tree import compose_unchecked, plain
@@ -35,8 +34,8 @@ def compose(
     Raises:
         ConfigError: what the command line would refuse, with its message.
     """
-    if program not in list(PROGRAMS) or program == "cache":
-        raise ConfigError(f"program={program}: expected {', '.join(name for name in PROGRAMS if name != 'cache')}")
+    if program not in PROGRAMS:
+        raise ConfigError(f"program={program}: expected {', '.join(PROGRAMS)}")
     arguments = override_list(overrides)
     try:
         return compose_checked(arguments, program, config_dir, output_dir)

@@ -16,6 +16,7 @@ from tlearn.config.tree import CONF_DIR, compose_unchecked
 
 PROGRAMS = {
     "train": "Train a classifier on images.",
+    "check": "Check a training without starting it.",
     "evaluate": "Measure a finished run's model again.",
     "predict": "Classify images with a run's model or a backbone.",
     "explore": "Look at a data set before training.",

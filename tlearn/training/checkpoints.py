@@ -2,16 +2,17 @@
 
 import os
 import pickle
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO as LightningCheckpointIO
-from torch import Tensor
+from torch import Tensor, nn
 
 from tlearn.digests import check_zip, sealing_zip
-from tlearn.errors import CheckpointError, ConfigError
+from tlearn.errors import CheckpointError, ConfigError, OutputError
 from tlearn.files import writing
 from tlearn.models.backbones.weights import is_held
 
@@ -59,6 +60,23 @@ def trained_epochs(path: Path, most: int | None) -> int:
     if most not in (None, -1) and epochs > most:
         raise ConfigError(f"trainer.max_epochs={most}: the run has trained for {epochs} epochs; give {epochs} or more")
     return epochs
+
+
+def check_room(folder: Path, network: nn.Module) -> None:
+    """Refuse a run folder whose disk has no room for what a run of the network keeps.
+
+    Raises:
+        OutputError: names the folder, and what is free and needed.
+    """
+    whole = sum(one.nbytes for one in network.state_dict().values())
+    trained = sum(one.nbytes for one in network.parameters() if one.requires_grad)
+    # The best and the last state and the next, each with two moments of an optimizer, and the model
+    needed, free = whole + 3 * 3 * trained, shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{folder}: {free / 2**20:,.0f} MiB free, and checkpoints and model may take {needed / 2**20:,.0f} MiB; "
+            "free some space or choose another hydra.run.dir"
+        )
 
 
 class CheckpointIO(LightningCheckpointIO):
