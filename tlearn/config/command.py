@@ -1,6 +1,7 @@
 """The command line of every program: from arguments to a checked configuration, from errors to an exit status."""
 
 import argparse
+import errno
 import functools
 import os
 import sys
@@ -153,7 +154,7 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
                 if in_sweep:
                     objective, check = config.get("optimized_metric"), functools.partial(_check_trial, config)
                     return run_trial(functools.partial(_run, task, config), objective, check, config.get("metrics"))
-                task(config)
+                _run(task, config, None)
             except BaseException as error:
                 # The sweep goes on, and not a trial of it alone.
                 raise PastHydra(error, None if in_sweep else Path(config.paths.output_dir)) from error
@@ -172,10 +173,21 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
 
 
 def _run(task: Task, config: DictConfig, resumed: Path | None) -> dict[str, float]:
-    """Run a trial, or go on with the run of a stopped one."""
+    """Run a task, or go on with the run of a stopped trial.
+
+    Raises:
+        OutputError: its folder is gone.
+    """
     if resumed is not None:
         config.resume = str(resumed)
-    return task(config)
+    folder = Path(config.paths.output_dir)
+    try:
+        return task(config)
+    except OSError as error:
+        lost = error.errno in (errno.ENOENT, errno.ENOTDIR) and error.filename is not None
+        if lost and not isinstance(error.filename, int) and Path(os.fsdecode(error.filename)).is_relative_to(folder):
+            raise OutputError(f"the run folder {folder} was moved or removed while the run wrote to it") from error
+        raise
 
 
 def _parsed(config_name: str, arguments: list[str]) -> argparse.Namespace:
