@@ -20,7 +20,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+    return (isinstance(value, int) and not isinstance(value, bool)) or (
+        isinstance(value, float) and math.isfinite(value)
+    )
 
 
 def number(
@@ -167,6 +169,8 @@ def encoding(value: Any) -> str | None:
 
 
 COUNT = integer(1)
+# Images of a class, each of which is drawn
+DRAWN = integer(1, 100_000)
 FRACTION = number(0, 1)
 # By the key that a configuration gives the value; what a constructor of tlearn takes is the same.
 RANGES: dict[str, Check] = {

@@ -72,7 +72,8 @@ def _leaves(node: dict[str, Any], prefix: str = "", free: bool = False) -> Itera
     for name, value in node.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and value:
-            if (rule := RULES.get(key)) and (expected := rule(value)):
+            # What has a `_target_` is built.
+            if "_target_" not in value and (rule := RULES.get(key)) and (expected := rule(value)):
                 raise RefusedValueError(key, value, expected)
             yield from _leaves(value, f"{key}.", free)
         else:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from tlearn.data.sources.base import SPLITS
 from tlearn.ranges import (
     COUNT,
+    DRAWN,
     FRACTION,
     RANGES,
     Check,
@@ -77,8 +78,7 @@ RULES: dict[str, Check] = {
     "data.download_root": path,
     "data.url": either(text, list_of(text)),
     "data.sha256": optional(RANGES["data.sha256"]),
-    # Of each class, and each is drawn
-    **{f"data.counts.{split}": integer(1, 100_000) for split in SPLITS},
+    **{f"data.counts.{split}": DRAWN for split in SPLITS},
     "data.draw_seed": integer(0),
     "data.split.test_as_val": boolean,
     "data.batch_size": integer(1),
@@ -160,7 +160,6 @@ RULES: dict[str, Check] = {
     "tune.steps": integer(20),
     "tune.max_size": integer(1),
     "callbacks": anything,
-    "callbacks.last.every_seconds": number(above=0),
     "callbacks.checkpoint.filename": file_stem,
     "callbacks.*.dirpath": path,
     "callbacks.checkpoint.save_top_k": integer(-1),

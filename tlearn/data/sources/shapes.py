@@ -15,7 +15,7 @@ from tlearn.data.sources.folder import FolderSource
 from tlearn.data.sources.silhouettes import SETS, SOURCE, TARGET, Piece
 from tlearn.errors import DataError, OutputError, typed
 from tlearn.files import temporary_beside
-from tlearn.ranges import COUNT, one_of, require
+from tlearn.ranges import DRAWN, one_of, require
 
 SIZE = 96
 # Part of what a drawn folder is named after: raise it when the same options give other images.
@@ -161,7 +161,7 @@ class ShapesSource:
         require("data.source.name", name, one_of(*SETS))
         for split in (*SPLITS, *counts):
             require("data.counts", split, one_of(*SPLITS))
-            require(f"data.counts.{split}", counts.get(split), COUNT)
+            require(f"data.counts.{split}", counts.get(split), DRAWN)
         self.name, self.seed = name, seed
         self.counts = {split: counts[split] for split in SPLITS}
         self.given = root is not None
