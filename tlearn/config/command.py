@@ -6,7 +6,8 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
@@ -150,11 +151,24 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
         # Set for Hydra alone: processes that the task starts must follow the user's own setting.
         with variable("HYDRA_FULL_ERROR", asked):
             in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+
+            def run(resumed: Path | None) -> dict[str, float]:
+                if resumed is not None:
+                    config.resume = str(resumed)
+                with _in_folder(Path(config.paths.output_dir)):
+                    return task(config)
+
+            def check() -> None:
+                job = HydraConfig.get()
+                sources = [one.path for one in job.runtime.config_sources if one.provider == "command-line"]
+                asked = Asked(config_name, list(job.overrides.task), next(iter(sources), None))
+                check_rules(plain(config), plain(config, resolve=False), job.runtime.choices, asked)
+
             try:
                 if in_sweep:
-                    objective, check = config.get("optimized_metric"), functools.partial(_check_trial, config)
-                    return run_trial(functools.partial(_run, task, config), objective, check, config.get("metrics"))
-                _run(task, config, None)
+                    objective, nodes = config.get("optimized_metric"), config.get("metrics")
+                    return run_trial(run, objective, check, nodes)
+                run(None)
             except BaseException as error:
                 # The sweep goes on, and not a trial of it alone.
                 raise PastHydra(error, None if in_sweep else Path(config.paths.output_dir)) from error
@@ -172,17 +186,11 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
     return 0
 
 
-def _run(task: Task, config: DictConfig, resumed: Path | None) -> dict[str, float]:
-    """Run a task, or go on with the run of a stopped trial.
-
-    Raises:
-        OutputError: its folder is gone.
-    """
-    if resumed is not None:
-        config.resume = str(resumed)
-    folder = Path(config.paths.output_dir)
+@contextmanager
+def _in_folder(folder: Path) -> Iterator[None]:
+    """Say in a line that the run folder of the block is gone: OutputError."""
     try:
-        return task(config)
+        yield
     except OSError as error:
         lost = error.errno in (errno.ENOENT, errno.ENOTDIR) and error.filename is not None
         if lost and not isinstance(error.filename, int) and Path(os.fsdecode(error.filename)).is_relative_to(folder):
@@ -208,13 +216,6 @@ def _parsed(config_name: str, arguments: list[str]) -> argparse.Namespace:
         line = sorted(arguments, key=lambda one: one in (*namespace.overrides, *others))
         raise ConfigError(f"flags go first: python -m tlearn.{config_name} {' '.join(map(in_shell, line))}")
     return namespace
-
-
-def _check_trial(config: DictConfig) -> None:
-    """Refuse the invalid configuration of a trial."""
-    job = HydraConfig.get()
-    folder = next((one.path for one in job.runtime.config_sources if one.provider == "command-line"), None)
-    check_rules(config, job.runtime.choices, Asked(str(job.job.config_name), list(job.overrides.task), folder))
 
 
 def _check(asked: Asked, typed: Sequence[str]) -> DictConfig:

@@ -55,20 +55,22 @@ def compose_checked(
     with open_dict(config):
         config.pop("hydra")
         config.paths.output_dir = str(folder.absolute())
-    check_rules(config, choices, Asked(program, overrides, config_dir))
+    check_rules(plain(config), plain(config, resolve=False), choices, Asked(program, overrides, config_dir))
     return config
 
 
-def check_rules(config: DictConfig, choices: Mapping[str, str | None], asked: Asked) -> None:
+def check_rules(
+    content: dict[str, Any], unresolved: dict[str, Any], choices: Mapping[str, str | None], asked: Asked
+) -> None:
     """Refuse unknown keys and values of a wrong type or range, with what was meant.
 
     Args:
-        config: the composed configuration.
+        content: the composed configuration.
+        unresolved: the same with its references.
         choices: the option of each group.
         asked: how it was asked for.
     """
-    known, content = known_keys(asked.program), plain(config)
-    referred = rules.references(plain(config, resolve=False))
+    known, referred = known_keys(asked.program), rules.references(unresolved)
     try:
         if wrong := misplaced(asked.program, choices, content):
             raise rules.UnknownKeyError(wrong)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from tlearn import __version__
 from tlearn.config.stored_code import key_of, of_code
+from tlearn.console import say
 from tlearn.errors import CheckpointError, ConfigError, quoted, typed
 from tlearn.files import write_bytes, write_text
 from tlearn.runs.dotted_keys import flat
@@ -238,13 +239,16 @@ def check_resume(settings: Mapping[str, Any], folder: Path) -> list[str]:
     return [line for key, line in changed.items() if key not in _OF_RESUMING]
 
 
-def record_resume(settings: Mapping[str, Any], folder: Path) -> None:
-    """Write what a resumed run was told into its .hydra, for the next resume; `started` there keeps what was first.
+def record_resume(settings: Mapping[str, Any], folder: Path, changed: Sequence[str]) -> None:
+    """Say what a resumed run was told, and write it into its .hydra for the next; `started` there keeps what was first.
 
     Args:
         settings: the configuration, unresolved.
         folder: the run folder.
+        changed: the settings that change, if any.
     """
+    if not changed:
+        return
     hydra, place = HydraConfig.get(), folder / ".hydra"
     overrides = [one for one in hydra.overrides.task if key_of(one) not in _OF_RESUMING]
     content: dict[str, Any] = {
@@ -256,6 +260,7 @@ def record_resume(settings: Mapping[str, Any], folder: Path) -> None:
         if not (place / "started" / name).exists():
             write_bytes(place / "started" / name, (place / name).read_bytes(), durable=True)
         write_text(place / name, OmegaConf.to_yaml(OmegaConf.create(written)), durable=True)
+    say(*(f"changed: {line}" for line in changed))
 
 
 def refuse_other_version(run: Path) -> None:
