@@ -222,6 +222,9 @@ class TestRunning:
         # Nothing of use is there yet: a run that failed early may be started again.
         assert start("hydra.run.dir='my run'").status == 0
         (Path("my run") / "checkpoints").mkdir()
+        assert start("hydra.run.dir='my run'").status == 0
+        (Path("my run") / "checkpoints").mkdir(exist_ok=True)
+        (Path("my run") / "checkpoints" / "last.ckpt").touch()
         before = (Path("my run") / ".hydra" / "config.yaml").read_bytes()
         ended = start("hydra.run.dir='my run'", "seed=7")
         assert ended.status == 4
