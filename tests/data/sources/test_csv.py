@@ -87,6 +87,10 @@ class TestCsv:
             ("path\n1.jpg\n", "line 1: no column label, and none fits"),
             ("path,label,label\n1.jpg,x,y\n", "two columns of one name"),
             ("path,label\n", "lists no images"),
+            ("# of 2026\nfile,kind\n1.jpg,x\n", "line 1 is a comment: delete it"),
+            ("#,file,kind\n1,1.jpg,x\n", "line 1 is a comment: delete it"),
+            ("image,cat,dog\n1.jpg,0,1\n2.jpg,1,0\n", "a column of 0 and 1 for each class (cat, dog): write one"),
+            ("image,cat,dog\n1.jpg,0.0,1.0\n2.jpg,1.0,0.0\n", "a column of 0 and 1 for each class (cat, dog)"),
         ],
     )
     def test_a_wrong_header_or_no_row_is_refused(self, tmp_path, text, reason):

@@ -92,6 +92,8 @@ def _path_column(file: Path, table: Table, chosen: Mapping[str, int], is_file: C
     """Find the one column whose values are images, or is called so."""
     if any(is_file(name) for name in table.columns if name):
         raise DataError(f"{file}, line 1 names an image: put a line with the names of the columns above it: path,label")
+    if table.columns and table.columns[0].lstrip().startswith("#"):
+        raise DataError(f"{file}, line 1 is a comment: delete it, so that the names of the columns come first")
     places = _free(table, chosen)
     judged = {place: _values(table, place)[:_JUDGED] for place in places}
     fitting = [place for place, values in judged.items() if values and all(map(is_file, values))]
@@ -106,11 +108,27 @@ def _label_column(file: Path, table: Table, chosen: Mapping[str, int]) -> int:
     """Find the one column that is called so, or whose values repeat, or the only other one."""
     places = _free(table, chosen)
     called = _called(table, "label", places)
+    if not called and _is_one_hot(table, places):
+        names = capped(table.columns[place] for place in places)
+        raise DataError(
+            f"{file} has a column of 0 and 1 for each class ({names}): write one column label with their names"
+        )
     repeating = [place for place in places if 1 < len(set(values := _values(table, place))) < len(values)]
     found = next((fitting for fitting in (called, repeating, places) if len(fitting) == 1), [])
     if found:
         return found[0]
     raise _error(file, table, "label", called or repeating or places)
+
+
+def _is_one_hot(table: Table, places: list[int]) -> bool:
+    """Return whether each row has a 1 in one of several columns, and else 0."""
+    rows = [[fields[place].strip() if place < len(fields) else "" for place in places] for _, fields in table.rows]
+    marks = ({"0", "1"}, {"0.0", "1.0"})
+    return (
+        len(places) > 1
+        and bool(rows)
+        and all(set(row) in marks and sum(mark in ("1", "1.0") for mark in row) == 1 for row in rows)
+    )
 
 
 def _error(file: Path, table: Table, role: str, places: list[int]) -> DataError:
