@@ -212,7 +212,7 @@ def kill_at(step: str, at: int, name: str, *given: str, cwd: Path, ending: str =
 @pytest.mark.parametrize(
     ("step", "target", "skip"),
     [
-        ("write", "checkpoints/last.ckpt", 5),
+        ("write", "checkpoints/last.ckpt", 12),
         ("replace", "checkpoints/last.ckpt", 1),
         ("write", "metrics.csv", 5),
         ("replace", "model/model.json", 0),
