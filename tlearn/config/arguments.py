@@ -23,6 +23,11 @@ def overridden(argument: str) -> tuple[str, str]:
     return key.strip().lstrip("+~"), value
 
 
+def key_of(argument: str) -> str:
+    """Return the key of an override."""
+    return overridden(argument)[0]
+
+
 def is_readable(argument: str) -> bool:
     """Return whether Hydra can parse an override."""
     try:

@@ -2,6 +2,7 @@
 
 import os
 
+from tlearn.config.arguments import key_of
 from tlearn.config.compose import known_keys
 from tlearn.errors import ConfigError, quoted
 
@@ -39,4 +40,4 @@ def _is_path(argument: str) -> bool:
     """Return whether an argument is no override: it has no `=`, or names a file, and is not a key of predict."""
     if argument.startswith("hydra") or not ("=" not in argument or os.path.lexists(argument)):
         return False
-    return argument.partition("=")[0].lstrip("+~") not in known_keys("predict")
+    return key_of(argument) not in known_keys("predict")

@@ -13,7 +13,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from tlearn import __version__
-from tlearn.config.stored_code import key_of, of_code
+from tlearn.config.arguments import key_of
+from tlearn.config.stored_code import of_code
 from tlearn.console import say
 from tlearn.errors import CheckpointError, ConfigError, quoted, typed
 from tlearn.files import write_bytes, write_text

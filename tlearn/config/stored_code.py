@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tlearn.config.arguments import key_of
 from tlearn.config.options import BACKBONES
 from tlearn.config.tree import CONF_DIR
 from tlearn.errors import CheckpointError
@@ -50,8 +51,3 @@ def _names_code(argument: str) -> bool:
         return True
     group = "." not in key_of(argument).partition("@")[0]
     return any(word in argument for word in ("_target_", "oc.create", "oc.decode")) or (group and ".." in argument)
-
-
-def key_of(argument: str) -> str:
-    """Return the key of an override."""
-    return argument.partition("=")[0].lstrip("+~")
