@@ -198,11 +198,11 @@ def _of_all_processes(trainer: Trainer, own: dict[str, Any]) -> list[dict[str, A
 def _metrics(module: LightningModule) -> dict[str, dict[str, Any]]:
     """Return the states of metrics that have been updated, by name."""
     named = ((name, one) for name, one in module.named_modules() if isinstance(one, Metric) and one.update_called)
-    return {name: {key: _on_cpu(value) for key, value in one.metric_state.items()} for name, one in named}
+    return {name: {key: _moved(value, "cpu") for key, value in one.metric_state.items()} for name, one in named}
 
 
-def _on_cpu(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-    return value.cpu() if isinstance(value, Tensor) else [one.cpu() for one in value]
+def _moved(value: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:
+    return value.to(device) if isinstance(value, Tensor) else [one.to(device) for one in value]
 
 
 def _set_metrics(module: LightningModule, states: Mapping[str, Mapping[str, Any]]) -> None:
@@ -210,8 +210,4 @@ def _set_metrics(module: LightningModule, states: Mapping[str, Mapping[str, Any]
         metric = module.get_submodule(name)
         assert isinstance(metric, Metric)
         for key, value in state.items():
-            setattr(
-                metric,
-                key,
-                value.to(metric.device) if isinstance(value, Tensor) else [one.to(metric.device) for one in value],
-            )
+            setattr(metric, key, _moved(value, metric.device))

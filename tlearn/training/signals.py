@@ -16,8 +16,6 @@ _STOPPING = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := ge
 _SAVING = getattr(signal, "SIGUSR1", None)
 # A job of a cluster is killed soon after the signal.
 _PATIENCE_SECONDS = 5
-
-
 # Names, to a further process of a run, the one that started it
 PARENT = "TLEARN_PARENT"
 
