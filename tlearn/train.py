@@ -15,7 +15,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.analysis.calibration import calibrate
     from tlearn.config import build
     from tlearn.config.prepared import continued, prepared
-    from tlearn.config.relaunch import record_resume
+    from tlearn.config.stored_run import record_resume
     from tlearn.config.tree import plain, task_overrides
     from tlearn.config.tuning import tuning
     from tlearn.console import is_main_process, session

@@ -20,7 +20,8 @@ from tlearn.config.command import program
 from tlearn.config.compose import compose
 from tlearn.config.messages import explain
 from tlearn.config.options import TORCHVISION
-from tlearn.config.relaunch import check_resume, child_command, quoted, restored_arguments
+from tlearn.config.relaunch import child_command, quoted, restored_arguments
+from tlearn.config.stored_run import check_resume
 from tlearn.config.tree import plain
 from tlearn.errors import BadImageError, CheckpointError, ConfigError, DataError, TlearnError
 

@@ -27,12 +27,12 @@ from tlearn.config.messages import STOPPED, explain, own_code, plain_error
 from tlearn.config.positional import replaced, with_images
 from tlearn.config.ranks import check_alone, restarted_arguments, shared_place
 from tlearn.config.relaunch import (
-    refuse_other_version,
     restored_arguments,
     resume_command,
     resumed_run,
 )
 from tlearn.config.stored_code import check_stored_code
+from tlearn.config.stored_run import refuse_other_version
 from tlearn.config.suggestions import Asked, flag
 from tlearn.config.tree import CONF_DIR, own_hydra, plain
 from tlearn.config.trial import end_sweep, run_trial

@@ -9,8 +9,8 @@ from lightning import Trainer
 from omegaconf import DictConfig
 
 from tlearn.config import build
-from tlearn.config.relaunch import check_resume
 from tlearn.config.settle import settled
+from tlearn.config.stored_run import check_resume
 from tlearn.config.trainer import training_trainer
 from tlearn.config.tree import settings_of
 from tlearn.console import say
