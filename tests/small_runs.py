@@ -15,7 +15,7 @@ import torchvision
 from hydra.core.singleton import Singleton
 
 from tlearn.config.compose import compose
-from tlearn.digests import with_digest
+from tlearn.models.digests import with_digest
 from tlearn.train import train
 
 BACKBONE = "shufflenet_v2_x0_5"

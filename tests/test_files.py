@@ -478,7 +478,7 @@ WRITING = {
 ALLOWED = {
     ("tlearn.training.tune", "TemporaryDirectory"): "a folder for a trial's Trainer, which writes nothing",
     ("tlearn.training.checkpoints", "save"): "torch.save, into a file of the door's",
-    ("tlearn.digests", "open"): "a file that safetensors has just written to a path of the door's",
+    ("tlearn.models.digests", "open"): "a file that safetensors has just written to a path of the door's",
     ("tlearn.runs.model", "save_file"): "safetensors, to a path of the door's",
     ("tlearn.features.store", "save_file"): "the same",
     ("tlearn.analysis.drawing", "savefig"): "into memory",

@@ -12,7 +12,7 @@ import tlearn
 
 PACKAGE = Path(tlearn.__file__).resolve().parent
 PROGRAMS = ("train", "check", "evaluate", "predict", "explore", "compare", "bench", "cache", "__main__")
-GROUND = ("download", "archive", "ranges", "files", "machine", "display", "console", "digests", "errors")
+GROUND = ("download", "archive", "ranges", "files", "machine", "display", "console", "errors")
 # From the top: a room may import itself and every room on a lower floor, and nothing beside it or above.
 FLOORS = (
     ("interface",),

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tlearn.digests import PLACEHOLDER, seal_safetensors, with_digest
 from tlearn.errors import CheckpointError, OutputError
 from tlearn.models import heads
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
+from tlearn.models.digests import PLACEHOLDER, seal_safetensors, with_digest
 from tlearn.models.network import TransferNetwork
 from tlearn.runs import model as bundle
 from tlearn.runs.model import DESCRIPTION, WEIGHTS, described_head, load_model, save_model

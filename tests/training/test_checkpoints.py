@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.faults import fault
-from tlearn.digests import sealing_zip
 from tlearn.errors import CheckpointError, OutputError
 from tlearn.files import writing
+from tlearn.models.digests import sealing_zip
 from tlearn.training.checkpoints import CheckpointIO, restore_frozen, strip_frozen
 
 

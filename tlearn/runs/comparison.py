@@ -13,8 +13,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from tlearn.console import say
-from tlearn.digests import check_json
 from tlearn.errors import ConfigError
+from tlearn.models.digests import check_json
 from tlearn.runs.dotted_keys import leaves
 from tlearn.runs.folder import TUNED, folder_around
 from tlearn.runs.ranking import Entry, metric_order, rank_key

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from tlearn.digests import check_zip
 from tlearn.errors import CheckpointError, typed
 from tlearn.models.backbones.weights import is_held
+from tlearn.models.digests import check_zip
 from tlearn.models.heads import folded
 
 _PREFIX = "network."

@@ -15,13 +15,20 @@ from torch import nn
 from tlearn.console import say
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
-from tlearn.digests import FIRST_FORMAT, PLACEHOLDER, check_json, check_safetensors, seal_safetensors, with_digest
 from tlearn.errors import CheckpointError
 from tlearn.files import json_text, writing_text, written_by_library
 from tlearn.models.backbones.base import Backbone, Body, described_name
 from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.tiny import SmallBackbone
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
+from tlearn.models.digests import (
+    FIRST_FORMAT,
+    PLACEHOLDER,
+    check_json,
+    check_safetensors,
+    seal_safetensors,
+    with_digest,
+)
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import folder_around
 from tlearn.runs.given_checkpoint import check_weights

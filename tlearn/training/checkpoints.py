@@ -11,10 +11,10 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO as LightningCheckpointIO
 from torch import Tensor, nn
 
-from tlearn.digests import check_zip, sealing_zip
 from tlearn.errors import CheckpointError, ConfigError, OutputError
 from tlearn.files import writing
 from tlearn.models.backbones.weights import is_held
+from tlearn.models.digests import check_zip, sealing_zip
 
 # 2: with a digest and the state within an epoch
 FORMAT = 2

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from tlearn.digests import check_claims, check_safetensors
 from tlearn.errors import CheckpointError
+from tlearn.models.digests import check_claims, check_safetensors
 
 ENDINGS = (".pth", ".pt", ".safetensors")
 

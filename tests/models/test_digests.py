@@ -13,7 +13,11 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import draw
 from tlearn.data import pixel_cache
 from tlearn.data.decode import Decoder
-from tlearn.digests import (
+from tlearn.errors import CheckpointError
+from tlearn.features import store
+from tlearn.features.store import Space
+from tlearn.models.backbones.weights import read_state_dict
+from tlearn.models.digests import (
     PLACEHOLDER,
     check_json,
     check_safetensors,
@@ -22,10 +26,6 @@ from tlearn.digests import (
     sealing_zip,
     with_digest,
 )
-from tlearn.errors import CheckpointError
-from tlearn.features import store
-from tlearn.features.store import Space
-from tlearn.models.backbones.weights import read_state_dict
 from tlearn.training.checkpoints import CheckpointIO
 
 CHECKPOINT = {"state_dict": {"a": torch.arange(300.0)}, "pytorch-lightning_version": "2", "epoch": 1}
