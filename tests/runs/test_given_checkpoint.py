@@ -67,7 +67,13 @@ def test_a_checkpoint_of_another_run_or_none_at_all_is_refused(trained, tmp_path
     copy = shutil.copytree(trained, tmp_path / "copy")
     path = copy / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
-    for damage in ({"state_dict": {"network.head.more": torch.zeros(1)}}, {"state_dict": 3}):
+    damages = (
+        {"state_dict": {"network.head.more": torch.zeros(1)}},
+        {"state_dict": {"network.head.shift": torch.zeros(1)}},
+        {"state_dict": 3},
+        {"epoch": "first"},
+    )
+    for damage in damages:
         CheckpointIO(copy).save_checkpoint({**content, **damage}, path)
         with pytest.raises(CheckpointError, match=r"last\.ckpt"):
             load_model(path)

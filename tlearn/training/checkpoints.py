@@ -1,9 +1,8 @@
 """Checkpoints without frozen weights, loaded as plain data, and written whole or not at all."""
 
 import os
-import pickle
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from tlearn.errors import CheckpointError, ConfigError, OutputError
 from tlearn.files import writing
-from tlearn.models.backbones.weights import is_held
-from tlearn.models.digests import check_zip, sealing_zip
+from tlearn.models.checkpoint_file import read_checkpoint
+from tlearn.models.digests import sealing_zip
 
 # 2: with a digest and the state within an epoch
 FORMAT = 2
@@ -110,28 +109,9 @@ class CheckpointIO(LightningCheckpointIO):
         """Read a checkpoint as plain data, whatever `weights_only` says.
 
         Raises:
-            CheckpointError: missing, damaged, without its digest, or containing code.
+            CheckpointError: `read_checkpoint` refuses it, or it names a path outside the run folder.
         """
-        try:
-            with Path(path).open("rb") as file:
-                check_zip(file, Path(path))
-                checkpoint = torch.load(file, map_location=map_location or "cpu", weights_only=True)
-            if not all(map(is_held, _tensors(checkpoint))):
-                raise CheckpointError(f"{path} claims more numbers than it holds: it is damaged or hostile")
-            if not isinstance(checkpoint, dict) or not checkpoint.keys() >= {"state_dict", "pytorch-lightning_version"}:
-                raise CheckpointError(f"{path} is not a checkpoint of a run")
-            return _with_paths(checkpoint, self._absolute)
-        except CheckpointError:
-            raise
-        except FileNotFoundError as error:
-            raise CheckpointError(f"no checkpoint {path}") from error
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{path} contains more than plain data, refused: {str(error).splitlines()[0]}"
-            ) from error
-        except Exception as error:
-            # A damaged archive raises errors of a dozen types.
-            raise CheckpointError(f"{path} is damaged: {error}") from error
+        return _with_paths(read_checkpoint(Path(path), map_location), self._absolute)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint, if `defers_removal` in `remove_superseded`: when a state without it is on the disk."""
@@ -154,14 +134,6 @@ class CheckpointIO(LightningCheckpointIO):
         if not (inside and found.is_relative_to(self._run)):
             raise CheckpointError(f"a checkpoint names {path}, which is outside its run folder {self._run}")
         return str(found)
-
-
-def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping | list | tuple):
-        for value in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors(value)
 
 
 def _with_paths(checkpoint: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:

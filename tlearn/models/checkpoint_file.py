@@ -1,0 +1,48 @@
+"""Read a checkpoint's file as plain data that carries its digest."""
+
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlearn.errors import CheckpointError
+from tlearn.models.backbones.weights import is_held
+from tlearn.models.digests import check_zip
+
+
+def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
+    """Read the checkpoint of a run, on the CPU unless `map_location` says otherwise.
+
+    Raises:
+        CheckpointError: missing, damaged, without its digest, containing code, or no checkpoint.
+    """
+    try:
+        with path.open("rb") as file:
+            check_zip(file, path)
+            checkpoint = torch.load(file, map_location=map_location or "cpu", weights_only=True)
+        if not all(map(is_held, _tensors(checkpoint))):
+            raise CheckpointError(f"{path} claims more numbers than it holds: it is damaged or hostile")
+        kinds = {"state_dict": dict, "pytorch-lightning_version": str}
+        if not isinstance(checkpoint, dict) or any(not isinstance(checkpoint.get(key), kinds[key]) for key in kinds):
+            raise CheckpointError(f"{path} is not a checkpoint of a run")
+        return checkpoint
+    except CheckpointError:
+        raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint {path}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} contains more than plain data, refused: {str(error).splitlines()[0]}") from error
+    except Exception as error:
+        # A damaged archive raises errors of a dozen types.
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, Mapping | list | tuple):
+        for value in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors(value)
