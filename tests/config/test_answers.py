@@ -11,7 +11,6 @@ import tlearn
 from tests.small_runs import process
 from tests.small_runs import program as run_program
 from tlearn.config.command import program
-from tlearn.config.compose import known_keys
 from tlearn.errors import TlearnError
 
 # What is typed; the last argument is the wrong one.
@@ -195,8 +194,6 @@ def test_a_process_of_its_own_answers_alike(tmp_path, typed, status):
 
 def test_a_sweep_with_a_reference_ends_as_any_other(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    # The first trial composes them, which must not change where the second one goes.
-    known_keys.cache_clear()
     main, _ = program("train", lambda config: {"val/top1": 0.1 * config.seed})
     assert main(["-m", "seed=1,2", "+extra.note=${seed}"]) == 0
     assert "Interpolation" not in capsys.readouterr().err

@@ -17,7 +17,8 @@ from omegaconf.errors import MissingMandatoryValue
 
 from tlearn.config import rules
 from tlearn.config.comments import read_comments
-from tlearn.config.compose import compose, known_keys
+from tlearn.config.compose import compose
+from tlearn.config.declared import keys_of, known_keys
 from tlearn.config.options import SWITCHES
 from tlearn.config.tree import CONF_DIR, compose_unchecked, plain, settings_of
 from tlearn.errors import ConfigError
@@ -84,11 +85,6 @@ def composed(overrides: tuple[str, ...], program: str = "train") -> dict[str, An
     return plain(OmegaConf.create(filled(OmegaConf.to_container(unchecked(overrides, program)))))
 
 
-@cache
-def known(program: str) -> list[str]:
-    return known_keys(program)
-
-
 def nodes(config: Any, key: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each part of a configuration that names a target, and its key."""
     if isinstance(config, dict):
@@ -120,12 +116,12 @@ def test_every_group_of_train_has_options():
 
 @pytest.mark.parametrize("overrides", ROUNDS, ids=lambda overrides: overrides[0])
 def test_every_option_composes_and_holds_what_it_may(overrides):
-    rules.check(composed(overrides), known("train"))
+    rules.check(composed(overrides), known_keys("train"))
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_program_composes_and_holds_what_it_may(program):
-    rules.check(composed(NEEDS.get(program, ()), program), known(program))
+    rules.check(composed(NEEDS.get(program, ()), program), known_keys(program))
 
 
 COMMANDS = sorted(
@@ -154,7 +150,7 @@ def test_every_command_in_a_comment_is_a_valid_one():
     assert len(COMMANDS) > 30
     composed_above = {("train", (option,)) for options in GROUPS.values() for option in options}
     for program, arguments in set(COMMANDS) - composed_above:
-        rules.check(composed(arguments, program), known(program))
+        rules.check(composed(arguments, program), known_keys(program))
 
 
 TARGETS = sorted(
@@ -328,3 +324,9 @@ def test_a_value_that_was_removed_is_named_where_it_is_read(key):
 def test_what_is_built_stays_a_bare_dictionary_for_libraries():
     settings = settings_of(compose())
     assert [type(node) for node in (settings["optimizer"], settings["head"]["build"])] == [dict, dict]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_keys_known_without_composing_are_those_of_the_configuration(program):
+    config = OmegaConf.to_container(compose_unchecked(program=program), resolve=False)
+    assert set(known_keys(program)) == {key for key, _ in keys_of(config) if key.partition(".")[0] != "hydra"}

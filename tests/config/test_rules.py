@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.config.test_compose import ROUNDS, composed, known, unchecked
+from tests.config.test_compose import ROUNDS, composed, unchecked
 from tlearn.config import rules
 from tlearn.config.compose import compose
+from tlearn.config.declared import known_keys
 from tlearn.config.tree import plain
 from tlearn.errors import ConfigError
 
@@ -54,7 +55,7 @@ def refused(key: str, value: Any) -> bool:
     """Tell whether a value is refused, and by its name."""
     message = None
     try:
-        rules.check(changed(leaves()[key][1], key, value), known("train"))
+        rules.check(changed(leaves()[key][1], key, value), known_keys("train"))
     except ConfigError as error:
         message = str(error)
     assert message is None or message.startswith(f"{key}={value}: expected ")
@@ -161,7 +162,7 @@ def test_unusual_values_that_mean_something_are_accepted(key, value):
 )
 def test_the_message_names_key_value_and_what_was_expected(key, value, expected):
     with pytest.raises(ConfigError) as caught:
-        rules.check(changed(leaves()[key][1], key, value), known("train"))
+        rules.check(changed(leaves()[key][1], key, value), known_keys("train"))
     assert str(caught.value).startswith(f"{key}={value}: expected ")
     assert expected in str(caught.value)
 
@@ -188,7 +189,7 @@ def every_key() -> list[str]:
 def test_no_value_anywhere_makes_the_check_itself_fail(key, junk):
     message = key
     try:
-        rules.check(changed(ROUNDS[0], key, junk), known("train"))
+        rules.check(changed(ROUNDS[0], key, junk), known_keys("train"))
     except ConfigError as error:
         message = str(error)
     assert key.partition(".")[0] in message
@@ -206,13 +207,13 @@ def test_no_value_anywhere_makes_the_check_itself_fail(key, junk):
     ],
 )
 def test_notes_arguments_of_a_target_and_callbacks_of_your_own_are_welcome(key, value):
-    rules.check(changed(ROUNDS[0], key, value), known("train"))
+    rules.check(changed(ROUNDS[0], key, value), known_keys("train"))
 
 
 @pytest.mark.parametrize("key", ["lr2", "data.bs", "monitor.patience", "finetune.layers", "head.size"])
 def test_a_key_that_nothing_reads_is_refused(key):
     with pytest.raises(ConfigError, match=rf"^unknown key {key}\b.*extra\.\)$"):
-        rules.check(changed(ROUNDS[0], key, 1), known("train"))
+        rules.check(changed(ROUNDS[0], key, 1), known_keys("train"))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_a_target_where_nothing_is_built_is_refused_with_the_place_that_was_mean
     config = unchecked([f"+{node}._target_=mylab.parts.Thing"])
     words = f"; did you mean {meant}?" if meant else "; own code goes to backbone, data.source, head.build, "
     with pytest.raises(ConfigError) as caught:
-        rules.check(plain(config), known("train"))
+        rules.check(plain(config), known_keys("train"))
     message = f"nothing is built at {node}, so {node}._target_=mylab.parts.Thing would be ignored"
     assert str(caught.value).startswith(message + words)
 
@@ -268,7 +269,7 @@ def test_a_target_where_nothing_is_built_is_refused_with_the_place_that_was_mean
 def test_a_target_of_another_program_is_refused(program, given, refused):
     config = unchecked([*given, f"+{refused}._target_=mylab.parts.Thing"], program)
     with pytest.raises(ConfigError, match=f"^nothing is built at {refused}, so"):
-        rules.check(plain(config), known(program))
+        rules.check(plain(config), known_keys(program))
 
 
 @pytest.mark.parametrize(
@@ -276,12 +277,12 @@ def test_a_target_of_another_program_is_refused(program, given, refused):
     [("predict", ["backbone=vgg13", "images=i"]), ("evaluate", ["run=r", "metrics=default"]), ("explore", [])],
 )
 def test_a_group_that_is_empty_by_default_is_built_where_it_is_chosen(program, given):
-    rules.check(plain(compose(given, program, output_dir=".")), known(program))
+    rules.check(plain(compose(given, program, output_dir=".")), known_keys(program))
 
 
 @pytest.mark.parametrize("node", ["backbone", "loss", "optimizer", "head.build", "data.source", "trainer", "trainer.a"])
 def test_a_target_in_its_place_is_accepted_with_any_argument(node):
-    rules.check(plain(unchecked([f"+{node}.other={{_target_: a.b, c: 1}}"])), known("train"))
+    rules.check(plain(unchecked([f"+{node}.other={{_target_: a.b, c: 1}}"])), known_keys("train"))
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_a_target_in_its_place_is_accepted_with_any_argument(node):
 )
 def test_a_mistyped_key_of_hydra_is_refused(key):
     with pytest.raises(ConfigError, match=f"^unknown key {key}; did you mean _"):
-        rules.check(plain(unchecked([f"+{key}=x"])), known("train"))
+        rules.check(plain(unchecked([f"+{key}=x"])), known_keys("train"))
 
 
 @pytest.mark.parametrize(
@@ -298,54 +299,54 @@ def test_a_mistyped_key_of_hydra_is_refused(key):
 )
 def test_a_callback_or_logger_without_a_target_is_refused(key, meant):
     with pytest.raises(ConfigError, match=rf"^{key} has no _target_; did you mean .*{meant}"):
-        rules.check(plain(unchecked([f"+{key}.patience=3"])), known("train"))
+        rules.check(plain(unchecked([f"+{key}.patience=3"])), known_keys("train"))
 
 
 @pytest.mark.parametrize("value", ["${head.scale}", "${..scale}", "'x ${head.scale}'", "[1,'${head.scale}']"])
 def test_a_key_of_your_own_is_read_where_a_value_refers_to_it(value):
     config = unchecked(["+head.scale=3", f"+head.build.scale={value}"])
     referred = rules.references(plain(config, resolve=False))
-    rules.check(plain(config), known("train"), referred)
+    rules.check(plain(config), known_keys("train"), referred)
     with pytest.raises(ConfigError, match=r"^unknown key head\.scale"):
-        rules.check(plain(config), known("train"))
+        rules.check(plain(config), known_keys("train"))
     config = unchecked(["+head.scal=3", "+head.scale=1", f"+head.build.scale={value}"])
     with pytest.raises(ConfigError, match=r"^unknown key head\.scal "):
-        rules.check(plain(config), known("train"), referred)
+        rules.check(plain(config), known_keys("train"), referred)
 
 
 def test_a_reference_to_a_group_of_ours_opens_no_other_key_of_it():
     config = unchecked(["+data.counts.trian=3"])
     with pytest.raises(ConfigError, match=r"^unknown key data\.counts\.trian"):
-        rules.check(plain(config), known("train"), rules.references(plain(config, resolve=False)))
+        rules.check(plain(config), known_keys("train"), rules.references(plain(config, resolve=False)))
 
 
 @pytest.mark.parametrize("trust", ["[mylab.heads]", "mylab", "[3]", "['']"])
 def test_trust_is_a_list_of_packages(trust):
     with pytest.raises(ConfigError, match=r"^trust=.*: expected a list"):
-        rules.check(plain(unchecked([f"trust={trust}", "resume=r"])), known("train"))
+        rules.check(plain(unchecked([f"trust={trust}", "resume=r"])), known_keys("train"))
 
 
 def test_trust_without_a_stored_run_is_refused():
     with pytest.raises(ConfigError, match="none is opened here"):
-        rules.check(plain(unchecked(["trust=[mylab]"])), known("train"))
+        rules.check(plain(unchecked(["trust=[mylab]"])), known_keys("train"))
     config = unchecked(["trust=[mylab]", "backbone=vgg13", "images=i"], "predict")
     with pytest.raises(ConfigError, match="none is opened here"):
-        rules.check(plain(config), known("predict"))
-    rules.check(plain(unchecked(["trust=[mylab]", "resume=r"])), known("train"))
-    rules.check(plain(unchecked(["trust=[mylab]", "run=r"], "evaluate")), known("evaluate"))
+        rules.check(plain(config), known_keys("predict"))
+    rules.check(plain(unchecked(["trust=[mylab]", "resume=r"])), known_keys("train"))
+    rules.check(plain(unchecked(["trust=[mylab]", "run=r"], "evaluate")), known_keys("evaluate"))
 
 
 @pytest.mark.parametrize("key", ["seed", "optimizer", "callbacks"])
 def test_what_every_run_needs_cannot_be_removed(key):
     config = {name: value for name, value in composed(ROUNDS[0]).items() if name != key}
     with pytest.raises(ConfigError, match=f"^{key} is missing"):
-        rules.check(config, known("train"))
+        rules.check(config, known_keys("train"))
 
 
 @pytest.mark.parametrize("steps", [3, "abc", None, [3], [{"degrees": 15}]])
 def test_augmentation_must_be_a_list_of_targets(steps):
     with pytest.raises(ConfigError, match=r"^transforms\.train: expected a list of steps, each with a _target_"):
-        rules.check(changed(ROUNDS[0], "transforms.train", steps), known("train"))
+        rules.check(changed(ROUNDS[0], "transforms.train", steps), known_keys("train"))
 
 
 @pytest.mark.parametrize(
@@ -383,4 +384,4 @@ def test_an_own_option_that_builds_on_nothing_is_told_what_it_begins_with(group,
     config = plain(compose([], output_dir="."))
     config[group] = option
     with pytest.raises(ConfigError, match=rf"{group}.{key} is missing: .* begins with defaults: \[none, _self_\]"):
-        rules.check(config, known("train"))
+        rules.check(config, known_keys("train"))

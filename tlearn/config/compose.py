@@ -1,14 +1,13 @@
 """Compose the configuration of a program with every value checked, as its command line does before it runs."""
 
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from tlearn.config import rules
-from tlearn.config.declared import PROGRAMS, declared, keys_of, misplaced
+from tlearn.config.declared import PROGRAMS, declared, known_keys, misplaced
 from tlearn.config.messages import plain_error
 from tlearn.config.suggestions import Asked, hint, unknown_key
 from tlearn.config.tree import compose_unchecked, plain
@@ -102,10 +101,3 @@ def override_list(overrides: Iterable[str]) -> list[str]:
         if one.startswith("-"):
             raise ConfigError(f"{one} is for the command line: {form}")
     return found
-
-
-@cache
-def known_keys(program: str) -> list[str]:
-    """List every key of a program's default configuration, for suggestions."""
-    config: Any = OmegaConf.to_container(compose_unchecked(program=program), resolve=False)
-    return [key for key, _ in keys_of(config) if key.partition(".")[0] != "hydra"]

@@ -55,10 +55,21 @@ def program_keys(program: str) -> frozenset[str]:
 
 
 @cache
+def _default_choices(program: str) -> dict[str, str | None]:
+    listed = _content(CONF_DIR / f"{program}.yaml")["defaults"]
+    return {group: option for one in listed if isinstance(one, dict) for group, option in one.items()}
+
+
 def program_groups(program: str) -> tuple[str, ...]:
     """Return the groups of a program, but for those of set-ups, whose keys are other groups'."""
-    groups = (next(iter(one)) for one in _content(CONF_DIR / f"{program}.yaml")["defaults"] if isinstance(one, dict))
-    return tuple(group for group in groups if group not in ("experiment", "debug"))
+    return tuple(group for group in _default_choices(program) if group not in ("experiment", "debug"))
+
+
+@cache
+def known_keys(program: str) -> list[str]:
+    """List every key of a program's default configuration; without composing it, which takes a tenth of a second."""
+    keys = declared(program, _default_choices(program), ())
+    return sorted(key for key in keys if key.partition(".")[0] != "hydra")
 
 
 def declared(program: str, choices: Mapping[str, str | None], known: Sequence[str]) -> set[str]:

@@ -3,7 +3,7 @@
 import os
 
 from tlearn.config.arguments import key_of
-from tlearn.config.compose import known_keys
+from tlearn.config.declared import known_keys
 from tlearn.errors import ConfigError, quoted
 
 
