@@ -26,6 +26,7 @@ from tlearn.files import (
     STDOUT,
     append_row,
     is_stream,
+    lock,
     opened_number,
     read_table,
     remove_temporaries,
@@ -547,3 +548,29 @@ def test_the_test_above_sees_it(code):
 )
 def test_the_test_above_sees_nothing_else(code):
     assert _written_by(ast.parse(code, mode="eval").body) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_that_outlives_its_process_holds_no_lock_of_it(tmp_path):
+    reader, writer = os.pipe()
+    file = (tmp_path / "file").open("wb")
+    lock(file)
+    file.write(b"whole")
+    pid = os.fork()
+    if pid == 0:
+        # As a worker does until it finds that nobody is left to work for
+        os.close(writer)
+        os.read(reader, 1)
+        file.close()
+        os._exit(0)
+    try:
+        with (tmp_path / "file").open("ab") as again, pytest.raises(BlockingIOError):
+            lock(again)
+        file.close()
+        with (tmp_path / "file").open("ab") as again:
+            lock(again)
+    finally:
+        os.close(writer)
+        assert os.waitpid(pid, 0)[1] == 0
+        os.close(reader)
+    assert (tmp_path / "file").read_bytes() == b"whole"

@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import stat
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,8 @@ _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}\.tmp", re.DOTALL)
 # Characters of its target's name in a temporary one, which no file system must find too long
 _NAMED = 50
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# Open files of this process that have a lock
+_LOCKED: "weakref.WeakSet[IO[Any]]" = weakref.WeakSet()
 # What a spreadsheet runs where a cell begins so, numbers excepted, or the same behind quotes, which tell it not to
 _FORMULA = re.compile(r"(?![+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\Z)'*[=+\-@\t\r]", re.IGNORECASE)
 
@@ -57,6 +60,7 @@ def lock(file: IO[Any], *, shared: bool = False, wait: bool = False) -> None:
     flags = portalocker.LOCK_SH if shared else portalocker.LOCK_EX
     try:
         portalocker.lock(file, flags if wait else flags | portalocker.LOCK_NB)
+        _LOCKED.add(file)
     except portalocker.AlreadyLocked as error:
         raise BlockingIOError(errno.EWOULDBLOCK, "locked by another process") from error
     except portalocker.LockException as error:
@@ -64,6 +68,20 @@ def lock(file: IO[Any], *, shared: bool = False, wait: bool = False) -> None:
     except ImportError:
         if not shared:
             raise
+
+
+def _leave_locks() -> None:
+    """Let a fork have no part in locks: a loader's worker outlives a killed run by seconds, and would hold its run."""
+    with open(os.devnull, "r+b") as nothing:
+        for file in _LOCKED:
+            if not file.closed:
+                # Not closed, which would write what is in its buffer
+                os.dup2(nothing.fileno(), file.fileno(), inheritable=False)
+
+
+# Windows has no forks.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks)
 
 
 def temporary_beside(path: Path) -> Path:
