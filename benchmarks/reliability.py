@@ -12,14 +12,20 @@ its name, and one that fails is printed as the command that replays it. `--page`
 
 import argparse
 import json
+import os
 import shlex
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from measure import choices, machine
+
+# Before torch is imported: runs are small, and a thread would outlive no fork.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from reliability_parts import PARTS, part
 from reliability_parts.page import write_page
 from reliability_parts.row import PLAIN, TLEARN, Options, Outcome
@@ -43,13 +49,17 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     started, found = time.perf_counter(), part(name)
     print(f"{name}: {found.ROW.figure}", flush=True)
     outcomes: list[Outcome] = []
-    with TemporaryDirectory(prefix=f"reliability_{name}_") as folder:
-        asked = Options(Path(folder).resolve(), options.seed, options.count, options.short, options.case)
+    # Not TemporaryDirectory, which every fork of this process would remove at its end
+    folder = Path(tempfile.mkdtemp(prefix=f"reliability_{name}_")).resolve()
+    try:
+        asked = Options(folder, options.seed, options.count, options.short, options.case)
         for outcome in found.run(asked):
             outcomes.append(outcome)
             if outcome.fault and outcome.program == TLEARN:
                 replay = shlex.join(["--rows", name, "--seed", str(options.seed), "--case", outcome.case])
                 print(f"  {outcome.fault}\n    python benchmarks/reliability.py {replay}", flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     seconds = time.perf_counter() - started
     of = {program: [one for one in outcomes if one.program == program] for program in (TLEARN, PLAIN)}
     said = {program: found.ROW.summarise(outcomes) for program, outcomes in of.items()}
