@@ -11,6 +11,7 @@ import torch
 
 from tests.conftest import COLOURS, draw_classes
 from tests.small_runs import overrides, program, write_weights
+from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.module import TransferModule
 
 # 24 training images: 6 batches an epoch
@@ -118,3 +119,20 @@ def test_a_resumed_run_is_the_run_without_interruption(kind, death, straight, pi
     resumed = program("train", f"resume={moved}", *{AVERAGE}.intersection(KINDS[kind]), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert result(Path(moved)) == result(straight(kind))
+
+
+def test_a_best_checkpoint_that_a_killed_run_could_not_remove_is_gone_once_it_goes_on(
+    straight, pictures, weights, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+
+    def dies(self):
+        if self._superseded:
+            raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointIO, "remove_superseded", dies)
+        assert train(folder, pictures, weights, "on the fly").returncode == 1
+    assert len(list(folder.glob("checkpoints/epoch*.ckpt"))) == 2
+    assert program("train", f"resume={folder}", cwd=tmp_path).returncode == 0
+    assert result(folder) == result(straight("on the fly"))

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,15 @@ class CheckpointIO(LightningCheckpointIO):
         self._superseded.add(Path(path))
         if not self.defers_removal:
             self.remove_superseded()
+
+    def superseded(self) -> list[str]:
+        """Return the checkpoints that are to be removed, relative to the run folder."""
+        return sorted(map(self._relative, map(str, self._superseded)))
+
+    def supersede(self, paths: Iterable[str]) -> None:
+        """Delete what a state on the disk has superseded: its run may have been killed before it could."""
+        self._superseded.update(Path(self._absolute(path)) for path in paths)
+        self.remove_superseded()
 
     def remove_superseded(self) -> None:
         """Delete the checkpoints that were to be removed."""

@@ -136,6 +136,7 @@ class LastCheckpoint(Callback):
             "within_epoch": within,
             "stopped": trainer.should_stop,
             "rows": _table(trainer).rows,
+            "superseded": _files(trainer).superseded(),
             "processes": _of_all_processes(trainer, own),
         }
 
@@ -144,6 +145,8 @@ class LastCheckpoint(Callback):
         self._restored = checkpoint[_KEY]
         trainer.should_stop = self._restored["stopped"]
         _table(trainer).keep(self._restored["rows"])
+        if trainer.is_global_zero:
+            _files(trainer).supersede(self._restored["superseded"])
         if trainer.should_stop or checkpoint["epoch"] >= (trainer.max_epochs or 0) > 0:
             say("this run was trained to its end: its best epoch is evaluated again")
 
