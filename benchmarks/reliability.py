@@ -58,6 +58,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
             if outcome.fault and outcome.program == TLEARN:
                 replay = shlex.join(["--rows", name, "--seed", str(options.seed), "--case", outcome.case])
                 print(f"  {outcome.fault}\n    python benchmarks/reliability.py {replay}", flush=True)
+    except KeyboardInterrupt:
+        # What was tried counts, and the page tells how many cases that is.
+        print("  stopped", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     seconds = time.perf_counter() - started

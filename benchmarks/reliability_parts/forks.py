@@ -68,6 +68,11 @@ class Started:
         """Return the last line that it has printed."""
         return next(reversed(self.said().strip().splitlines()), "")
 
+    def error(self) -> str:
+        """Return the last line that tells what went wrong, which need not be the last."""
+        lines = [line for line in self.said().splitlines() if "error" in line.lower()]
+        return next((line for line in reversed(lines) if "HYDRA_FULL_ERROR" not in line), self.last_line())
+
 
 def readable(descriptor: int, seconds: float) -> bool:
     """Wait until a descriptor can be read; return whether it can."""

@@ -56,7 +56,7 @@ SAVED = (".ckpt", "/checkpoints")
 def killed(options: Options, name: str, place: Place, more: Sequence[str], saving: Counter[str]) -> str:
     """Kill a run while it saves, and let it go on."""
     random = options.random(name)
-    step = random.choice([step for step in saving])
+    step = random.choice(list(saving))
     fault, arguments = Fault(step, random.randint(1, saving[step]), "kill", SAVED), place.arguments(*more)
     running = place.start(arguments, fault.install)
     # How many writes a checkpoint takes can differ by one.
@@ -74,7 +74,7 @@ def plain_kills(options: Options, images: Path) -> Iterator[Outcome]:
         other = Path(tempfile.mkdtemp(dir=ELSEWHERE)) if index % 2 else None
         place = Place(options.folder / name, images, other / "run" if other else None)
         at = options.random(name).randint(1, 6)
-        place.start(plain.arguments(place), lambda at=at: plain.kill_in_save(at), plain.PROGRAM).wait()
+        plain.start(place, plain.arguments(place), lambda at=at: plain.kill_in_save(at)).wait()
         yield Outcome(name, plain.go_on(place, ()), cell, PLAIN)
         shutil.rmtree(place.folder)
         if other:

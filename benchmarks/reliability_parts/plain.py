@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from reliability_parts import forks
 from reliability_parts.row import PLAIN, Options, Outcome
 from reliability_parts.runs import Place, _digest
 
@@ -22,6 +23,12 @@ def arguments(place: Place, *more: str) -> list[str]:
     return [f"data='{place.images}'", *more, f"hydra.run.dir='{place.run}'"]
 
 
+def start(place: Place, given: Sequence[str], prepare: Callable[[], object] | None = None) -> forks.Started:
+    """Start the plain program as if it were the main one, for which Hydra looks beside it."""
+    environment = {**place.environment, "HYDRA_MAIN_MODULE": "__main__"}
+    return forks.start(PROGRAM, given, place.folder / "output.txt", environment, prepare)
+
+
 def plain_kills(options: Options, images: Path) -> Iterator[Outcome]:
     """Kill the plain program at a step, let it go on from its last checkpoint, and compare the weights."""
     for workers in WORKERS:
@@ -30,12 +37,12 @@ def plain_kills(options: Options, images: Path) -> Iterator[Outcome]:
         if not any(map(options.wants, names)):
             continue
         straight = Place(options.folder / f"plain_{workers}", images)
-        straight.start(arguments(straight, *more), program=PROGRAM).wait()
+        start(straight, arguments(straight, *more)).wait()
         for name in filter(options.wants, names):
             place = Place(options.folder / name, images)
             # From the second epoch on, as the first has no checkpoint yet
             at = options.random(name).randint(5, 12)
-            place.start(arguments(place, *more), lambda at=at: at_step(at, kill), PROGRAM).wait()
+            start(place, arguments(place, *more), lambda at=at: at_step(at, kill)).wait()
             fault = go_on(place, more)
             if not fault and state(place.run) != state(straight.run):
                 fault = "other weights or optimizer"
@@ -47,9 +54,9 @@ def go_on(place: Place, more: Sequence[str]) -> str:
     """Let the plain program go on from its last checkpoint, or start again without; return what went wrong."""
     last = place.run / "checkpoints" / "last.ckpt"
     resume = [f"resume='{last}'"] if last.exists() else []
-    running = place.start(arguments(place, *more, *resume), program=PROGRAM)
+    running = start(place, arguments(place, *more, *resume))
     status = running.wait()
-    return "" if status == 0 else f"status {status} when it went on: {running.last_line()}"
+    return "" if status == 0 else f"status {status} when it went on: {running.error()}"
 
 
 def state(run: Path) -> str:
