@@ -1,5 +1,6 @@
 """The plain program under the same faults as tlearn, a few times each."""
 
+import errno
 import os
 import shutil
 import signal
@@ -109,3 +110,19 @@ def kill_in_save(at: int) -> None:
         return send(target, source, offset, count)
 
     LocalFileOpener.write, os.sendfile = half_written, half_sent
+
+
+def fill_in_save(at: int) -> None:
+    """Let the disk be full from the k-th write of a checkpoint on."""
+    from fsspec.implementations.local import LocalFileOpener
+
+    write, left = LocalFileOpener.write, [at]
+
+    def filled(self: LocalFileOpener, data: bytes, *more: object) -> object:
+        left[0] -= 1
+        if at and left[0] <= 0:
+            write(self, memoryview(data)[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data, *more)
+
+    LocalFileOpener.write = filled
