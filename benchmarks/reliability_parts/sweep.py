@@ -19,6 +19,8 @@ ROW = Row(
     "fault: a trial without a row or with a wrong status in results.csv, a finished one that ran again, a row without "
     "its metrics.",
 )
+# Of fifty trials on a busy machine
+LIMIT_SECONDS = 900
 
 
 def run(options: Options) -> Iterator[Outcome]:
@@ -34,13 +36,17 @@ def run(options: Options) -> Iterator[Outcome]:
     # A trial has about fifteen moments of training, and four of five trials train.
     first = Moment("training", random.randint(count, 5 * count), lambda: signal.raise_signal(signal.SIGTERM))
     ended = place.start(command, first.install)
-    faults = [] if ended.wait() == 143 else [f"status {ended.status} at SIGTERM: {ended.last_line()}"]
+    faults = [] if ended.wait(LIMIT_SECONDS) == 143 else [f"status {ended.status} at SIGTERM: {ended.last_line()}"]
     done = finished(place.run)
     killed = place.start(command, Moment("training", random.randint(count, 5 * count)).install)
-    faults += [] if killed.wait() == -signal.SIGKILL else [f"status {killed.status} at SIGKILL: {killed.last_line()}"]
+    faults += (
+        []
+        if killed.wait(LIMIT_SECONDS) == -signal.SIGKILL
+        else [f"status {killed.status} at SIGKILL: {killed.last_line()}"]
+    )
     done |= finished(place.run)
     last = place.start(command)
-    faults += [] if last.wait(600) == 7 else [f"status {last.status} in the end: {last.last_line()}"]
+    faults += [] if last.wait(LIMIT_SECONDS) == 7 else [f"status {last.status} in the end: {last.last_line()}"]
     yield Outcome("statuses", "; ".join(faults), "statuses of three commands")
     table, again = {row["trial"]: row for row in rows(place.run)}, finished(place.run)
     for number in range(count):
