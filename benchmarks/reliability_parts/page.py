@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reliability_parts import PARTS
+
 HEAD = """# Reliability
 
 What becomes of runs, files and results when something fails. Made by `python benchmarks/reliability.py --page FILE ...`
@@ -18,16 +20,19 @@ nothing to be tried. A number is that of faults, so that 0 is what is wanted.
 
 
 def write_page(path: Path, results: Sequence[Path]) -> None:
-    """Write the table of all rows and what was done for each; of a row that is in several files, the last counts."""
+    """Write the table of all rows and what was done for each.
+
+    Of a row that is in several files the last counts, but for one that tried the plain program alone.
+    """
     rows: dict[str, dict[str, Any]] = {}
     for result in results:
         content = json.loads(result.read_text(encoding="utf-8"))
         for row in content["rows"]:
+            if row["tlearn"] == "-" and row["row"] in rows:
+                rows[row["row"]] |= {name: row[name] for name in ("plain", "plain_faults")}
+                continue
             rows[row["row"]] = {**row, "date": content["date"], "machine": content["machine"]}
-    ordered = sorted(
-        rows.values(),
-        key=lambda row: (not row["row"][1:].isdecimal(), int(row["row"][1:]) if row["row"][1:].isdecimal() else 0),
-    )
+    ordered = [rows[name] for name in PARTS if name in rows]
     table = "".join(f"| {row['row']} | {row['figure']} | {row['tlearn']} | {row['plain']} |\n" for row in ordered)
     path.write_text(HEAD + table + "\n" + "\n".join(map(section, ordered)), encoding="utf-8")
 

@@ -43,6 +43,8 @@ SETTINGS = {
 def run(options: Options) -> Iterator[Outcome]:
     """Fail at every step, and try every setting."""
     images = draw(options.folder / "images", options.seed)
+    yield from with_settings(options, images)
+    yield from plain_settings(options, images)
     straight = Place(options.folder / "straight", images)
     noted = straight.folder / "steps.txt"
     more = [*KINDS["cached"], EPOCHS, f"seed={options.seed}"]
@@ -58,8 +60,6 @@ def run(options: Options) -> Iterator[Outcome]:
             fault = failed(place, more, Fault(step, at, error)) or difference(place.run, expected)
             yield Outcome(name, fault, f"{step}, {'no space' if error == 'full' else 'ended'}")
             shutil.rmtree(place.folder)
-    yield from with_settings(options, images)
-    yield from plain_settings(options, images)
 
 
 def failed(place: Place, more: list[str], fault: Fault) -> str:
