@@ -1,6 +1,7 @@
-"""Every block of the documentation of the Python interface runs, one after the other, in one process."""
+"""The documentation holds: every block on the Python interface runs, and the list of errors is that of the code."""
 
 import re
+import runpy
 from typing import Any
 
 import pytest
@@ -34,3 +35,10 @@ def test_every_block_runs(tmp_path, monkeypatch, capsys):
     assert names["tuned"].folder != names["best"].folder
     assert names["config"].backbone.name == "resnet18"
     assert all(run.folder.is_relative_to(tmp_path) for run in names["runs"])
+
+
+def test_the_list_of_errors_is_that_of_the_code():
+    made = runpy.run_path(str(REPOSITORY / "docs" / "errors.py"))["page"]()
+    assert made == (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8"), "write it: python docs/errors.py"
+    assert {int(status) for status in re.findall(r"^\| (\d+) \|", made, re.M)} == {*range(9), 129, 130, 141, 143}
+    assert "choose data.balance=weights | `ConfigError` | `config/build.py` |" in made

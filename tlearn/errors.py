@@ -64,6 +64,12 @@ class SweepError(TlearnError):
     exit_status = 7
 
 
+class OutOfMemoryError(TlearnError):
+    """More memory was needed than the machine or a GPU has."""
+
+    exit_status = 8
+
+
 class PastHydra(BaseException):
     """An error on its way past Hydra, which would print and wrap any Exception, and warn of those of callbacks.
 

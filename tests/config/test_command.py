@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 from hydra.core.singleton import Singleton
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 from tlearn import __version__, errors
 from tlearn.config.command import program
 from tlearn.config.compose import compose
-from tlearn.config.messages import explain
+from tlearn.config.messages import explain, plain_error
 from tlearn.config.options import TORCHVISION
 from tlearn.config.relaunch import child_command, quoted, restored_arguments
 from tlearn.config.stored_run import check_resume
@@ -35,6 +36,7 @@ STATUSES = {
     "DownloadError": 5,
     "NonFiniteError": 6,
     "SweepError": 7,
+    "OutOfMemoryError": 8,
 }
 
 
@@ -369,6 +371,21 @@ class TestExplain:
         with pytest.raises(BadImageError, match="Original Traceback") as caught:
             wrapped.reraise()
         assert explain(caught.value) == (3, "pictures/a.jpg: cut short\nafter 147 bytes")
+
+    @pytest.mark.parametrize("kind", ["Python", "torch", "a GPU"])
+    def test_too_little_memory_is_not_a_fault(self, kind):
+        def fail():
+            if kind == "a GPU":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return torch.zeros(2**45) if kind == "torch" else bytearray(2**47)
+
+        with pytest.raises((MemoryError, RuntimeError)) as caught:
+            fail()
+        wrapped = RuntimeError("in the loader")
+        wrapped.__cause__ = caught.value
+        for error in (caught.value, wrapped):
+            assert explain(error) == (8, "not enough memory: lower data.batch_size, or choose a smaller backbone")
+        assert isinstance(plain_error(caught.value), errors.OutOfMemoryError)
 
     def test_ctrl_c_is_130_also_as_lightning_passes_it_on(self):
         assert explain(KeyboardInterrupt()) == (130, "interrupted")

@@ -14,7 +14,7 @@ from tlearn.config import options
 from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
 from tlearn.config.tree import CONF_DIR
 from tlearn.config.unreadable import several, unreadable
-from tlearn.errors import ConfigError, OutputError, TlearnError, typed
+from tlearn.errors import ConfigError, OutOfMemoryError, OutputError, TlearnError, typed
 from tlearn.training.signals import Stopped, stopping_signal
 
 # Exit statuses after a signal, and what is said
@@ -62,6 +62,8 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
     for one in _chain(error):
         if isinstance(one, TlearnError):
             return one.exit_status, _last_words(str(one))
+    if any(map(_is_out_of_memory, _chain(error))):
+        return OutOfMemoryError.exit_status, "not enough memory: lower data.batch_size, or choose a smaller backbone"
     if isinstance(error, MissingConfigException) and error.options is not None:
         return ConfigError.exit_status, _unknown_option(error)
     if isinstance(error, InstantiationException):
@@ -98,7 +100,7 @@ def plain_error(error: BaseException, asked: Asked | None = None) -> BaseExcepti
     known = next((one for one in _chain(error) if isinstance(one, TlearnError)), None)
     if known is not None and str(known) == message:
         return known
-    kinds = {kind.exit_status: kind for kind in (ConfigError, OutputError)}
+    kinds = {kind.exit_status: kind for kind in (ConfigError, OutputError, OutOfMemoryError)}
     kind = type(known) if known is not None else kinds.get(status)
     if message is None or kind is None:
         return error
@@ -163,6 +165,12 @@ def _is_complaint(error: BaseException) -> bool:
     """Return whether a callback of Lightning misses a metric or a package, or does not go with the Trainer."""
     its_own = _place(error).startswith("lightning.pytorch.callbacks.")
     return its_own and isinstance(error, RuntimeError | ValueError | ImportError)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch's own class needs no look where torch was never imported, and its allocator for CPUs raises another.
+    named = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and named)
 
 
 def _place(error: BaseException) -> str:
