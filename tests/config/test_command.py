@@ -207,6 +207,27 @@ class TestRunning:
         assert (ended.status, ended.err.count("\n")) == (2, 1)
         assert "in a file 'off' in quotes" in ended.err
 
+    @pytest.mark.parametrize(
+        "content", [b"seed: [1", b"seed: 1\n\tlr: 2", b"x: \x01", b"a: b: c", b"x: \xd0", b"# @mine", b"\xff\xfe"]
+    )
+    def test_an_option_file_that_cannot_be_read_is_named(self, start, tmp_path, content):
+        (tmp_path / "mine" / "experiment").mkdir(parents=True)
+        file = tmp_path / "mine" / "experiment" / "broken.yaml"
+        file.write_bytes(content if content.startswith(b"#") else b"# @package _global_\n" + content)
+        ended = start("--config-dir", str(tmp_path / "mine"), "experiment=broken")
+        assert ended.status == 2
+        assert str(file) in ended.err
+        assert ended.err.count("\n") == 1
+
+    @pytest.mark.parametrize(
+        "typed", ["paths.output_dir=x", "++paths.output_dir=9", "paths.output_dir=[null]", "~paths.output_dir"]
+    )
+    def test_the_run_folder_has_one_name(self, start, typed):
+        for given in ([typed], ["-m", typed]):
+            ended = start(*given, name="bench")
+            assert ended.status in (2, 7)
+            assert "the run folder is given as hydra.run.dir=FOLDER" in ended.err
+
     def test_an_option_that_builds_on_itself_is_explained(self, start, tmp_path):
         options = tmp_path / "mine" / "backbone"
         options.mkdir(parents=True)

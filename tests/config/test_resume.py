@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 from tests.small_runs import overrides, program, write_weights
 from tlearn.config.compose import compose
-from tlearn.config.relaunch import restored_arguments
+from tlearn.config.relaunch import restored_arguments, resume_command
 from tlearn.config.stored_code import check_stored_code
+from tlearn.config.stored_run import check_resume
 from tlearn.errors import CheckpointError, ConfigError
 
 
@@ -123,6 +124,17 @@ def test_code_that_is_typed_again_or_stands_in_a_folder_of_options_given_again_c
 def test_no_option_of_tlearn_is_foreign(backbone):
     config = compose([f"backbone={backbone}", "data=shapes", "scheduler=onecycle", "metrics=full", "head=mlp"])
     check_stored_code(OmegaConf.to_container(config), [], None)
+
+
+@pytest.mark.parametrize("content", ["seed: [1", "- 1", "x: \x01", "a: ${b"])
+def test_a_stored_configuration_that_is_damaged_is_named(stopped, content):
+    run = stopped("seed=3")
+    (run / ".hydra" / "config.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"\.hydra/config\.yaml cannot be read"):
+        check_resume({}, run)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    assert str(run) in resume_command(run)
 
 
 def test_trust_is_never_taken_from_a_run(stopped):

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from tlearn import __version__
 from tlearn.config.arguments import readable
-from tlearn.config.compose import check_rules, compose_checked
+from tlearn.config.compose import check_rules, check_run_folder, compose_checked
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
 from tlearn.config.messages import STOPPED, explain, own_code, plain_error
@@ -162,6 +162,7 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
                 job = HydraConfig.get()
                 sources = [one.path for one in job.runtime.config_sources if one.provider == "command-line"]
                 asked = Asked(config_name, list(job.overrides.task), next(iter(sources), None))
+                check_run_folder(config.paths)
                 check_rules(plain(config), plain(config, resolve=False), job.runtime.choices, asked)
 
             try:

@@ -51,11 +51,19 @@ def compose_checked(
     choices = config.hydra.runtime.choices
     if not isinstance(config.paths, DictConfig):
         raise ConfigError(f"paths={config.paths}: expected keys below it, such as paths.cache=FOLDER")
+    check_run_folder(config.paths)
     with open_dict(config):
         config.pop("hydra")
         config.paths.output_dir = str(folder.absolute())
     check_rules(plain(config), plain(config, resolve=False), choices, Asked(program, overrides, config_dir))
     return config
+
+
+def check_run_folder(paths: DictConfig) -> None:
+    """Refuse another run folder than Hydra's, which makes it and writes to it, too."""
+    given = OmegaConf.to_container(paths, resolve=False).get("output_dir")  # type: ignore[union-attr]
+    if given != "${hydra:runtime.output_dir}":
+        raise ConfigError(f"paths.output_dir={given}: the run folder is given as hydra.run.dir=FOLDER")
 
 
 def check_rules(

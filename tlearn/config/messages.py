@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from tlearn.config import options
 from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
@@ -70,6 +71,9 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
         return _constructor(error)
     if isinstance(error, HydraException | OmegaConfBaseException) or _is_no_option(error):
         return ConfigError.exit_status, _configuration(error, asked)
+    unreadable_file = isinstance(error, YAMLError | UnicodeDecodeError) or "Expected header format" in str(error)
+    if unreadable_file and _was_composing(error):
+        return ConfigError.exit_status, f"an option file cannot be read: {_unreadable_option(error, asked)}"
     if isinstance(error, RecursionError) and _was_composing(error):
         return (
             ConfigError.exit_status,
@@ -155,6 +159,17 @@ def _is_no_option(error: BaseException) -> bool:
     # backbone=3, or an unquoted off in a defaults list, which YAML reads as false: Hydra raises a bare ValueError.
     starts = ("Config group override", "Unsupported item value in defaults")
     return isinstance(error, ValueError) and str(error).startswith(starts)
+
+
+def _unreadable_option(error: BaseException, asked: Asked | None) -> str:
+    """Return which option file is damaged, and where."""
+    reason = " ".join(str(error).split())
+    if isinstance(error, YAMLError):
+        return reason
+    # These errors name no file: the bytes that were read, or the header between quotes.
+    found = error.object[:512] if isinstance(error, UnicodeDecodeError) else reason.partition("'")[2][:-1].encode()
+    paths = sorted(Path(asked.config_dir).rglob("*.yaml")) if asked and asked.config_dir else []
+    return ", ".join([*[str(path) for path in paths if found in path.read_bytes()][:1], reason])
 
 
 def _was_composing(error: BaseException) -> bool:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from tlearn.config.arguments import key_of
 from tlearn.config.stored_code import of_code
-from tlearn.config.stored_run import absolute_path, read_stored
+from tlearn.config.stored_run import absolute_path, read_stored, stored_config
 from tlearn.errors import CheckpointError, ConfigError, quoted, typed
 from tlearn.runs.folder import folder_around
 from tlearn.runs.trust import own_packages
@@ -108,8 +107,8 @@ def _resuming(run: Path) -> str:
     """Return what to type for a run to go on: its folder, and again what chooses code."""
     stored, config_dir, cwd = read_stored(run)
     try:
-        config = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=False)
-    except (OSError, ValueError):
+        config = stored_config(run)
+    except CheckpointError:
         config = {}
     search = ["--config-dir", config_dir] if config_dir else []
     own = own_packages(config)

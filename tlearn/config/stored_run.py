@@ -52,6 +52,17 @@ def read_stored(run: Path) -> tuple[list[str], str | None, Path]:
         raise CheckpointError(f"{run}/.hydra cannot be read: {error}") from error
 
 
+def stored_config(run: Path) -> dict[str, Any]:
+    """Return the configuration of a run, unresolved."""
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(run / ".hydra" / "config.yaml"), resolve=False)
+        assert isinstance(config, dict), "it has no keys"
+        return config
+    # As above
+    except Exception as error:
+        raise CheckpointError(f"{run}/.hydra/config.yaml cannot be read: {error}") from error
+
+
 def absolute_path(key: str, value: Any, folder: Path) -> str | None:
     """Return the absolute path that the value of a key is, or None if it is not a path."""
     if key not in _PATHS or value in ("", "null", None) or "${" in str(value):
@@ -67,11 +78,7 @@ def check_resume(settings: Mapping[str, Any], folder: Path) -> list[str]:
 
     Returns the settings that are free to change and have changed, as `key: before -> now`.
     """
-    try:
-        stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no run to resume: {error}") from error
-    before, now = flat(dict(OmegaConf.to_container(stored))), flat(settings)  # type: ignore[arg-type]
+    before, now = flat(stored_config(folder)), flat(settings)
     for values, cwd in ((before, read_stored(folder)[2]), (now, Path.cwd())):
         values |= {key: path for key in _PATHS if (path := absolute_path(key, values.get(key), cwd))}
     # The learning rate of a schedule over the whole run would jump if the run became longer.
