@@ -219,8 +219,15 @@ class TestRunning:
         assert str(file) in ended.err
         assert ended.err.count("\n") == 1
 
+    @pytest.mark.parametrize("typed", ["+@a=1", "@a=1", "++@a.b=x", "~@a", "+@=1", "+@a@b=1"])
+    def test_a_key_that_is_only_a_package_is_explained(self, start, typed):
+        ended = start(*SMALL, typed)
+        assert ended.status == 2
+        assert ended.err.startswith("tlearn: error: ")
+        assert ended.err.count("\n") == 1
+
     @pytest.mark.parametrize(
-        "typed", ["paths.output_dir=x", "++paths.output_dir=9", "paths.output_dir=[null]", "~paths.output_dir"]
+        "typed", ["paths.output_dir=x", "++paths.output_dir=9", "paths.output_dir=[null]", "++paths.output_dir=a/b"]
     )
     def test_the_run_folder_has_one_name(self, start, typed):
         for given in ([typed], ["-m", typed]):

@@ -81,6 +81,8 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
         )
     if isinstance(error, TypeError) and _place(error).startswith("hydra."):
         return ConfigError.exit_status, "an option of a group is a name, or a list of names (GROUP=OPTION)"
+    if isinstance(error, AssertionError) and _place(error).startswith("hydra."):
+        return ConfigError.exit_status, "an argument has no key before its @ (GROUP@PACKAGE=OPTION)"
     if isinstance(error, OSError) and error.errno in _STORAGE:
         return OutputError.exit_status, f"cannot write {error.filename or 'the output'}: {error.strerror}"
     if isinstance(error, RuntimeError) and "without overflow" in str(error):
