@@ -66,6 +66,14 @@ REFUSED = {
             "data.layout=classes",
         ],
     ),
+    "flat splits that share a word": (
+        named("my_train/", "my_val/"),
+        [
+            r"data=filenames data.pattern='^(?!(my_train|my_val)/)|^(?P<split>my_train|my_val)/"
+            r"(?:.*/)?(?P<label>[a-z]+)\.\d+' data.root=ROOT",
+            "data.layout=classes",
+        ],
+    ),
     "flat splits of unknown names": (
         named("entrainement/", "essai/"),
         [
@@ -129,6 +137,31 @@ REFUSED = {
         of("cat", "dog", "test"),
         ["data=filenames data.pattern='^test/|^(?P<label>[^/]+)/' data.root=ROOT", "data.layout=classes"],
     ),
+    "splits in each class": (
+        of("cat/{test,train}", "dog/{test,train}"),
+        [
+            r"data=filenames data.pattern='^(?P<label>[^/]+)/(?P<split>test|train)/' data.root=ROOT",
+            "data.layout=classes",
+        ],
+    ),
+    "splits in each class, spelled and deeper": (
+        of("pets/cat/{my_training,my_val.2}", "pets/dog/{my_training,my_test/images}"),
+        [
+            r"data=filenames data.pattern='^(?P<label>[^/]+)/(?P<split>my_test|my_training|my_val\.2)/' "
+            "data.root=ROOT/pets",
+            "data.layout=classes data.root=ROOT/pets",
+        ],
+    ),
+    "splits in one class only": (of("cat/{train,test}", "dog"), ["data.layout=classes"]),
+    "splits in each class and images beside": (
+        [*of("cat/{train,val}", "dog/{train,val}"), "dog/more.jpg"],
+        ["data.layout=classes"],
+    ),
+    "splits and others in each class": (
+        of("cat/{set_train,set_val,set_extra}", "dog/{set_train,set_val}"),
+        ["data.layout=classes"],
+    ),
+    "a class without train": (of("cat/{train,val}", "dog/{val}"), ["data.layout=classes"]),
     "splits without classes": (of("part1", "part2"), ["data.layout=classes"]),
     "sports": (of("training", "running", "walking"), ["data.layout=classes"]),
     "two folders for train": (

@@ -38,7 +38,9 @@ def choices(tree: Folder, name: str, unclear: LayoutError) -> list[Choice]:
     for offer in unclear.offers:
         path = offer.get("data.root", "")
         folder, where = tree.at(path), f"{path}/ alone, " if path else ""
-        if "data.pattern" in offer:
+        if "(?P<split>" in offer.get("data.pattern", ""):
+            found.append(Choice(f"splits in each class folder, {_classes(folder.filled)}", offer))
+        elif "data.pattern" in offer:
             found.append(Choice(f"{counted(len(folder.filled) - 1, 'class', 'classes')} without it", offer))
         elif "data" in offer:
             labels = list(_labels_in_names(folder, path)) or _in_tables(folder, path)
@@ -87,10 +89,14 @@ def _usable(folder: Folder, name: str, offer: Settings, fewest: int) -> Reading 
 
 def _meaning(folder: Folder, reading: Reading) -> str:
     split = "train" if "train" in reading.folders else None
-    names = sorted(reading.labels(folder, split))
-    classes = f"{counted(len(names), 'class', 'classes')} {capped(names, _MOST_NAMES)}"
     places = [f"{split} is {reading.folders[split]}/" for split in SPLITS if split in reading.folders]
-    return ", ".join([*places, classes]) + (" by the folders that hold the images" if reading.nested else "")
+    return ", ".join([*places, _classes(reading.labels(folder, split))]) + (
+        " by the folders that hold the images" if reading.nested else ""
+    )
+
+
+def _classes(names: Iterable[str]) -> str:
+    return f"{counted(len(names := sorted(names)), 'class', 'classes')} {capped(names, _MOST_NAMES)}"
 
 
 def _labels_in_names(tree: Folder, path: str) -> Iterator[tuple[str, Settings]]:

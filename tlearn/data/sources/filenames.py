@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tlearn.data.sources.base import SPLITS, Listing, Sample
 from tlearn.data.sources.collect import Found, image_paths
-from tlearn.data.sources.names import split_of
+from tlearn.data.sources.names import splits_of
 from tlearn.data.sources.tree import around, check_root
 from tlearn.errors import ConfigError, DataError, capped, counted
 from tlearn.ranges import require
@@ -18,8 +18,8 @@ class FilenamesSource:
     Args:
         root: the folder.
         pattern: a regular expression with a group `label`, searched in the file name, or in the path below `root` if it
-            has a slash. A group `split` is the name of a split in any usual spelling. An image in which it matches
-            without a label is left out: `test/|(?P<label>[^/]+)/`.
+            has a slash. A group `split` is the name of a split in any usual spelling, words that all have aside. An
+            image in which it matches without a label is left out: `test/|(?P<label>[^/]+)/`.
     """
 
     def __init__(self, root: str | Path | None, pattern: str) -> None:
@@ -55,16 +55,17 @@ class FilenamesSource:
     def _read(self, paths: list[str], found: Found) -> Iterator[str]:
         """Fill `found` with samples and yield what is wrong with each image that cannot be one."""
         splits = "split" in self.pattern.groupindex
-        for path in paths:
-            text = path if "/" in self.pattern.pattern else path.rpartition("/")[2]
-            match = self.pattern.search(text)
+        texts = {path: path if "/" in self.pattern.pattern else path.rpartition("/")[2] for path in paths}
+        matches = {path: self.pattern.search(text) for path, text in texts.items()}
+        meant = splits_of({match["split"] for match in matches.values() if match and splits and match["split"]})
+        for path, match in matches.items():
             label = match and match["label"]
-            split = split_of(match["split"]) if match and splits and match["split"] else None
+            split = meant.get(match["split"]) if match and splits else None
             if match is None or label == "":
                 yield f"{path}: no label"
             elif label is None:
                 continue
-            elif match.start() == match.start("label") and re.search(r"[\w-]\Z", text[: match.start()]):
+            elif match.start() == match.start("label") and re.search(r"[\w-]\Z", match.string[: match.start()]):
                 yield f"{path}: {label!r} would be a part of a longer name"
             elif splits and split is None:
                 yield f"{path}: {match['split']!r} is none of {', '.join(SPLITS)}"

@@ -154,6 +154,7 @@ def _check_depth(tree: Folder, top: str) -> None:
         raise LayoutError(f"no train/ beside {capped(f'{name}/' for name in meant)}", [NESTED, CLASSES])
     for name in here.folders:
         if _has_splits(tree, join(top, name)):
+            _refuse_splits_in_classes(here, top)
             raise _one_deeper(tree, join(top, name), f"{name}/ holds splits of its own")
     if len(here.filled) == 1:
         _refuse_extra_folder(tree, join(top, next(iter(here.filled))))
@@ -219,6 +220,23 @@ def _has_splits(tree: Folder, path: str) -> bool:
         return bool(_split_folders(tree, path)[0])
     except LayoutError:
         return False
+
+
+def _refuse_splits_in_classes(here: Folder, top: str) -> None:
+    """Refuse folders that hold splits of images each, and so are the classes: cat/train, cat/test, dog/train."""
+    inner = {name: folder.filled for name, folder in here.filled.items()}
+    splits = splits_of({name for folders in inner.values() for name in folders})
+    trained = [any(splits[name] == "train" for name in folders) for folders in inner.values()]
+    flat = all(len(folder.branches) < 2 for folders in inner.values() for folder in folders.values())
+    if len(inner) < 2 or not any(trained) or not flat or all(map(looks_like_split, inner)):
+        return
+    offers: list[Settings] = [{**CLASSES, **({"data.root": top} if top else {})}]
+    if all(trained) and None not in splits.values() and not any(folder.images for folder in here.filled.values()):
+        names = "|".join(map(re.escape, sorted(splits)))
+        pattern = f"^(?P<label>[^/]+)/(?P<split>{names})/"
+        offers.insert(0, {**NAMES, "data.pattern": pattern, "data.root": top})
+    listed = capped((f"{name}/" for name, has in zip(inner, trained, strict=True) if has), 5)
+    raise LayoutError(f"{listed} hold splits, and look like classes", offers)
 
 
 def _refuse_extra_folder(tree: Folder, path: str) -> None:
