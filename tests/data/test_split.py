@@ -133,10 +133,9 @@ class TestMakeSplits:
         assert {name: len(chosen) for name, chosen in splits.items()} == {"train": 8, "val": 2}
         assert notes == [NO_TEST]
 
-    def test_classes_of_one_picture_train_and_are_named(self):
-        splits, notes = make_splits(pictures("a", 8) + pictures("b", 1) + pictures("c", 1), [0.1, 0.8, 0.1], 0.2, 0)
+    def test_classes_of_one_picture_train(self):
+        splits, _ = make_splits(pictures("a", 8) + pictures("b", 1) + pictures("c", 1), [0.1, 0.8, 0.1], 0.2, 0)
         assert [sample.label for sample in splits["train"]] == ["a", "b", "c"]
-        assert notes == ["the only image goes to train for 2 classes b, c"]
 
     def test_train_and_val_of_the_layout_stay_and_the_missing_test_is_noted(self):
         samples = pictures("a", 3, "train") + pictures("a", 5, "val")
@@ -198,12 +197,12 @@ class TestMakeSplits:
 
 class TestClassList:
     def test_classes_are_those_of_train_in_order(self):
-        splits = {"train": pictures("b", 1) + pictures("a", 2), "val": pictures("a", 1) + pictures("b", 1)}
+        splits = {"train": pictures("b", 2) + pictures("a", 2), "val": pictures("a", 1) + pictures("b", 1)}
         assert class_list(splits) == (["a", "b"], [])
 
     def test_allowed_empty_classes_are_among_them(self):
-        splits = {"train": pictures("c", 1) + pictures("a", 2), "val": pictures("a", 1) + pictures("c", 1)}
-        assert class_list(splits, ["b"]) == (["a", "b", "c"], ["no images in train for class b"])
+        splits = {"train": pictures("c", 2) + pictures("a", 2), "val": pictures("a", 1) + pictures("c", 1)}
+        assert class_list(splits, ["b"]) == (["a", "b", "c"], ["warning: few images: none in train for class b"])
 
     @pytest.mark.parametrize("name", ["val", "test"])
     def test_a_class_unknown_to_train_is_refused_with_both_lists(self, name):
@@ -223,12 +222,18 @@ class TestClassList:
             class_list(splits)
         assert len(str(caught.value)) < 600
 
-    def test_classes_absent_from_val_or_test_are_noted(self):
-        splits = {"train": pictures("a", 1) + pictures("b", 1) + pictures("c", 1), "val": pictures("b", 1)}
+    def test_classes_of_one_image_and_those_that_val_or_test_lack_are_named_in_one_line(self):
+        splits = {"train": pictures("a", 1) + pictures("b", 2) + pictures("c", 1), "val": pictures("b", 1)}
         assert class_list({**splits, "test": pictures("a", 1) + pictures("b", 1)})[1] == [
-            "no images in val, hence no val metrics, for 2 classes a, c",
-            "no images in test, hence no test metrics, for class c",
+            "warning: few images: one in train for 2 classes a, c; none in val, hence no metrics there, for "
+            "2 classes a, c; none in test, hence no metrics there, for class c"
         ]
+
+    def test_many_classes_of_one_image_are_counted(self):
+        train = [sample for number in range(99) for sample in pictures(f"a{number:02}", 1)]
+        [note] = class_list({"train": train, "val": train})[1]
+        assert note.startswith("warning: few images: one in train for 99 classes a00, a01, ")
+        assert note.endswith("a09, ... and 89 more")
 
     @pytest.mark.parametrize("empty", [[], ["b"]])
     def test_a_single_class_is_refused(self, empty):

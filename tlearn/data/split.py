@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ SIZE = re.compile("[0-9]{1,18}")
 _DIGEST = re.compile("[0-9a-f]{64}|")
 NO_TEST = "no test split: no test metrics are reported"
 TEST_AS_VAL = "the test images are val, as data.split.test_as_val says: no test metrics, and val chose the best epoch"
+
+# How many classes a note lists
+_MOST_CLASSES = 10
 
 Splits = Mapping[str, Sequence[Sample]]
 
@@ -81,7 +85,7 @@ def _placed(
         return _with_test_as_val(samples, given, notes)
     if given <= {None}:
         require("data.split.fractions", fractions)
-        return _divide(samples, fractions, seed, notes)
+        return _divide(samples, fractions, seed)
     if "train" not in given or not given <= set(SPLITS):
         found = capped(sorted(map(str, given)))
         raise DataError(f"images are in the splits {found}: each must be in {', '.join(SPLITS)}, and some in train")
@@ -89,17 +93,21 @@ def _placed(
         return list(samples)
     require("data.split.val_fraction", val_fraction)
     train = [sample for sample in samples if sample.split == "train"]
-    divided = _divide(train, (1 - val_fraction, val_fraction, 0.0), seed, notes)
+    divided = _divide(train, (1 - val_fraction, val_fraction, 0.0), seed)
     return divided + [sample for sample in samples if sample.split == "test"]
 
 
 def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """List the classes in the order of their indices: those of train and the allowed empty ones, sorted.
 
+    Returns them and notes on those with too few images to learn them or to measure them by.
+
     Raises DataError for a class of val or test that train does not have, and for a single class.
     """
-    train = {sample.label for sample in splits["train"]}
-    classes, notes = sorted(train.union(empty_classes)), []
+    train = Counter(sample.label for sample in splits["train"])
+    classes, few = sorted({*train, *empty_classes}), []
+    if single := sorted(label for label, count in train.items() if count == 1):
+        few.append(f"one in train for {_classes(single)}")
     for name in SPLITS[1:]:
         labels = {sample.label for sample in splits.get(name, ())}
         if unknown := sorted(labels.difference(classes)):
@@ -107,14 +115,14 @@ def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[
                 f"{name} has classes that train does not have: {capped(unknown)}\n"
                 f"classes of train: {capped(classes)}\nclasses of {name}: {capped(sorted(labels))}"
             )
-        absent = sorted(train - labels)
+        absent = sorted(train.keys() - labels)
         if absent and name in splits:
-            notes.append(f"no images in {name}, hence no {name} metrics, for {_classes(absent)}")
+            few.append(f"none in {name}, hence no metrics there, for {_classes(absent)}")
     if len(train) == 1:
         raise DataError(f"only one class found: {min(train)}")
-    if empty := sorted(set(classes) - train):
-        notes.append(f"no images in train for {_classes(empty)}")
-    return classes, notes
+    if empty := sorted(set(classes) - train.keys()):
+        few.append(f"none in train for {_classes(empty)}")
+    return classes, [f"warning: few images: {'; '.join(few)}"] if few else []
 
 
 def write_manifest(path: Path, root: Path, splits: Splits, digests: Mapping[str, str]) -> None:
@@ -202,7 +210,7 @@ def _with_test_as_val(samples: Sequence[Sample], given: set[str | None], notes: 
     return [sample._replace(split="val") if sample.split == "test" else sample for sample in samples]
 
 
-def _divide(samples: Sequence[Sample], fractions: Sequence[float], seed: int, notes: list[str]) -> list[Sample]:
+def _divide(samples: Sequence[Sample], fractions: Sequence[float], seed: int) -> list[Sample]:
     """Assign each sample its split, class by class."""
     by_label: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -213,8 +221,6 @@ def _divide(samples: Sequence[Sample], fractions: Sequence[float], seed: int, no
         train, val, test = _counts(len(members), fractions)
         names = ["train"] * train + ["val"] * val + ["test"] * test
         divided += [sample._replace(split=name) for sample, name in zip(members, names, strict=True)]
-    if single := sorted(label for label, members in by_label.items() if len(members) == 1):
-        notes.append(f"the only image goes to train for {_classes(single)}")
     return divided
 
 
@@ -235,7 +241,7 @@ def _counts(number: int, fractions: Sequence[float]) -> list[int]:
 
 
 def _classes(labels: Sequence[str]) -> str:
-    return f"{'class' if len(labels) == 1 else f'{len(labels)} classes'} {capped(labels)}"
+    return f"{'class' if len(labels) == 1 else f'{len(labels)} classes'} {capped(labels, _MOST_CLASSES)}"
 
 
 def _size(path: Path) -> int | None:
