@@ -91,7 +91,7 @@ WRONG = [
     ("data.max_pixels", 0, "a whole number >= 1"),
     ("data.max_pixels", "all", "a whole number >= 1"),
     ("data.alpha_background", 255, "a list of 3 values"),
-    ("data.alpha_background", "red", "a list of 3 values"),
+    ("data.alpha_background", "red", "a list of 3 values, each a whole number >= 0 and <= 255"),
     ("data.alpha_background", (1, 2), "a list of 3 values"),
     ("data.alpha_background", (1, 2, 256), "a list of 3 values, each a whole number >= 0 and <= 255"),
     ("data.alpha_background", (0.5, 0.5, 0.5), "a list of 3 values, each a whole number >= 0 and <= 255"),

@@ -124,7 +124,7 @@ def list_of(check: Check, length: int | None = None) -> Check:
         is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         if is_list and length in (None, len(value)) and all(check(item) is None for item in value):
             return None
-        item = next((check(item) for item in value if check(item)), "") if is_list else ""
+        item = next((check(item) for item in (value if is_list else [value]) if check(item)), "")
         return f"a list of {length or 'any number of'} values" + (f", each {item}" if item else "")
 
     return checked

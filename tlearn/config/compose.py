@@ -8,8 +8,9 @@ from omegaconf import DictConfig, open_dict
 
 from tlearn.config import rules
 from tlearn.config.declared import PROGRAMS, declared, known_keys, misplaced
+from tlearn.config.meant_values import hint
 from tlearn.config.messages import plain_error
-from tlearn.config.suggestions import Asked, hint, unknown_key
+from tlearn.config.suggestions import Asked, unknown_key
 from tlearn.config.tree import compose_unchecked, plain
 from tlearn.errors import ConfigError
 from tlearn.runs.trust import check_installed

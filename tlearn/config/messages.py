@@ -15,6 +15,7 @@ from tlearn.config import options
 from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
 from tlearn.config.tree import CONF_DIR
 from tlearn.config.unreadable import several, unreadable
+from tlearn.config.valid_values import NOTHING
 from tlearn.errors import ConfigError, OutOfMemoryError, OutputError, TlearnError, typed
 from tlearn.training.signals import Stopped, stopping_signal
 
@@ -231,7 +232,10 @@ def _unknown_option(error: MissingConfigException) -> str:
     listed = f"options of {group}: {', '.join(known)}{more}"
     if group == "data" and Path(option).exists():
         return f"unknown option data={option}; did you mean data=folder {typed('data.root', option)}?\n{listed}"
-    return f"unknown option {group}={option}{did_you_mean(option, known, f'{group}={{}}')}\n{listed}"
+    meant = did_you_mean(option, known, f"{group}={{}}")
+    if nothing := [one for one in known if one in NOTHING and option.casefold() in NOTHING]:
+        meant = f"; did you mean {group}={nothing[0]}?"
+    return f"unknown option {group}={option}{meant}\n{listed}"
 
 
 def _configuration(error: BaseException, asked: Asked | None) -> str:

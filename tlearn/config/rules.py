@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tlearn.config.meant_values import metric_line
 from tlearn.config.suggestions import did_you_mean
-from tlearn.config.valid_values import DECODING, RULES, SEATS, rule_of
+from tlearn.config.valid_values import DECODING, RULES, SEATS, rule_of, without
 from tlearn.errors import ConfigError
 from tlearn.ranges import require
 
@@ -134,8 +135,10 @@ def _check_named(group: str, parts: Any, known: list[str]) -> None:
         raise ConfigError(f"{group}={parts}: expected an option of the group, or names that each have a _target_")
     for name, part in parts.items():
         if part is not None and not (isinstance(part, dict) and "_target_" in part):
+            key = f"{group}.{name}"
             others = [one for one in known if one.startswith(f"{group}.") and one.count(".") == 1]
-            raise ConfigError(f"{group}.{name} has no _target_{did_you_mean(f'{group}.{name}', others)}")
+            meant = f"; did you mean {key}=null?" if without(key, str(part)) else did_you_mean(key, others)
+            raise ConfigError(f"{key} has no _target_{meant}")
 
 
 def _check_place(key: str, value: Any, free: bool, known: list[str]) -> None:
@@ -179,7 +182,7 @@ def _check_together(config: dict[str, Any]) -> None:
         for name in set(DECODING[:3]) & set(config.get("data") or {}):
             require(f"data.{name}", config["data"][name])
     if monitor:
-        _check_monitor(monitor, [f"val/{name}" for name, node in (config["metrics"] or {}).items() if node])
+        _check_monitor(monitor, {"loss": True, **(config["metrics"] or {})})
     features = config.get("features")
     if features and features["views"] is not None and not config["transforms"]["train"]:
         raise ConfigError(f"features.views={features['views']} needs augmentation: choose transforms=light or another")
@@ -203,11 +206,11 @@ def _check_together(config: dict[str, Any]) -> None:
         raise ConfigError(f"trust={config['trust']} is for the code that a stored run names, and none is opened here")
 
 
-def _check_monitor(monitor: dict[str, Any], names: list[str]) -> None:
+def _check_monitor(monitor: dict[str, Any], nodes: dict[str, Any]) -> None:
     """Refuse a metric that there is not, and a mode that loss does not have; a metric of a class says its own."""
-    if monitor["metric"] not in ("val/loss", *names):
-        known = ", ".join(["val/loss", *names])
-        raise ConfigError(f"monitor.metric={monitor['metric']}: there are {known} (metrics=full has more)")
+    metric = monitor["metric"]
+    if not (metric.startswith("val/") and nodes.get(metric.removeprefix("val/"))):
+        raise ConfigError(f"monitor.metric={metric}: {metric_line('monitor.metric', metric, nodes)}")
     if monitor["metric"] == "val/loss" and monitor["mode"] == "max":
         raise ConfigError("monitor.mode=max: val/loss is best at its minimum, so min")
 

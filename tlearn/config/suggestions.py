@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from tlearn.config.arguments import overridden
 from tlearn.config.declared import holders, keys_of, program_groups, programs_with
 from tlearn.config.tree import compose_unchecked
-from tlearn.config.valid_values import SEATS, is_path, rule_of
-from tlearn.errors import in_shell, typed
+from tlearn.config.valid_values import SEATS, without
+from tlearn.errors import in_shell
 
 # What other frameworks call a key, where its last part does not tell; the first that a program has counts.
 SYNONYMS = {
@@ -89,7 +89,7 @@ class Asked:
     def line(self, key: str, typed_as: str) -> str:
         """Write what is to be typed for one key instead of another, with the value that it was given."""
         value = self.given.get(typed_as)
-        named = key if value is None else in_shell(f"{key}={value}")
+        named = key if value is None else without(key, value) or in_shell(f"{key}={value}")
         if key == "data.root" and self.program in ("train", "explore") and "data" not in self.given:
             return f"data=folder {named}"
         return named
@@ -191,20 +191,6 @@ def _alike(one: str, other: str) -> bool:
     # vit for vit_b_16: a substring is a good hint even where most characters are missing.
     part = min(len(one), len(other)) >= 3 and (one in other or other in one)
     return part or bool(difflib.get_close_matches(one, [other]))
-
-
-def hint(key: str, value: Any, expected: str, asked: Asked) -> str:
-    """Return what to type for a refused value, after a semicolon, or nothing."""
-    raw, rule = asked.given.get(key), rule_of(key)
-    if raw is None or rule is None:
-        return ""
-    if is_path(key) and not isinstance(value, int | float):
-        return f"; type {typed(key, raw)}" if raw and rule(raw) is None else ""
-    if not isinstance(value, list | dict) and rule([value]) is None:
-        return f"; type {in_shell(f'{key}=[{raw}]')}"
-    choices = re.findall(r"one of ([\w, -]+?)(?: or |$)", expected)
-    names = [name for one in choices for name in one.split(", ")]
-    return did_you_mean(str(value), names, f"{key}={{}}") if isinstance(value, str) else ""
 
 
 def flag(arguments: Sequence[str], unknown: Sequence[str], asked: Asked) -> str | None:

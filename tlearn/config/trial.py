@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 
 from tlearn.analysis.direction import MEASURED, lower_is_better
+from tlearn.config.meant_values import metric_line
 from tlearn.config.messages import explain
 from tlearn.console import complain, warn
 from tlearn.data.sources.base import SPLITS
@@ -94,11 +96,11 @@ def _record_failure(trial: Trial, error: BaseException) -> bool:
 
 def _check_objective(objective: str | None, nodes: Mapping[str, Any] | None) -> None:
     """Refuse a metric of val or test that no trial will have, before the first has trained."""
-    split, _, name = (objective or "").rpartition("/")
-    known = [*MEASURED, *(nodes or {})]
-    if nodes is not None and split in SPLITS and name not in known:
-        there = ", ".join(f"{split}/{one}" for one in known)
-        raise ConfigError(f"optimized_metric={objective}: no such metric; there are {there} (metrics=full has more)")
+    asked = re.fullmatch(rf"({'|'.join(SPLITS)})([/_.-])(.+)", objective or "")
+    known = {**dict.fromkeys(MEASURED, True), **(nodes or {})}
+    if nodes is not None and asked and not (asked[2] == "/" and known.get(asked[3])):
+        there = metric_line("optimized_metric", asked[0], known, asked[1])
+        raise ConfigError(f"optimized_metric={objective}: no such metric; {there}")
 
 
 def _worst(objective: str | None, nodes: Mapping[str, Any] | None) -> float | None:

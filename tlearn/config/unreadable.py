@@ -6,6 +6,7 @@ import re
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from tlearn.config.arguments import is_readable, overridden
+from tlearn.config.meant_values import separated
 from tlearn.config.suggestions import Asked, unknown_key
 from tlearn.config.valid_values import is_path, rule_of
 from tlearn.errors import in_shell, quoted, typed
@@ -26,7 +27,7 @@ def unreadable(argument: str, asked: Asked) -> str:
     if not is_known(key, asked):
         return unknown_key(key, asked)
     plus = "+" if argument.startswith("+") or (key not in asked.keys and key.startswith("extra.")) else ""
-    if line := _completed(plus + key, value):
+    if line := _completed(plus + key, value) or separated(key, value):
         return f"{said}: type {line}"
     # A quote at one end alone is one too many.
     text = value.strip("'\"") if value.count("'") % 2 or value.count('"') % 2 else value

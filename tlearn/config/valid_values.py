@@ -4,6 +4,7 @@ Where something is built, at the `SEATS`, a node may have a `_target_` and furth
 (`+trainer.limit_train_batches=3`), which its constructor checks.
 """
 
+import re
 from fnmatch import fnmatchcase
 
 from tlearn.data.sources.base import SPLITS
@@ -37,6 +38,9 @@ SEATS = (
     *("backbone", "data.source", "head.build", "loss", "module", "optimizer", "scheduler", "trainer"),
     *("metrics.*", "callbacks.*", "logger.*", "transforms.train", "tune"),
 )
+
+# What is typed to do without something
+NOTHING = ("none", "off", "never", "disabled", "null", "no", "false", "nil", "disable")
 
 RULES: dict[str, Check] = {
     **RANGES,
@@ -182,6 +186,25 @@ def rule_of(key: str) -> Check | None:
     if key in RULES:
         return RULES[key]
     return next((check for pattern, check in RULES.items() if "*" in pattern and fnmatchcase(key, pattern)), None)
+
+
+def without(key: str, raw: str) -> str | None:
+    """Return the line that does without something, where a value was meant to and is refused: none, off, false."""
+    rule, value = rule_of(key), {"null": None, "false": False}.get(raw.casefold(), raw)
+    named = re.match(r"(callbacks|logger|metrics)\.\w+", key)
+    if rule is None or raw.casefold() not in NOTHING:
+        return None
+    if named and key == named[0] and value is not None:
+        return f"{key}=null"
+    if (expected := rule(value)) is None:
+        return None
+    if rule(None) is None:
+        return f"{key}=null"
+    if word := next((one for one in NOTHING if re.search(rf"one of .*\b{one}\b", expected)), None):
+        return f"{key}={word}"
+    if named:
+        return f"{named[0]}=null"
+    return f"{key}=0" if rule(0) is None else None
 
 
 def is_path(key: str) -> bool:
