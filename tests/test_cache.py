@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tlearn.cache import main
 from tlearn.features.store import Space
 
 RECIPE = {"backbone": {"name": "resnet18"}, "preprocessing": {"size": 224}, "precision": "fp32"}
@@ -102,3 +103,14 @@ def test_an_empty_name_is_not_the_current_folder(cache, monkeypatch):
 def test_the_folder_comes_from_the_environment(cache, monkeypatch):
     monkeypatch.setenv("TLEARN_CACHE", str(cache))
     assert run("list").stdout.endswith(f"in {cache}\n")
+
+
+@pytest.mark.parametrize("typed", ["--clear", "claer", "clean", "-clear"])
+def test_a_mistyped_word_is_named_and_clears_nothing(cache, monkeypatch, capsys, typed):
+    before = sorted(cache.rglob("*"))
+    monkeypatch.setenv("TLEARN_CACHE", str(cache))
+    monkeypatch.setattr(sys, "argv", ["cache", typed])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "did you mean python -m tlearn.cache clear?" in capsys.readouterr().err
+    assert sorted(cache.rglob("*")) == before

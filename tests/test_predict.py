@@ -380,7 +380,10 @@ def test_a_table_is_added_to_what_standard_output_holds(tmp_path, model, picture
     (tmp_path / "log").write_text("before\n", encoding="utf-8")
     command = [sys.executable, "-m", "tlearn.predict", f"run={model}", f"images={pictures / '0.png'}", "output=-"]
     with (tmp_path / "log").open("a") as log:
-        subprocess.run(command, cwd=tmp_path, stdout=log, check=True, timeout=240)
+        done = subprocess.run(
+            command, cwd=tmp_path, stdout=log, stderr=subprocess.PIPE, text=True, check=True, timeout=240
+        )
+    assert "/dev/stdout" not in done.stderr
     lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
     assert lines[:2] == ["before", "path,class,probability"]
     assert len(lines) == 3

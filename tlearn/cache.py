@@ -5,7 +5,9 @@ import os
 import shutil
 import sys
 import time
+from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 from tlearn import __version__
 from tlearn.console import answer, complain
@@ -17,6 +19,11 @@ _DAY = 24 * 3600
 _FEATURES = "features"
 # The other folders that tlearn creates there; users may have added their own.
 _OTHERS = ("pixels", "shapes", "verified")
+_COMMANDS = {
+    "list": "list cached features, least recently used first, and the other folders",
+    "prune": "remove the least recently used features",
+    "clear": "remove everything",
+}
 
 
 def main() -> None:
@@ -30,19 +37,24 @@ def main() -> None:
         sys.exit(OutputError.exit_status)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Name the command that a mistyped word or a flag was meant to be; it is never taken for one."""
+
+    def error(self, message: str) -> NoReturn:
+        first = " ".join(sys.argv[1:2])
+        close = [] if first in _COMMANDS else get_close_matches(first.lstrip("-"), _COMMANDS, n=1)
+        super().error(message + "".join(f"; did you mean {self.prog} {one}?" for one in close))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m tlearn.cache",
         description="List and prune the cache. Everything in it can be computed or downloaded again.",
     )
     parser.add_argument("--version", action="version", version=f"tlearn {__version__}")
     where = os.environ.get("TLEARN_CACHE") or "~/.cache/tlearn"
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("list", "list cached features, least recently used first, and the other folders"),
-        ("prune", "remove the least recently used features"),
-        ("clear", "remove everything"),
-    ):
+    for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
             "--cache", type=_folder, default=where, metavar="FOLDER", help="default: TLEARN_CACHE, or ~/.cache/tlearn"

@@ -39,7 +39,7 @@ def check(config: DictConfig) -> dict[str, float]:
     return {}
 
 
-main, script = program("train", check)
+main, script = program("train", check, "check")
 
 if __name__ == "__main__":
     script()

@@ -53,11 +53,11 @@ def predict(config: DictConfig) -> dict[str, float]:
                 )
         with telling():
             say(f"{len(images) - len(bad):,} of {len(images):,} images classified")
-            answer(*(path.absolute() for path in (output, page) if path is not None))
+            answer(*(path.absolute() for path in (output, page) if path not in (None, STDOUT)))
     if bad:
         reasons = "\n".join(f"  {error}" for error in bad)
         subject = "1 image cannot be read and has" if len(bad) == 1 else f"{len(bad)} images cannot be read and have"
-        raise DataError(f"{subject} no row in {output}:\n{reasons}")
+        raise DataError(f"{subject} no row in {'standard output' if output == STDOUT else output}:\n{reasons}")
     return {"pictures": len(images)}
 
 

@@ -119,6 +119,11 @@ def test_every_option_composes_and_holds_what_it_may(overrides):
     rules.check(composed(overrides), known_keys("train"))
 
 
+def test_a_mistyped_program_is_named():
+    with pytest.raises(ConfigError, match=r"^program=evalute: expected .*; did you mean evaluate\?$"):
+        compose([], "evalute")
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_program_composes_and_holds_what_it_may(program):
     rules.check(composed(NEEDS.get(program, ()), program), known_keys(program))

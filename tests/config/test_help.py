@@ -12,7 +12,7 @@ from tests.config.test_command import STATUSES
 from tests.config.test_compose import PROGRAMS, ROUNDS, composed
 from tests.config.test_rules import keys
 from tests.conftest import REPOSITORY
-from tlearn import __version__
+from tlearn import __version__, check
 from tlearn.config.comments import key_meanings, read_comments
 from tlearn.config.help import PROGRAMS as PURPOSES
 from tlearn.config.help import help_text
@@ -50,6 +50,16 @@ def test_a_page_says_how_to_call_the_program_what_it_is_for_and_shows_examples(p
     assert len(header) >= 3
     assert all(f"  {example}\n" in text for example in header[1:])
     assert all(f" python -m tlearn.{program}" in example for example in header[1:])
+
+
+def test_the_page_of_a_check_is_its_own(capsys):
+    check.main(["--help"])
+    text = capsys.readouterr().out
+    assert text.startswith(
+        f"usage: python -m tlearn.check [GROUP=OPTION ...] [KEY=VALUE ...]\n\n{PURPOSES['check']}\n\n"
+    )
+    assert "tlearn.train" not in text
+    assert "optimizer.lr=" in text
 
 
 def test_a_page_has_every_key_of_its_program_with_a_meaning(page):
@@ -122,9 +132,10 @@ def test_the_package_lists_its_programs():
 
 def test_a_program_that_is_named_as_an_argument_does_not_pass_for_run():
     done = subprocess.run(
-        [sys.executable, "-m", "tlearn", "train", "seed=1"], capture_output=True, timeout=60, check=False
+        [sys.executable, "-m", "tlearn", "trian", "seed=1"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
+    assert done.stderr == "tlearn: did you mean python -m tlearn.train?\n"
 
 
 ASKED = {

@@ -45,8 +45,13 @@ from tlearn.training.signals import Stopped, stoppable
 Task = Callable[[DictConfig], dict[str, float]]
 
 
-def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[[], NoReturn]]:
+def program(config_name: str, task: Task, name: str = "") -> tuple[Callable[..., int], Callable[[], NoReturn]]:
     """Build a console program from a function that takes the configuration and returns metrics.
+
+    Args:
+        config_name: the file of its configuration.
+        task: the function.
+        name: what its help calls it, where it has the configuration of another.
 
     Returns:
         main: runs the program and returns its exit status; `main(["seed=1"])` takes arguments in place of the command
@@ -58,7 +63,7 @@ def program(config_name: str, task: Task) -> tuple[Callable[..., int], Callable[
         full_trace = os.environ.get("HYDRA_FULL_ERROR") == "1"
         with borrowed_interpreter(arguments), stoppable():
             try:
-                return _answer(config_name, task)
+                return _answer(config_name, task, name)
             except PastHydra as stopped:
                 return _report(stopped.error, config_name, full_trace, stopped.folder)
             except SystemExit as ended:
@@ -105,7 +110,7 @@ def run_program(config_name: str, task: Task, arguments: Sequence[str]) -> Path:
         raise told
 
 
-def _answer(config_name: str, task: Task) -> int:
+def _answer(config_name: str, task: Task, name: str = "") -> int:
     """Print help, version or configuration on request; otherwise check the configuration and run the task."""
     if "--version" in sys.argv[1:]:
         say(f"tlearn {__version__}")
@@ -120,7 +125,7 @@ def _answer(config_name: str, task: Task) -> int:
     if arguments.config_name or arguments.config_path:
         raise ConfigError("--config-name and --config-path are not for this program: add options with --config-dir")
     if arguments.help:
-        say(help_text(config_name, arguments.overrides, arguments.config_dir))
+        say(help_text(config_name, arguments.overrides, arguments.config_dir, name))
         return 0
     if arguments.multirun:
         check_alone("a sweep starts those of each trial by itself (trainer=ddp)")

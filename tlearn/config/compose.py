@@ -10,7 +10,7 @@ from tlearn.config import rules
 from tlearn.config.declared import PROGRAMS, declared, known_keys, misplaced
 from tlearn.config.meant_values import hint
 from tlearn.config.messages import plain_error
-from tlearn.config.suggestions import Asked, unknown_key
+from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
 from tlearn.config.tree import compose_unchecked, plain
 from tlearn.errors import ConfigError
 from tlearn.runs.trust import check_installed
@@ -35,7 +35,7 @@ def compose(
         ConfigError: what the command line would refuse, with its message.
     """
     if program not in PROGRAMS:
-        raise ConfigError(f"program={program}: expected {', '.join(PROGRAMS)}")
+        raise ConfigError(f"program={program}: expected {', '.join(PROGRAMS)}{did_you_mean(program, PROGRAMS)}")
     arguments = override_list(overrides)
     try:
         return compose_checked(arguments, program, config_dir, output_dir)

@@ -48,8 +48,11 @@ error's full trace.
 """
 
 
-def help_text(program: str, overrides: Sequence[str], config_dir: str | None) -> str:
-    """Describe a program and its options, with the values that they have after the overrides."""
+def help_text(program: str, overrides: Sequence[str], config_dir: str | None, name: str = "") -> str:
+    """Describe a program and its options, with the values that they have after the overrides.
+
+    `name` is that of a program which takes the options of another.
+    """
     folders = [CONF_DIR, *([Path(config_dir)] if config_dir else [])]
     config = compose_unchecked(overrides, program, config_dir)
     choices = dict(config.hydra.runtime.choices)
@@ -68,10 +71,12 @@ def help_text(program: str, overrides: Sequence[str], config_dir: str | None) ->
     order = ["", *own.groups, "paths", "extra"]
     values.sort(key=lambda entry: order.index(top) if (top := entry[0].partition(".")[0]) in order else 0)
     return _TEXT.rstrip("\n").format(
-        program=program,
+        program=name or program,
         usage=" [GROUP=OPTION ...]" if groups else "",
-        purpose=PROGRAMS[program],
-        examples="".join(f"  {line}\n" for line in own.header[1:]),
+        purpose=PROGRAMS[name or program],
+        examples="".join(f"  {line}\n" for line in own.header[1:]).replace(
+            f"tlearn.{program}", f"tlearn.{name or program}"
+        ),
         groups="\n".join(["Groups: GROUP=OPTION", *groups, "", ""]) if groups else "",
         options="".join(f"{line}\n" for key, value in values for line in _entry(key, value, meanings[key])),
     )
