@@ -302,3 +302,27 @@ def test_one_part_and_several_give_the_same(tmp_path):
     chosen = torch.tensor([5, 5, 0, 19, 4])
     assert torch.equal(several[chosen], values[chosen])
     assert torch.equal(one[chosen], values[chosen])
+
+
+@pytest.mark.parametrize("length", [0, 5_000, 150_000])
+def test_a_file_that_is_shortened_while_it_is_mapped_ends_no_process(tmp_path, length):
+    space = filled(tmp_path)
+    space.add(keys(*range(100, 200)), torch.zeros(100, 500))
+    rows, _ = space.find(keys(*range(100, 200)))
+    assert rows is not None
+    chosen = rows.chosen(torch.arange(50, 100))
+    largest = max(space.folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    os.truncate(largest, length)
+    for one in (rows, chosen):
+        with pytest.raises(OutputError, match=r"\.safetensors was shortened while its features were in use"):
+            one[torch.arange(len(one))]
+
+
+def test_a_file_that_is_removed_while_it_is_mapped_is_still_read(tmp_path):
+    space = Space(tmp_path, RECIPE)
+    space.add(keys(0, 1), torch.ones(2, 3))
+    rows, _ = space.find(keys(0, 1))
+    assert rows is not None
+    for file in space.folder.glob("*.safetensors"):
+        file.unlink()
+    assert torch.equal(rows[torch.arange(2)], torch.ones(2, 3))

@@ -58,9 +58,10 @@ class _Segment:
     """Mapped features [n, ...], their keys, and what they are checked by if they come from a file.
 
     Args:
-        keys: as arrays of bytes have them.
+        keys: as arrays of bytes have them, in memory.
         features: not read yet.
         path: the file; None for those in memory.
+        file: the same, open, as long as it is mapped.
         digests: CRC-32 of each block.
         checked: the blocks that have been.
     """
@@ -68,6 +69,7 @@ class _Segment:
     keys: np.ndarray
     features: Tensor
     path: Path | None = None
+    file: IO[bytes] | None = None
     digests: Sequence[int] = ()
     checked: set[int] = field(default_factory=set)
 
@@ -99,10 +101,19 @@ class FeatureRows:
         part: the tensor of each row [N].
         row: its place in that tensor [N].
         lock: kept open as long as the rows are in use.
+        files: what is mapped.
     """
 
-    def __init__(self, parts: Sequence[Tensor], part: Tensor, row: Tensor, lock: IO[str] | None = None) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Tensor],
+        part: Tensor,
+        row: Tensor,
+        lock: IO[str] | None = None,
+        files: Sequence[IO[bytes]] = (),
+    ) -> None:
         self._parts, self._part, self._row, self._lock = list(parts), part, row, lock
+        self._files = [(file, _size(file)) for file in files]
 
     def __len__(self) -> int:
         return len(self._row)
@@ -118,7 +129,11 @@ class FeatureRows:
         return self._parts[0][:1].nbytes
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """Copy rows [n] into memory as float32 [n, ...]."""
+        """Copy rows [n] into memory as float32 [n, ...]; raise OutputError where a file has become shorter."""
+        for file, size in self._files:
+            # The system ends a process that reads mapped memory behind the end of its file.
+            if _size(file) < size:
+                raise OutputError(f"{file.name} was shortened while its features were in use: start the program again")
         part, row = self._part[indices], self._row[indices]
         if len(self._parts) == 1:
             return self._parts[0][row].float()
@@ -130,7 +145,8 @@ class FeatureRows:
 
     def chosen(self, indices: Tensor) -> "FeatureRows":
         """Select rows without copying features."""
-        return FeatureRows(self._parts, self._part[indices], self._row[indices], self._lock)
+        files = [file for file, _ in self._files]
+        return FeatureRows(self._parts, self._part[indices], self._row[indices], self._lock, files)
 
 
 class Space:
@@ -160,7 +176,8 @@ class Space:
         with suppress(OSError):
             os.utime(self.folder / RECIPE)
         parts = [segment.features for segment in segments]
-        return FeatureRows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), readers), []
+        files = [segment.file for segment in segments if segment.file is not None]
+        return FeatureRows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), readers, files), []
 
     def add(self, keys: Sequence[bytes], features: Tensor) -> None:
         """Write one segment, whole or not at all.
@@ -288,6 +305,7 @@ def _packed(keys: Sequence[bytes]) -> np.ndarray:
 
 def _map_segment(path: Path) -> _Segment:
     """Map one segment: its keys as an array of bytes, its features without reading them."""
+    opened = path.open("rb")
     with safe_open(path, framework="pt") as file:
         names, metadata = set(file.keys()), file.metadata() or {}
         if names != {_KEYS, _FEATURES, _DIGESTS}:
@@ -296,7 +314,11 @@ def _map_segment(path: Path) -> _Segment:
     if metadata.get(_DIGEST) != _digest(content):
         raise ValueError("its content is not what was written")
     keys, features = content[_KEYS], content[_FEATURES]
-    return _Segment(keys.numpy().view(f"V{_KEY_BYTES}").reshape(-1), features, path, content[_DIGESTS].tolist())
+    return _Segment(keys.numpy().view(f"V{_KEY_BYTES}").reshape(-1).copy(), features, path, opened, content[_DIGESTS].tolist())
+
+
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def _rows_of_block(features: Tensor) -> int:
