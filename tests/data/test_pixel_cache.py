@@ -17,10 +17,17 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from tests.conftest import draw
+from tlearn.config import build
+from tlearn.config.compose import compose
+from tlearn.config.settle import IMAGENET, settled
 from tlearn.data import pixel_cache as pixels
 from tlearn.data.decode import Decoder
+from tlearn.data.file_state import content_digest
 from tlearn.data.pixel_cache import DiskPixels, MemoryPixels, Shrink, pixel_cache
+from tlearn.data.prepare import ImageSet
+from tlearn.data.sources.base import Sample
 from tlearn.data.transforms import Transform
+from tlearn.data.verify import Unchanged
 from tlearn.errors import BadImageError, ConfigError
 
 SIZES = [(60, 40), (40, 60), (24, 24), (24, 90), (10, 30), (1, 1)]
@@ -119,6 +126,34 @@ def test_a_cache_is_chosen_by_name_and_shrinks_as_the_transform_would(files, fol
         chosen.prepare(files, threads=1)
         for file in files:
             assert torch.equal(transform(chosen(file)), transform(Decoder()(file)))
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_an_image_that_has_changed_since_it_was_checked_is_not_kept(files, folder, kind):
+    transform = Transform({"resize": 24, "size": 16, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.2] * 3})
+    digests = {str(file): content_digest(file) for file in files}
+    state, content = files[1].stat(), bytearray(files[1].read_bytes())
+    content[-1] ^= 1
+    files[1].write_bytes(content)
+    os.utime(files[1], ns=(state.st_atime_ns, state.st_mtime_ns))
+    chosen = pixel_cache(kind, Unchanged(Decoder(), digests), transform, folder)
+    assert chosen is not None
+    assert torch.equal(chosen(files[0]), Shrink(Decoder(), 24, InterpolationMode.BICUBIC)(files[0]))
+    with pytest.raises(BadImageError, match="not the image that the run began with"):
+        chosen(files[1])
+    with pytest.raises(BadImageError, match="not the image that the run began with"):
+        chosen.prepare(files[1:], threads=1)
+
+
+def test_a_run_keeps_only_what_was_checked(tmp_path, files):
+    given = ["data=folder", f"data.root={tmp_path / 'drawn'}", "data.cache=memory", f"paths.cache={tmp_path}"]
+    samples = {split: [Sample(file.name, "a", split) for file in files[:2]] for split in ("train", "val")}
+    found = ImageSet(files[0].parent, samples, ["a", "b"], digests={files[1].name: "0" * 64})
+    cache = build.datamodule(settled(compose(given), IMAGENET), found).cache
+    assert cache is not None
+    cache(files[0])
+    with pytest.raises(BadImageError, match="not the image that the run began with"):
+        cache(files[1])
 
 
 # Memory

@@ -15,6 +15,7 @@ from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import pixel_cache
 from tlearn.data.prepare import BadImagesError, ImageSet, class_counts, prepare
 from tlearn.data.transforms import KEYS, Transform, mixing
+from tlearn.data.verify import Unchanged
 from tlearn.errors import ConfigError
 from tlearn.features.choose import FeatureOptions
 from tlearn.models.backbones.base import Backbone, backbone_name
@@ -101,7 +102,10 @@ def datamodule(settings: Mapping[str, Any], found: ImageSet) -> ImageDataModule:
         num_workers=data["num_workers"],
         balance=data["balance"],
         seed=settings["seed"],
-        cache=pixel_cache(data["cache"], decoder, fixed, cache_folder(settings) / "pixels"),
+        # What it decodes is checked as what is decoded without it.
+        cache=pixel_cache(
+            data["cache"], Unchanged(decoder, found.absolute_digests()), fixed, cache_folder(settings) / "pixels"
+        ),
     )
 
 

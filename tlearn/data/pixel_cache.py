@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from zlib import crc32
@@ -24,6 +24,7 @@ from tlearn.data.decode import Decoder
 from tlearn.data.file_state import file_state
 from tlearn.data.header import heif_version
 from tlearn.data.transforms import Transform
+from tlearn.data.verify import Unchanged
 from tlearn.errors import ConfigError, OutputError
 from tlearn.files import writing
 from tlearn.machine import available_memory
@@ -45,7 +46,7 @@ _SAMPLED = 64
 class Shrink:
     """Decode a file and bring its short side down to `short_side` pixels; smaller images stay as they are."""
 
-    decoder: Decoder
+    decoder: Decoder | Unchanged
     short_side: int
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
 
@@ -87,7 +88,11 @@ class DiskPixels:
 
     def __init__(self, shrink: Shrink, folder: Path) -> None:
         self._shrink, self._folder, self._writing = shrink, folder, True
-        how = {**asdict(shrink), "decoder": shrink.decoder.key(), "interpolation": shrink.interpolation.value}
+        how = {
+            "decoder": shrink.decoder.key(),
+            "short_side": shrink.short_side,
+            "interpolation": shrink.interpolation.value,
+        }
         self._key = [_FORMAT, how, PIL.__version__, torchvision.__version__]
 
     def prepare(self, paths: Sequence[str | Path], threads: int) -> None:
@@ -132,7 +137,9 @@ class DiskPixels:
             warnings.warn(f"data.cache=disk keeps no more images in {self._folder}: {error}", stacklevel=2)
 
 
-def pixel_cache(kind: str, decoder: Decoder, transform: Transform, folder: Path) -> MemoryPixels | DiskPixels | None:
+def pixel_cache(
+    kind: str, decoder: Decoder | Unchanged, transform: Transform, folder: Path
+) -> MemoryPixels | DiskPixels | None:
     """Build what keeps images for a transform, by name: memory, disk (in a folder of its own), or none."""
     shrink = Shrink(decoder, transform.resize, transform.interpolation)
     if kind == "none":

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import PIL
 from torch import Tensor
@@ -82,6 +82,10 @@ class Unchanged:
         if expected is not None and _digest_now(path) != expected:
             raise BadImageError(path, "it is not the image that the run began with: restore it, or start a new run")
         return self.decoder(path)
+
+    def key(self) -> dict[str, Any]:
+        """Return what pixels depend on beside the file, as the decoder does."""
+        return self.decoder.key()
 
 
 def _digest_now(path: str | Path) -> str:

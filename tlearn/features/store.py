@@ -314,7 +314,9 @@ def _map_segment(path: Path) -> _Segment:
     if metadata.get(_DIGEST) != _digest(content):
         raise ValueError("its content is not what was written")
     keys, features = content[_KEYS], content[_FEATURES]
-    return _Segment(keys.numpy().view(f"V{_KEY_BYTES}").reshape(-1).copy(), features, path, opened, content[_DIGESTS].tolist())
+    return _Segment(
+        keys.numpy().view(f"V{_KEY_BYTES}").reshape(-1).copy(), features, path, opened, content[_DIGESTS].tolist()
+    )
 
 
 def _size(file: IO[bytes]) -> int:
