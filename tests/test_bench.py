@@ -93,5 +93,5 @@ def test_a_batch_that_is_too_large_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(timing, "_step", full)
     done = _bench(tmp_path)
-    assert done.returncode == 2
+    assert done.returncode == 8
     assert "data.batch_size=4 does not fit into the memory of cpu: lower it" in done.stderr

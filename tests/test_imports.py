@@ -37,6 +37,7 @@ INSIDE_FUNCTIONS = {
     ("tlearn.config.ranks", "_told"): "help and configuration errors do not wait for torch",
     ("tlearn.machine", "environment"): "folders are looked at before anything slow is imported",
     ("tlearn.machine", "has_bf16"): "as above",
+    ("tlearn.machine", "has_tf32"): "as above",
     ("tlearn.machine", "peak_memory"): "as above",
 }
 

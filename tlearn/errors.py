@@ -65,9 +65,25 @@ class SweepError(TlearnError):
 
 
 class OutOfMemoryError(TlearnError):
-    """More memory was needed than the machine or a GPU has."""
+    """Too little memory, of a GPU or of the machine."""
 
     exit_status = 8
+
+
+# How torch and the libraries below it say it, beside torch.OutOfMemoryError
+_OUT_OF_MEMORY = (
+    *("CUDA out of memory", "CUDA error: out of memory", "MPS backend out of memory", "HIP out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory"),
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a device, or the machine, had too little memory; without importing torch."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _OUT_OF_MEMORY)
+    )
 
 
 class PastHydra(BaseException):

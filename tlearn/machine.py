@@ -84,6 +84,13 @@ def has_bf16(device: "torch.device") -> bool:
     return any(_BF16_FLAGS & set(flags.split()) for name, _, flags in lines if name.strip() in ("flags", "Features"))
 
 
+def has_tf32(device: "torch.device") -> bool:
+    """Return whether a device has tensor cores that take TF32: NVIDIA's GPUs since Ampere."""
+    import torch
+
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def environment() -> dict[str, Any]:
     """Describe versions, git revisions, hardware and the command line."""
     import torch
@@ -97,6 +104,10 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "tf32": {
+            "convolutions": torch.backends.cudnn.allow_tf32,
+            "products": torch.get_float32_matmul_precision() != "highest",
+        },
         "command": sys.argv,
     }
 

@@ -20,6 +20,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.config.tuning import tuning
     from tlearn.console import is_main_process, session
     from tlearn.features.choose import choose_features
+    from tlearn.models.device import float32
     from tlearn.report.after_training import plan_report, report_training, show_first_images
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.folder import RunFolder
@@ -30,7 +31,8 @@ def train(config: DictConfig) -> dict[str, float]:
 
     started = time.monotonic()
     run = RunFolder(config.paths.output_dir)
-    with run.claimed(again=config.resume is not None), session(run.path / "train.log", quiet=config.quiet):
+    claimed, told = run.claimed(again=config.resume is not None), session(run.path / "train.log", quiet=config.quiet)
+    with claimed, told, float32(tf32=config.features.precision == "tf32"):
         seed_everything(config.seed, workers=True, verbose=False)
         unresolved = plain(config, resolve=False)
         checkpoint, changed = continued(unresolved, run.path)

@@ -16,7 +16,7 @@ from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
 from tlearn.config.tree import CONF_DIR
 from tlearn.config.unreadable import several, unreadable
 from tlearn.config.valid_values import NOTHING
-from tlearn.errors import ConfigError, OutOfMemoryError, OutputError, TlearnError, typed
+from tlearn.errors import ConfigError, OutOfMemoryError, OutputError, TlearnError, is_out_of_memory, typed
 from tlearn.training.signals import Stopped, stopping_signal
 
 # Exit statuses after a signal, and what is said
@@ -64,8 +64,11 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
     for one in _chain(error):
         if isinstance(one, TlearnError):
             return one.exit_status, _last_words(str(one))
-    if any(map(_is_out_of_memory, _chain(error))):
-        return OutOfMemoryError.exit_status, "not enough memory: lower data.batch_size, or choose a smaller backbone"
+    if any(map(is_out_of_memory, _chain(error))):
+        return (
+            OutOfMemoryError.exit_status,
+            "out of memory: lower data.batch_size (trainer.accumulate_grad_batches makes up for it)",
+        )
     if isinstance(error, MissingConfigException) and error.options is not None:
         return ConfigError.exit_status, _unknown_option(error)
     if isinstance(error, InstantiationException):
@@ -183,12 +186,6 @@ def _is_complaint(error: BaseException) -> bool:
     """Return whether a callback of Lightning misses a metric or a package, or does not go with the Trainer."""
     its_own = _place(error).startswith("lightning.pytorch.callbacks.")
     return its_own and isinstance(error, RuntimeError | ValueError | ImportError)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # torch's own class needs no look where torch was never imported, and its allocator for CPUs raises another.
-    named = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and named)
 
 
 def _place(error: BaseException) -> str:

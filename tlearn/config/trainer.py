@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning import Trainer
@@ -16,6 +17,7 @@ from tlearn.config.relaunch import child_command
 from tlearn.config.seats import build
 from tlearn.console import say
 from tlearn.errors import ConfigError
+from tlearn.machine import has_tf32
 from tlearn.training.averaging import ExactAverage
 from tlearn.training.callbacks import EpochProgress, Unfreeze
 from tlearn.training.checkpoints import CheckpointIO
@@ -43,6 +45,7 @@ def training_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
         # Lightning would add one of its own.
         parts["enable_progress_bar"] = False
     built = _trainer(settings, folder, **parts)
+    _check_float32(built.strategy.root_device, settings["features"]["precision"])
     if settings["finetune"]["unfreeze_epoch"] is not None and built.world_size > 1:
         raise ConfigError(
             "finetune.unfreeze_epoch does not work with several processes: use one device or finetune=full"
@@ -102,6 +105,18 @@ def _loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise ConfigError(f"logger={name} needs the extra {name}: pip install 'tlearn[{name}]'") from error
         raise ConfigError(f"logger={name}: {str(error.__cause__).splitlines()[0]}") from error
+
+
+def _check_float32(device: torch.device, asked: str) -> None:
+    """Refuse TF32 where there is none; say where it is left unused."""
+    if asked == "tf32" and not has_tf32(device):
+        raise ConfigError(f"features.precision=tf32 needs an NVIDIA GPU since Ampere, and the device is {device}: fp32")
+    if asked != "tf32" and has_tf32(device):
+        # In the place of Lightning's hint, whose remedy is not a setting of a run
+        say(
+            f"float32 is exact on this {torch.cuda.get_device_name(device)}; its tensor cores are faster with "
+            "features.precision=tf32 (10 bits) or trainer.precision=bf16-mixed"
+        )
 
 
 def _check_devices(built: Trainer, devices: Any) -> None:

@@ -111,7 +111,7 @@ RULES: dict[str, Check] = {
     "finetune.body_lr_scale": number(above=0),
     "features.mode": one_of("auto", "off", "cache"),
     "features.views": optional(integer(1)),
-    "features.precision": one_of("fp32", "bf16", "auto"),
+    "features.precision": one_of("fp32", "tf32", "bf16", "auto"),
     "features.on_write_error": one_of("continue", "stop"),
     "features.limit_gb": number(above=0),
     # What it is where there is none

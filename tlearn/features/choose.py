@@ -42,7 +42,7 @@ class FeatureOptions:
     Args:
         mode: "auto", "off", or "cache", which refuses a run whose features cannot be cached.
         views: augmented views of each training image; None: no augmentation.
-        precision: of the frozen body: "fp32", "bf16", or "auto" for bf16 where features stay the same.
+        precision: of the frozen body: "fp32", "tf32", "bf16", or "auto" for bf16 where features stay the same.
         on_write_error: when features cannot be written: "continue" in memory, or "stop".
         limit_gb: disk space of all cached features together.
         folder: where cached features lie.
@@ -195,8 +195,8 @@ class _Features:
     def _precision(self, items: list[Item], keys: list[bytes], key: dict[str, Any]) -> str:
         """Choose fp32, or bf16 where features stay the same; raise ConfigError where a required bf16 changes them."""
         asked = self._options.precision
-        if asked == "fp32" or (asked == "auto" and not has_bf16(self._device)):
-            return "fp32"
+        if asked in ("fp32", "tf32") or (asked == "auto" and not has_bf16(self._device)):
+            return "fp32" if asked == "auto" else asked
         if Space(self._options.folder, {**key, "precision": "bf16"}).find(keys)[0] is not None:
             return "bf16"
         some = items[:: max(1, len(items) // _TRIED)][:_TRIED]
@@ -233,5 +233,6 @@ def _feature_key(
         "preprocessing": images.transforms["val"].preprocessing,
         "decoder": images.decoder.key(),
         "device": device.type,
+        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
         "versions": {name: version(name) for name in libraries} | heif_version(paths),
     }

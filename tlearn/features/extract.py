@@ -17,6 +17,7 @@ from tlearn.data.transforms import Transform, stack
 from tlearn.data.workers import default_workers
 from tlearn.features.allocator import keep_memory
 from tlearn.machine import available_cpus
+from tlearn.models.device import FittingParts
 from tlearn.models.graph.fold import fold
 
 # (file, seed of its augmentation)
@@ -68,7 +69,7 @@ class Extractor:
         self._workers = default_workers() if workers is None else workers
         self.device = device or torch.device("cpu")
         self._body = fold(frozen).to(self.device, dtype)
-        self._average = average
+        self._average, self._fitting = average, FittingParts()
 
     def __call__(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
         """Yield features [n, ...] of consecutive images, in order, on the CPU.
@@ -80,13 +81,7 @@ class Extractor:
 
     def _forward(self, pixels: Tensor) -> Tensor:
         """Compute the features of a batch, in parts if the device has too little memory for all at once."""
-        try:
-            return self._features(pixels)
-        except torch.OutOfMemoryError:
-            if len(pixels) == 1:
-                raise
-        # After the error is gone, and with it what it holds of the memory
-        return torch.cat([self._forward(half) for half in pixels.chunk(2)])
+        return self._fitting(self._features, pixels)
 
     @torch.inference_mode()
     def _features(self, pixels: Tensor) -> Tensor:

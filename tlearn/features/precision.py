@@ -1,4 +1,4 @@
-"""Precision of the frozen body: bfloat16 on request, and only where features stay the same."""
+"""Precision of the frozen body: TF32 on request; bfloat16 on request, and only where features stay the same."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from tlearn.errors import ConfigError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 # Mean cosine similarity to float32. A MobileNet V2, with the many small layers that suffer most, has 0.9995; features
 # with a lower similarity have been seen to change predictions.
 _LEAST_SIMILARITY = 0.998

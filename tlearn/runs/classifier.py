@@ -72,7 +72,7 @@ class Classifier(Model):
     ) -> Tensor:
         found, _ = listed(images)
         loading = {"batch_size": batch_size, "num_workers": num_workers}
-        rows = results_of(self, found, lambda inputs: compute(inputs).float().cpu(), **loading)  # type: ignore[arg-type]
+        rows = results_of(self, found, compute, lambda outputs: outputs.float().cpu(), **loading)  # type: ignore[arg-type]
         return torch.stack(_all_readable(rows))
 
 

@@ -18,6 +18,7 @@ from tlearn.data.loader import EpochLoader, worker_options
 from tlearn.data.transforms import Transform, stack
 from tlearn.data.workers import default_workers
 from tlearn.errors import BadImageError, ConfigError, capped
+from tlearn.models.device import FittingParts, float32
 from tlearn.models.network import evaluating
 from tlearn.ranges import require
 from tlearn.runs.model import Model
@@ -95,14 +96,15 @@ def predictions_of(
         raise ConfigError(f"topk={topk}: the model knows {len(model.classes)} classes")
     temperature = model.temperature if calibrated else 1.0
 
-    def most_probable(inputs: Tensor) -> list[list[tuple[str, float]]]:
-        top = (model.network(inputs) / temperature).softmax(1).topk(topk)
+    def most_probable(logits: Tensor) -> list[list[tuple[str, float]]]:
+        top = (logits / temperature).softmax(1).topk(topk)
         return [
             [(model.classes[index], share) for share, index in zip(*row, strict=True)]
             for row in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ]
 
-    answers = results_of(model, images, most_probable, batch_size=batch_size, num_workers=num_workers)
+    loading = {"batch_size": batch_size, "num_workers": num_workers}
+    answers = results_of(model, images, model.network, most_probable, **loading)  # type: ignore[arg-type]
     for image, best in zip(images, answers, strict=True):
         yield best if isinstance(best, BadImageError) else Prediction(image, best)
 
@@ -110,7 +112,8 @@ def predictions_of(
 def results_of(
     model: Model,
     images: Sequence[ImageInput],
-    compute: Callable[[Tensor], Iterable[Result]],
+    compute: Callable[[Tensor], Tensor],
+    answer: Callable[[Tensor], Iterable[Result]],
     *,
     batch_size: int = 32,
     num_workers: int | None = None,
@@ -120,7 +123,9 @@ def results_of(
     Args:
         model: a finished one, whose network is in eval mode meanwhile.
         images: files or pixels.
-        compute: network inputs [N, 3, S, S], or [N, V, 3, S, S] of V versions -> N results.
+        compute: network inputs [N, 3, S, S], or [N, V, 3, S, S] of V versions -> outputs [N, ...]; in parts, if not all
+            of a batch fit into the memory of the device.
+        answer: these -> N results.
         batch_size: images that are computed at once.
         num_workers: processes that decode; None: from the CPUs this process may use.
     """
@@ -129,14 +134,18 @@ def results_of(
     network, transform = model.network, Transform(model.description["preprocessing"])
     device = next(network.parameters()).device
     dataset = ImageInputDataset(images, model.decoder, transform.pixels)
-    index, needed = 0, set[int]()
+    index, needed, fitting = 0, set[int](), FittingParts()
+
+    def outputs(pixels: Tensor) -> Tensor:
+        return compute(transform.normalise(pixels.to(device)))
+
     batch_bytes = 3 * transform.size**2 * len(transform.versions) * batch_size
     for batch in _loader(dataset, batch_size, num_workers, batch_bytes):
         readable = [pixels for pixels, _, _ in batch if pixels is not None]
         results: Iterator[Result] = iter(())
         if readable:
-            with torch.no_grad(), evaluating(network):
-                results = iter(compute(transform.normalise(stack(readable).to(device))))
+            with torch.no_grad(), evaluating(network), float32():
+                results = iter(answer(fitting(outputs, stack(readable))))
         for pixels, reason, bits in batch:
             image = images[index]
             name = str(image) if isinstance(image, str | PathLike) else f"image {index}"

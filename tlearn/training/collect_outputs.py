@@ -49,7 +49,8 @@ class Collector(Callback):
         """Collect outputs during the block."""
         hook = None
         if self._wants_features and not isinstance(trainer.strategy, DataParallelStrategy):
-            hook = head.register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0].detach()))
+            # Not before the pass: one that fails for want of memory is done again in parts.
+            hook = head.register_forward_hook(lambda _, inputs, __: self._features.append(inputs[0].detach()))
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.append(self)
         try:
@@ -68,8 +69,9 @@ class Collector(Callback):
         self._keep(outputs)
 
     def _keep(self, outputs: Part) -> None:
-        # The first of several passes over a batch is the one on plain images.
-        features = {"features": self._features[0]} if self._features else {}
+        # The first of several passes over a batch is the one on plain images; a pass may be in parts.
+        count = len(outputs["indices"])
+        features = {"features": torch.cat(self._features)[:count]} if self._features else {}
         part = {name: values.cpu() for name, values in {**outputs, **features}.items()}
         self._parts.append(
             {name: value.float() if value.is_floating_point() else value for name, value in part.items()}

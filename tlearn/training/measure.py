@@ -9,6 +9,7 @@ from torchmetrics import Metric
 
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.datamodule import ImageDataModule
+from tlearn.models.device import float32
 from tlearn.models.network import TransferNetwork
 from tlearn.training.collect_outputs import Collector
 from tlearn.training.ddp import further_processes
@@ -39,7 +40,7 @@ def measure_split(
         The metrics, the outputs, and the logits [N, V, C] of the views of each image, None without augmentation.
     """
     module, collector = module_for(tta, network, len(data.image_set.classes), metrics), Collector(features)
-    with further_processes(trainer), collector.attached(trainer, network.head):
+    with float32(), further_processes(trainer), collector.attached(trainer, network.head):
         [measured] = trainer.test(module, datamodule=data, verbose=False)
         outputs, more = collector.take("test", data)
     found = {f"{split}/{name.removeprefix('test/')}": value for name, value in measured.items()}

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.sources.base import SPLITS
 from tlearn.errors import CheckpointError, ConfigError, NonFiniteError
+from tlearn.models.device import FittingParts
 from tlearn.models.network import TransferNetwork, tensor_digest
 from tlearn.training.checkpoints import restore_frozen, strip_frozen
 from tlearn.training.ddp import share_buffers
@@ -81,6 +82,8 @@ class TransferModule(LightningModule):
             {f"{split}/": cloned(passing if split == "train" else metrics, f"{split}/") for split in SPLITS}
         )
         self.losses = nn.ModuleDict({f"{split}/": MeanMetric() for split in SPLITS})
+        # Evaluates in parts what does not fit into the memory at once
+        self.fitting = FittingParts()
         self._logged_epoch = -1
         self._frozen_once: tuple[Collection[str], str] | None = None
 
@@ -115,7 +118,7 @@ class TransferModule(LightningModule):
             images, objective_targets = self.mix(images, targets)
         else:
             objective_targets = targets
-        logits = self._logits(images)
+        logits = self._logits(images) if split == "train" else self.fitting(self, images)
         loss = self.loss(logits, objective_targets) if split == "train" else F.cross_entropy(logits, targets)
         if split == "train" and not torch.isfinite(loss):
             raise non_finite_loss(self.trainer, loss, indices)

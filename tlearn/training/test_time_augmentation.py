@@ -46,7 +46,7 @@ class ViewsModule(TransferModule):
         """Evaluate a batch; return logits [N, C] of the plain images, views [N, V, C], targets and indices."""
         images, targets, indices = batch
         ways = list(images.unbind(1)) if self.kind == "views" else [images]
-        views = torch.stack([self(way) for image in ways for way in (image, image.flip(-1))], dim=1)
+        views = torch.stack([self.fitting(self, way) for image in ways for way in (image, image.flip(-1))], dim=1)
         logits = views[:, 0]
         self.measure("test", batch_idx, logits, targets, F.cross_entropy(logits, targets))
         return {"logits": logits, "targets": targets, "indices": indices, "views": views}

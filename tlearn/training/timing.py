@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from tlearn.errors import ConfigError
+from tlearn.errors import ConfigError, OutOfMemoryError, is_out_of_memory
 from tlearn.machine import peak_memory
+from tlearn.models.device import float32
 from tlearn.models.network import TransferNetwork
 
 
@@ -59,7 +60,8 @@ def time_steps(
         warmup: how many are not, before.
 
     Raises:
-        ConfigError: a batch is too large for the device, or too small for BatchNorm.
+        ConfigError: a batch is too small for BatchNorm.
+        OutOfMemoryError: it is too large for the device.
     """
     count, num_classes = shapes["logits"]
     images = torch.randn(shapes["images"], device=device).to(memory_format=torch.channels_last)
@@ -68,9 +70,14 @@ def time_steps(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        seconds = [_step(network, steps, images, targets) for _ in range(warmup + batches)][warmup:]
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(f"data.batch_size={count} does not fit into the memory of {device}: lower it") from error
+        with float32():
+            seconds = [_step(network, steps, images, targets) for _ in range(warmup + batches)][warmup:]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"data.batch_size={count} does not fit into the memory of {device}: lower it"
+        ) from error
     # BatchNorm refuses a single value.
     except ValueError as error:
         raise ConfigError(f"data.batch_size={count} and images of {images.shape[-1]} pixels: {error}") from error

@@ -1,0 +1,79 @@
+"""Computing on a device: what float32 means there, parts that fit into its memory, and copies back without a wait."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from tlearn.console import say
+from tlearn.errors import OutOfMemoryError, is_out_of_memory
+
+
+@contextmanager
+def float32(tf32: bool = False) -> Iterator[None]:
+    """Compute float32 exactly during the block, or with the 10 bits of TF32, in convolutions and products alike.
+
+    By default torch lets cuDNN round the inputs of convolutions, and cuBLAS not those of products: features would
+    differ from those of a CPU by 1e-3.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+class FittingParts:
+    """Compute a batch in parts that fit into the memory of its device; the size that does is kept for later batches."""
+
+    def __init__(self) -> None:
+        self.most: int | None = None
+
+    def __call__(self, compute: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Compute outputs [N, ...] of inputs [N, ...], each of which must depend on its own input alone.
+
+        Raises:
+            OutOfMemoryError: one alone does not fit.
+        """
+        parts: list[Tensor] = []
+        start = 0
+        while start < len(inputs):
+            part = inputs[start : start + (self.most or len(inputs))]
+            try:
+                parts.append(compute(part))
+                start += len(part)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise OutOfMemoryError(
+                        "out of memory with a single image: choose a smaller backbone, or end what else takes memory"
+                    ) from error
+                # Tried again after the error is gone, and with it what it holds of the memory
+                self.most = len(part) // 2
+                say(f"out of memory with {len(part)} images at once: {self.most} from now on")
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+class Arriving:
+    """A tensor on its way to the CPU; only `get` waits, and not for what the device was asked to do since."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._copied = tensor, None
+        if tensor.device.type == "cuda":
+            with torch.cuda.device(tensor.device):
+                self._tensor = torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+                self._copied = torch.cuda.Event()
+                self._copied.record()
+
+    def get(self) -> Tensor:
+        """Return the tensor on the CPU."""
+        if self._copied is None:
+            return self._tensor.cpu()
+        self._copied.synchronize()
+        # Pinned memory is taken from the system page by page, and so used again.
+        return self._tensor.clone()
