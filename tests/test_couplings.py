@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MeanMetric
 
 import tlearn
 from tests.conftest import REPOSITORY, draw
@@ -39,6 +40,7 @@ PRIVATE = {
     "atexit._run_exitfuncs",
     "os._exit",
     "_configure_launcher",
+    "_apply",
     "_metadata",
     "_labels",
     "_average_model",
@@ -200,6 +202,19 @@ def test_torch_refuses_a_single_image_for_batch_norm_in_these_words():
 def test_torch_keeps_the_versions_of_layers_beside_a_state_dict():
     state = nn.BatchNorm2d(2).state_dict()
     assert state._metadata[""]["version"] == 2
+
+
+def test_torch_and_torchmetrics_move_and_convert_by_one_method():
+    seen = []
+
+    class Noted(nn.Linear):
+        def _apply(self, fn, recurse=True):
+            seen.append(fn(torch.zeros(1)).dtype)
+            return super()._apply(fn, recurse)
+
+    nn.Sequential(Noted(1, 1)).to(torch.bfloat16).half().to("cpu")
+    assert seen == [torch.bfloat16, torch.float16, torch.float32]
+    assert MeanMetric()._apply(lambda tensor: tensor.double()).weight.dtype == torch.float64
 
 
 def test_torch_names_the_code_that_it_refuses_to_load(tmp_path):

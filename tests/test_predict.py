@@ -34,6 +34,7 @@ from tlearn.models.backbones.weights import sha256_of
 from tlearn.models.network import TransferNetwork
 from tlearn.predict import predict
 from tlearn.runs.model import load_model, save_model
+from tlearn.runs.predictions import device_of
 from tlearn.runs.pretrained import pretrained_model
 
 CLASSES = ["blue", 'a "green", one', "rød"]
@@ -259,6 +260,17 @@ def test_a_gpu_that_is_not_there_is_refused(ask, tmp_path, pictures):
     with pytest.raises(ConfigError, match="device=cuda"):
         ask(pictures, device="cuda")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "found"),
+    [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, True, "cuda")],
+)
+def test_auto_is_the_gpu_that_there_is(monkeypatch, cuda, mps, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert device_of("auto").type == found
+    assert device_of("cpu").type == "cpu"
 
 
 def test_auto_finds_a_device(ask, pictures):

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from tlearn.data.datamodule import ImageDataModule
+from tlearn.data.datamodule import ImageDataModule, Pixels
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import DiskPixels, MemoryPixels, Shrink
 from tlearn.data.prepare import ImageSet, prepare
@@ -28,7 +30,12 @@ def datamodule(pictures: ImageSet, batch_size: int = 5, **more) -> ImageDataModu
 
 def epoch_of(loader: DataLoader, epoch: int) -> list[list[torch.Tensor]]:
     loader.batch_sampler.sampler.set_epoch(epoch)
-    return list(loader)
+    return [moved(batch) for batch in loader]
+
+
+def moved(batch: tuple[Pixels, torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
+    """Give a batch as a Trainer gives it to a module."""
+    return [part.to("cpu") for part in batch]
 
 
 def as_process(data: ImageDataModule, rank: int, world_size: int) -> ImageDataModule:
@@ -91,7 +98,7 @@ def test_another_seed_or_epoch_gives_other_crops_of_a_picture(pictures, other):
 def test_evaluation_gives_each_picture_once_in_order_and_unaugmented(pictures, split):
     data = datamodule(pictures)
     loader = getattr(data, f"{split}_dataloader")()
-    images, targets, indices = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    images, targets, indices = (torch.cat(parts) for parts in zip(*map(moved, loader), strict=True))
     assert indices.tolist() == list(range(12))
     assert targets.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     for image, file in zip(images, data.files(split, indices.tolist()), strict=True):
@@ -175,7 +182,7 @@ def test_batches_to_learn_by_heart_are_the_same_in_every_epoch(pictures, overfit
 
 def test_batches_have_their_channels_last(pictures):
     for loader in (datamodule(pictures).train_dataloader(), datamodule(pictures).val_dataloader()):
-        for images, _, _ in loader:
+        for images, _, _ in map(moved, loader):
             assert images.dtype == torch.float32
             assert images.is_contiguous(memory_format=torch.channels_last)
 
@@ -184,7 +191,7 @@ def test_the_versions_that_are_averaged_come_side_by_side(pictures):
     transform = Transform({**SMALL, "average": ["crop", "flip", "squash"]})
     data = ImageDataModule(pictures, Decoder(), transform, transform, 5, num_workers=0)
     for split in ("train", "val"):
-        images, _, indices = next(iter(getattr(data, f"{split}_dataloader")()))
+        images, _, indices = moved(next(iter(getattr(data, f"{split}_dataloader")())))
         assert images.shape == (5, 3, 3, 16, 16)
         for versions, file in zip(images, data.files(split, indices.tolist()), strict=True):
             assert torch.equal(versions, transform(Decoder()(file)))
@@ -232,7 +239,7 @@ def test_a_cache_changes_nothing_in_validation_and_is_not_used_for_testing(pictu
     for split in ("val", "test"):
         loaders = [getattr(data, f"{split}_dataloader")() for data in (plain, keeping)]
         for one, other in zip(*loaders, strict=True):
-            assert torch.equal(one[0], other[0])
+            assert torch.equal(one[0].values, other[0].values)
     decoded.clear()
     list(keeping.val_dataloader())
     assert not decoded
@@ -246,7 +253,7 @@ def test_transforms_that_need_the_whole_picture_get_it(pictures, cache, decoded)
     data.setup("fit")
     data.teardown("fit")
     assert decoded == []
-    images, _, indices = next(iter(data.val_dataloader()))
+    images, _, indices = moved(next(iter(data.val_dataloader())))
     assert torch.equal(images[0], squash(Decoder()(data.files("val", indices.tolist())[0])))
 
 
@@ -259,3 +266,26 @@ def test_only_a_fit_decodes_beforehand(pictures, cache, decoded):
 
 
 # Threads beside workers
+
+
+def test_workers_hand_over_bytes_which_become_the_input_on_the_device(pictures):
+    batch = next(iter(datamodule(pictures).val_dataloader()))
+    assert batch[0].values.dtype == torch.uint8
+    images = move_data_to_device(batch, torch.device("cpu"))[0]
+    expected = [Transform(SMALL)(Decoder()(file)) for file in datamodule(pictures).files("val", range(5))]
+    assert torch.equal(images, torch.stack(expected))
+    for precision, dtype in ((HalfPrecision("bf16-true"), torch.bfloat16), (DoublePrecision(), torch.float64)):
+        [converted, *_] = move_data_to_device(precision.convert_input(batch), torch.device("cpu"))
+        assert torch.equal(converted, images.to(dtype))
+
+
+@pytest.mark.parametrize(("accelerator", "pins"), [("cpu", False), ("cuda", True)])
+def test_memory_is_pinned_for_a_gpu_alone(pictures, monkeypatch, accelerator, pins):
+    # Whatever the machine has
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = datamodule(pictures)
+    data.trainer = SimpleNamespace(
+        global_rank=0, world_size=1, strategy=SimpleNamespace(root_device=torch.device(accelerator))
+    )
+    assert data.val_dataloader().pin_memory is pins
+    assert datamodule(pictures).val_dataloader().pin_memory is False

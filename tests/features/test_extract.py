@@ -87,6 +87,50 @@ def test_loader_workers_give_the_same_as_threads(body, files, monkeypatch):
     assert torch.allclose(torch.cat(list(extractor._on_device(items))), threads, atol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [16, 40, 69])
+def test_an_image_that_a_worker_cannot_read_costs_no_batch_before_it(body, files, monkeypatch, bad):
+    monkeypatch.setattr(extract, "_GPU_BATCH", 16)
+    files[bad].write_bytes(b"not an image")
+    extractor, got = Extractor(body, reader(), workers=0), []
+    with pytest.raises(BadImageError, match=files[bad].name):
+        got.extend(extractor._on_device([(file, None) for file in files]))
+    assert sum(map(len, got)) == bad // 16 * 16
+
+
+def test_a_batch_is_fetched_when_the_next_has_been_asked_for(body, files, monkeypatch):
+    told: list[str] = []
+
+    class Late:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor, self.number = tensor, sum(one.startswith("asked") for one in told)
+            told.append(f"asked {self.number}")
+
+        def get(self) -> torch.Tensor:
+            told.append(f"fetched {self.number}")
+            return self.tensor
+
+    monkeypatch.setattr(extract, "_GPU_BATCH", 30)
+    monkeypatch.setattr(extract, "Arriving", Late)
+    assert sum(map(len, Extractor(body, reader(), workers=0)._on_device([(file, None) for file in files]))) == 70
+    assert told == ["asked 0", "asked 1", "fetched 0", "asked 2", "fetched 1", "fetched 2"]
+
+
+def test_all_other_cpus_decode_for_a_gpu_but_no_more_than_there_are_batches(body, files, monkeypatch):
+    started = []
+
+    def noted(workers: int, batch_bytes: int) -> dict[str, int]:
+        started.append((workers, batch_bytes))
+        return {"num_workers": 0}
+
+    monkeypatch.setattr(extract, "worker_options", noted)
+    monkeypatch.setattr(extract, "available_cpus", lambda: 40)
+    extractor = Extractor(body, reader())
+    extractor._loader([(files[0], None)] * 130)
+    extractor._loader([(files[0], None)] * 100_000)
+    # Three batches of up to 64 images of 32 x 32
+    assert started == [(3, 64 * 3 * 32 * 32), (39, 64 * 3 * 32 * 32)]
+
+
 def test_a_picture_that_cannot_be_read_is_named_after_what_came_before(body, files):
     files[40].write_bytes(b"no picture")
     got = []

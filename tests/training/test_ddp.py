@@ -3,33 +3,98 @@
 import copy
 import csv
 import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
+from torch import distributed, nn
 
 from tests.small_runs import overrides, process, program, run, write_weights
 from tlearn.errors import ConfigError
-from tlearn.training import data_parallel
+from tlearn.models.network import TransferNetwork
+from tlearn.training import data_parallel, ddp
+from tlearn.training.ddp import further_processes
 
 
-def _fake_data_parallel(network, images, device_ids):
-    """Do on one CPU what torch does on GPUs: copy the network, run the parts, gather."""
-    parts = images.chunk(len(device_ids))
-    assert len(parts) == len(device_ids)
-    return torch.cat([network(part) for part in parts])
+@pytest.fixture
+def two_devices(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """Do on one CPU what torch does on GPUs: copy a module, run the parts in threads, gather; list what was copied."""
+    copied = []
+
+    def broadcast(tensors, devices, detach=False):
+        return [[tensor.detach().clone() if detach else tensor * 1 for tensor in tensors] for _ in devices]
+
+    # The module, whose name its function has taken
+    copying = sys.modules["torch.nn.parallel.replicate"]
+    monkeypatch.setattr(copying, "_broadcast_coalesced_reshape", broadcast)
+    monkeypatch.setattr(copying, "_get_device_index", lambda device, optional: device)
+
+    def data_parallel_on_cpu(module, images, device_ids, module_kwargs):
+        copied.append(module)
+        replicas = nn.parallel.replicate(module, device_ids)
+        graded, computed = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+
+        def compute(replica, part):
+            # As torch.nn.parallel.parallel_apply does it: without a dtype
+            with torch.set_grad_enabled(graded), torch.autocast("cpu", enabled=computed):
+                return replica(part, **module_kwargs)
+
+        with ThreadPoolExecutor(len(device_ids)) as pool:
+            return torch.cat(list(pool.map(compute, replicas, images.chunk(len(device_ids)))))
+
+    monkeypatch.setattr(data_parallel, "data_parallel", data_parallel_on_cpu)
+    return copied
 
 
-def test_dp_gives_the_gradients_of_one_device(monkeypatch):
-    monkeypatch.setattr(data_parallel, "data_parallel", _fake_data_parallel)
-    one = nn.Linear(4, 2)
-    split = copy.deepcopy(one)
-    images = torch.rand(6, 4)
+def _network(stages: Sequence[str] = ()) -> TransferNetwork:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    body.train()(torch.rand(32, 3, 8, 8))
+    return TransferNetwork(body, nn.Linear(8, 4), stages).train()
+
+
+@pytest.mark.parametrize("stages", [(), ("0",)], ids=["head", "a convolution"])
+def test_dp_gives_the_gradients_of_one_device(two_devices, stages):
+    one = _network(stages)
+    split, images = copy.deepcopy(one), torch.rand(6, 3, 8, 8)
     one(images).square().mean().backward()
     data_parallel.split_over(split, [0, 1])(images).square().mean().backward()
-    assert torch.allclose(one.weight.grad, split.weight.grad)
+    for (name, left), right in zip(one.named_parameters(), split.parameters(), strict=True):
+        assert (left.grad is None) == (right.grad is None), name
+        assert left.grad is None or torch.allclose(left.grad, right.grad, atol=1e-7), name
+    # BatchNorm is frozen: exactly as it was, on each device
+    assert all(torch.equal(left, right) for left, right in zip(one.buffers(), split.buffers(), strict=True))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, None], ids=str)
+def test_dp_computes_in_the_precision_of_the_trainer(two_devices, kind):
+    network, seen = _network(), []
+    network.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    images = torch.rand(6, 3, 8, 8)
+    with torch.autocast("cpu", kind, enabled=kind is not None):
+        logits = data_parallel.split_over(network, [0, 1])(images)
+        expected = network(images)
+    assert seen == [kind or torch.float32] * 3
+    assert logits.dtype == torch.float32
+    assert torch.allclose(logits, expected.float(), atol=1e-2 if kind else 1e-6)
+
+
+def test_dp_copies_the_head_alone_where_the_body_was_computed_once(two_devices):
+    network = _network()
+    split = data_parallel.split_over(network, [0, 1])
+    features = torch.rand(6, 3, 8)
+    network.start_after(network.frozen_part(8))
+    logits = split(features)
+    # The mean over the three versions of each image
+    assert torch.allclose(logits, network.head(features.mean(1)), atol=1e-6)
+    split(features).sum().backward()
+    assert network.head.weight.grad is not None
+    assert [len(list(module.parameters())) for module in two_devices] == [2, 2]
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="this machine has the GPUs it needs")
@@ -38,15 +103,75 @@ def test_dp_says_what_it_needs():
         data_parallel.DataParallelStrategy()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-def test_dp_trains_like_one_gpu(tmp_path, folder_data):
-    weights = write_weights(tmp_path / "w.pth")
-    one = run(tmp_path / "one", folder_data, weights, "trainer=gpu")
-    two = run(tmp_path / "two", folder_data, weights, "trainer=dp")
-    assert two["val/loss"] == pytest.approx(one["val/loss"], abs=1e-4)
-    keys = [set(load_file(tmp_path / name / "model" / "model.safetensors")) for name in ("one", "two")]
-    assert keys[0] == keys[1]
+@pytest.mark.parametrize("devices", [[], [0, 7], [2]], ids=str)
+def test_gpus_that_are_not_there_are_refused(monkeypatch, devices):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match=r"trainer\.strategy\.devices=\[.*: the GPUs of this machine are 0, 1"):
+        data_parallel.DataParallelStrategy(devices)
+
+
+class _Process:
+    """A further process, as its launcher knows it."""
+
+    def __init__(self, told: list[str]) -> None:
+        self.told = told
+
+    def wait(self, patience: float | None = None) -> None:
+        self.told.append("waited" if patience else "not waited")
+
+
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    """Join a process group of one, and tell what becomes of it."""
+    told: list[str] = []
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    destroy = distributed.destroy_process_group
+    monkeypatch.setattr(distributed, "destroy_process_group", lambda: [told.append("destroyed"), destroy()])
+    yield told
+    if distributed.is_initialized():
+        destroy()
+
+
+def _trainer_of(launcher: object) -> Any:
+    return SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+
+
+def _launcher(told: list[str]) -> ddp._Launcher:
+    launcher = ddp._Launcher.__new__(ddp._Launcher)
+    launcher.procs = [_Process(told)]
+    return launcher
+
+
+def test_the_first_process_leaves_the_group_before_it_waits_for_the_others(group):
+    with further_processes(_trainer_of(_launcher(group))):
+        pass
+    assert group == ["destroyed", "waited"]
+
+
+def test_a_further_process_leaves_the_group_at_the_end_of_the_block(group):
+    with further_processes(_trainer_of(None)):
+        assert group == []
+    assert group == ["destroyed"]
+
+
+@pytest.mark.parametrize("launches", [True, False])
+def test_a_process_that_failed_aborts_the_group(group, monkeypatch, launches):
+    told = group
+    monkeypatch.setattr(distributed.ProcessGroup, "abort", lambda self: told.append("aborted"), raising=False)
+    launcher = _launcher(told) if launches else None
+    with pytest.raises(ValueError, match="failed"), further_processes(_trainer_of(launcher)):
+        raise ValueError("failed")
+    assert told == [*(["not waited"] if launches else []), "aborted", "destroyed"]
+
+
+def test_a_group_of_torchrun_goes_on_with_the_next_run(group, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    with further_processes(_trainer_of(None)):
+        pass
+    assert group == []
+    assert distributed.is_initialized()
 
 
 @pytest.mark.slow

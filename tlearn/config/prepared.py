@@ -15,6 +15,7 @@ from tlearn.config.trainer import training_trainer
 from tlearn.config.tree import settings_of
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule
+from tlearn.errors import ConfigError
 from tlearn.models.backbones.base import Backbone
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder
@@ -50,6 +51,10 @@ def prepared(config: DictConfig, run: RunFolder) -> Prepared:
     network = build.network(settings, backbone, len(image_set.classes), settings["transforms"]["size"])
     images = build.datamodule(settings, image_set)
     module = build.module(settings, network, images)
+    if module.full_batch and trainer.precision not in ("32-true", "64-true"):
+        raise ConfigError(
+            f"trainer.precision={trainer.precision}: module=full_batch fits to convergence, which takes 32-true"
+        )
     check_validation(trainer, 1 if module.full_batch else images.count_train_batches(trainer.world_size))
     check_room(run.path, network)
     return Prepared(settings, backbone, trainer, network, images, module)

@@ -1,8 +1,9 @@
 """The data module of a run: one loader per split."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning import LightningDataModule
@@ -15,7 +16,7 @@ from tlearn.data.loader import EpochLoader, worker_options
 from tlearn.data.pixel_cache import DiskPixels, MemoryPixels
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, draw_seed
-from tlearn.data.transforms import Transform, stack, visible
+from tlearn.data.transforms import Transform, normalised, stack, visible
 from tlearn.data.verify import Unchanged
 from tlearn.data.workers import default_workers
 from tlearn.errors import DataError
@@ -103,15 +104,43 @@ class SplitDataModule(LightningDataModule):
         """Count the run's processes on this machine."""
         return self.trainer.num_devices if self.trainer and self.trainer.world_size > 1 else 1
 
+    def _device_type(self) -> str:
+        strategy = getattr(self.trainer, "strategy", None)
+        return "cpu" if strategy is None else strategy.root_device.type
+
     def _workers(self) -> int:
         return default_workers(self._processes()) if self.num_workers is None else self.num_workers
 
 
-class ImageDataModule(SplitDataModule):
-    """Load batches of (images [N, 3, S, S], targets [N], indices [N]).
+@dataclass
+class Pixels:
+    """A batch of images [N, ..., 3, S, S] in uint8, which becomes the network's input where it is moved to a device.
 
-    Images whose transform averages V versions come as [N, V, 3, S, S]. The datasets return uint8, and each batch is
-    normalised as a whole.
+    So workers hand over, and a GPU is sent, a quarter of the bytes.
+
+    Args:
+        values: as `Transform.pixels` returns them.
+        levels: mean and standard deviation per channel.
+        kind: of no elements, and of the dtype that the input shall have: a Trainer converts it as it does all tensors.
+    """
+
+    values: Tensor
+    levels: tuple[tuple[float, ...], tuple[float, ...]]
+    kind: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.float32))
+
+    def to(self, device: torch.device | str, **how: Any) -> Tensor:
+        """Return the normalised images on a device; Lightning moves whatever has this method."""
+        return normalised(self.values.to(device, **how), *self.levels).to(self.kind.dtype)
+
+    def pin_memory(self) -> Self:
+        """Pin what is sent, as loaders ask for."""
+        return replace(self, values=self.values.pin_memory())
+
+
+class ImageDataModule(SplitDataModule):
+    """Load batches of (images [N, 3, S, S], targets [N], indices [N]); the images are `Pixels`.
+
+    Images whose transform averages V versions come as [N, V, 3, S, S].
 
     Args:
         image_set: the checked splits.
@@ -185,16 +214,18 @@ class ImageDataModule(SplitDataModule):
         return ImageDataset(image_set.root, image_set.splits[split], image_set.classes, self.decode, self._plain.pixels)
 
     def _loader(self, dataset: ImageDataset, **how: Any) -> DataLoader:
-        # float32, in one loader for training and one for validation, of each process
-        batch_bytes = 4 * 3 * self._plain.size**2 * len(self._plain.versions) * self.batch_size
+        # One loader for training and one for validation, of each process; a random step may leave float32.
+        each = 4 if any(transform.is_random for transform in self.transforms.values()) else 1
+        batch_bytes = each * 3 * self._plain.size**2 * len(self._plain.versions) * self.batch_size
         options = worker_options(self._workers(), batch_bytes, loaders=2 * self._processes())
         return EpochLoader(
             dataset,
             **options,
             # mean and standard deviation are those of training, too
-            collate_fn=partial(_collate, self._plain.normalise),
+            collate_fn=partial(_collate, self._plain.levels),
             persistent_workers=options["num_workers"] > 0,
-            pin_memory=torch.cuda.is_available(),
+            # Pinning opens a context on a GPU, also where the CPU trains.
+            pin_memory=self._device_type() == "cuda",
             # The loader draws a seed at every start: from its own generator, so that the run's stays as it is
             generator=torch.Generator().manual_seed(self.seed),
             **how,
@@ -202,7 +233,7 @@ class ImageDataModule(SplitDataModule):
 
 
 def _collate(
-    normalise: Callable[[Tensor], Tensor], rows: Sequence[tuple[Tensor, int, int]]
-) -> tuple[Tensor, Tensor, Tensor]:
+    levels: tuple[tuple[float, ...], tuple[float, ...]], rows: Sequence[tuple[Tensor, int, int]]
+) -> tuple[Pixels, Tensor, Tensor]:
     images, targets, indices = zip(*rows, strict=True)
-    return normalise(stack(images)), torch.tensor(targets), torch.tensor(indices)
+    return Pixels(stack(images), levels), torch.tensor(targets), torch.tensor(indices)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -75,7 +76,8 @@ class Transform:
         self._fit, self.versions = preprocessing["fit"], _versions(preprocessing)
         ways = {"crop": self._crop, "squash": self._squash, "pad": self._pad}
         self._fits = {name: ways[name] for name in _fits(preprocessing)}
-        self._mean, self._std = (torch.tensor(preprocessing[key], dtype=torch.float32) for key in ("mean", "std"))
+        # mean and standard deviation of training
+        self.levels = tuple(preprocessing["mean"]), tuple(preprocessing["std"])
 
     def __call__(self, image: Tensor, draw: int | None = None) -> Tensor:
         """Transform one image; `draw` seeds the random part, whose result depends on nothing else."""
@@ -96,15 +98,7 @@ class Transform:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalise uint8 images [..., 3, H, W] to floats with the mean and deviation of training, each by itself."""
-        height, width = pixels.shape[-2:]
-        # In rows of width x 3: broadcasting over three channels alone is several times slower.
-        rows = pixels.movedim(-3, -1).reshape(*pixels.shape[:-3], height, width * 3)
-        values = rows.to(torch.float32, copy=True)
-        # A random step may have left floats already.
-        if not pixels.is_floating_point():
-            values.mul_(1 / 255)
-        mean, std = (level.to(values.device).repeat(width) for level in (self._mean, self._std))
-        return values.sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)
+        return normalised(pixels, *self.levels)
 
     def _augment(self, image: Tensor, draw: int | None) -> Tensor:
         if draw is None:
@@ -147,12 +141,32 @@ class Transform:
         height, width = (max(1, round(side * scale)) for side in image.shape[-2:])
         top, left = (self.size - height) // 2, (self.size - width) // 2
         # The mean colour is 0 after normalisation, up to the rounding to 8 bits.
-        canvas = (self._mean * 255).round().clamp(0, 255).to(torch.uint8).repeat(self.size, self.size, 1).movedim(-1, 0)
+        mean = torch.tensor(self.levels[0], dtype=torch.float32)
+        canvas = (mean * 255).round().clamp(0, 255).to(torch.uint8).repeat(self.size, self.size, 1).movedim(-1, 0)
         canvas[:, top : top + height, left : left + width] = self._resized(image, [height, width])
         return canvas
 
     def _resized(self, image: Tensor, size: list[int]) -> Tensor:
         return functional.resize(image, size, self.interpolation, antialias=True)
+
+
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Normalise uint8 images [..., 3, H, W] to floats, each by itself; of floats, only level and scale change."""
+    height, width = pixels.shape[-2:]
+    # In rows of width x 3: broadcasting over three channels alone is several times slower.
+    rows = pixels.movedim(-3, -1).reshape(*pixels.shape[:-3], height, width * 3)
+    values = rows.to(torch.float32, copy=True)
+    # A random step may have left floats already.
+    if not pixels.is_floating_point():
+        values.mul_(1 / 255)
+    means, deviations = (_row(levels, width, values.device) for levels in (mean, std))
+    return values.sub_(means).div_(deviations).unflatten(-1, (width, 3)).movedim(-1, -3)
+
+
+@lru_cache(maxsize=16)
+def _row(levels: tuple[float, ...], width: int, device: torch.device) -> Tensor:
+    # Kept: a copy to a GPU from memory that is not pinned waits for all that it has been asked to do.
+    return torch.tensor(levels, dtype=torch.float32).repeat(width).to(device)
 
 
 def stack(pictures: Sequence[Tensor]) -> Tensor:

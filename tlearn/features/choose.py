@@ -200,7 +200,11 @@ class _Features:
         if Space(self._options.folder, {**key, "precision": "bf16"}).find(keys)[0] is not None:
             return "bf16"
         some = items[:: max(1, len(items) // _TRIED)][:_TRIED]
-        exact, close = (torch.cat(list(self._make(precision.DTYPES[kind])(some))) for kind in ("fp32", "bf16"))
+        exact, close = (
+            # They are read before a worker would have started.
+            torch.cat(list(self._make(precision.DTYPES[kind], workers=0)(some)))
+            for kind in ("fp32", "bf16")
+        )
         similarity = precision.similarity(exact, close)
         if asked == "bf16":
             precision.check_similarity(similarity)

@@ -1,5 +1,6 @@
 """Feature extraction: decode, transform and a forward pass, as fast as the machine allows."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,17 +15,18 @@ from torch.utils.data import Dataset
 from tlearn.data.loader import EpochLoader, worker_options
 from tlearn.data.pixel_cache import Decode
 from tlearn.data.transforms import Transform, stack
-from tlearn.data.workers import default_workers
+from tlearn.errors import TlearnError
 from tlearn.features.allocator import keep_memory
 from tlearn.machine import available_cpus
-from tlearn.models.device import FittingParts
+from tlearn.models.device import Arriving, FittingParts
 from tlearn.models.graph.fold import fold
 
 # (file, seed of its augmentation)
 Item = tuple[Path, int | None]
 
-# The activations of more images fall out of a CPU's caches; a GPU needs more to be busy.
-_CPU_BATCH, _GPU_BATCH = 16, 256
+# The activations of more images fall out of a CPU's caches; a GPU needs more to be busy, and workers, of which each
+# reads a whole batch, not too many.
+_CPU_BATCH, _GPU_BATCH = 16, 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Extractor:
         reader: reads the images.
         dtype: the precision of the body, float32 or bfloat16; features have it too.
         average: take the mean over the versions of an image; otherwise they stay, [N, V, ...].
-        workers: processes that decode for a GPU; None: from the available CPUs.
+        workers: processes that decode for a GPU; None: as many as there are other CPUs.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Extractor:
         workers: int | None = None,
     ) -> None:
         self.reader, self.dtype = reader, dtype
-        self._workers = default_workers() if workers is None else workers
+        self._workers = max(0, available_cpus() - 1) if workers is None else workers
         self.device = device or torch.device("cpu")
         self._body = fold(frozen).to(self.device, dtype)
         self._average, self._fitting = average, FittingParts()
@@ -106,24 +108,34 @@ class Extractor:
         return self._forward(stack([self.reader(item) for item in items]))
 
     def _on_device(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
-        """Let loader workers decode while the device computes and the copy to it runs."""
+        """Let loader workers decode while the device computes, and copies to it and back run."""
+        held: Arriving | None = None
+        try:
+            for pixels in self._loader(items):
+                computed = Arriving(self._forward(pixels.to(self.device, non_blocking=True)))
+                # Fetched one batch later, so that the device has work while the CPU waits for it
+                if held is not None:
+                    yield held.get()
+                held = computed
+        # An image that cannot be read: what came before it is done, or will be soon.
+        except TlearnError:
+            if held is not None:
+                yield held.get()
+            raise
+        if held is not None:
+            yield held.get()
+
+    def _loader(self, items: Sequence[Item]) -> EpochLoader:
         fixed = self.reader.fixed
         batch_bytes = 3 * fixed.size**2 * len(fixed.versions) * _GPU_BATCH
-        loader = EpochLoader(
+        workers = min(self._workers, math.ceil(len(items) / _GPU_BATCH))
+        return EpochLoader(
             _Pixels(self.reader, items),
             _GPU_BATCH,
+            collate_fn=stack,
             pin_memory=self.device.type == "cuda",
-            **worker_options(self._workers, batch_bytes),
+            **worker_options(workers, batch_bytes),
         )
-        before: Tensor | None = None
-        for pixels in loader:
-            computed = self._forward(pixels.to(self.device, non_blocking=True))
-            # Fetched one batch later, so that the device has work while the CPU waits for it
-            if before is not None:
-                yield before.cpu()
-            before = computed
-        if before is not None:
-            yield before.cpu()
 
 
 class _Pixels(Dataset):

@@ -70,6 +70,11 @@ class Arriving:
                 self._copied = torch.cuda.Event()
                 self._copied.record()
 
+    @property
+    def is_late(self) -> bool:
+        """Whether it may not be there yet."""
+        return self._copied is not None
+
     def get(self) -> Tensor:
         """Return the tensor on the CPU."""
         if self._copied is None:

@@ -77,6 +77,11 @@ class TransferNetwork(nn.Module):
         _check_trainable(start, self.stages)
         self._start = start
 
+    @property
+    def skips_body(self) -> bool:
+        """Whether inputs are features already, as after `start_after` a body of which nothing trains."""
+        return self._start is not None and self._start.rest is None
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode of everything that is not frozen."""
         super().train(mode)

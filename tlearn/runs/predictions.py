@@ -168,7 +168,7 @@ def _loader(dataset: ImageInputDataset, batch_size: int, num_workers: int | None
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device that auto, cpu or cuda stands for.
+    """Return the device that auto (a GPU of NVIDIA's or Apple's if there is one), cpu or cuda stands for.
 
     Raises:
         ConfigError: there is no GPU.
@@ -176,4 +176,6 @@ def device_of(name: str) -> torch.device:
     require("device", name)
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = [kind for kind, is_there in gpus.items() if is_there]
+    return torch.device("cpu" if name == "cpu" or not found else found[0])

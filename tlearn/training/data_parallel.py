@@ -1,15 +1,16 @@
 """DataParallel, which Lightning 2 removed: one process that splits each batch over its GPUs."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import strategies
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import data_parallel
 
 from tlearn.errors import ConfigError
+from tlearn.models.network import TransferNetwork
+from tlearn.training.module import in_single
 
 
 class DataParallelStrategy(strategies.SingleDeviceStrategy):
@@ -26,6 +27,9 @@ class DataParallelStrategy(strategies.SingleDeviceStrategy):
         if devices is None and count < 2:
             raise ConfigError(f"trainer=dp needs at least 2 GPUs, and this machine has {count}: use trainer=auto")
         self.devices = list(range(count)) if devices is None else devices
+        if not self.devices or max(self.devices) >= count:
+            known = ", ".join(map(str, range(count))) or "none"
+            raise ConfigError(f"trainer.strategy.devices={devices}: the GPUs of this machine are {known}")
         super().__init__(torch.device("cuda", self.devices[0]))
 
     def setup(self, trainer: Any) -> None:
@@ -41,6 +45,32 @@ class DataParallelStrategy(strategies.SingleDeviceStrategy):
         super().teardown()
 
 
-def split_over(network: torch.nn.Module, devices: list[int]) -> Callable[[Tensor], Tensor]:
-    """Return a function that runs the network on parts of a batch, one part per device."""
-    return partial(data_parallel, network, device_ids=devices)
+def split_over(network: TransferNetwork, devices: list[int]) -> Callable[[Tensor], Tensor]:
+    """Return a function that runs the network on parts of a batch, one part per device.
+
+    On cached features of a whole body, only the head is copied.
+    """
+
+    def forward(inputs: Tensor) -> Tensor:
+        kind = inputs.device.type
+        precision = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
+        part, values = (network.head, network.features(inputs)) if network.skips_body else (network, inputs)
+        logits = data_parallel(_InPrecision(part), values, device_ids=devices, module_kwargs=precision)
+        return in_single(logits)
+
+    return forward
+
+
+class _InPrecision(nn.Module):
+    """A module whose copies compute in a precision that is told.
+
+    Each runs in a thread of its own, where torch would open autocast with the default dtype: float16, without a scaler.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, values: Tensor, dtype: torch.dtype, enabled: bool) -> Tensor:
+        with torch.autocast(values.device.type, dtype, enabled):
+            return self.module(values)

@@ -89,13 +89,30 @@ def share_buffers(module: torch.nn.Module) -> None:
 
 @contextmanager
 def further_processes(trainer: Trainer) -> Iterator[None]:
-    """End the processes started in the block, at once on failure: the next trial of a sweep starts its own."""
+    """End the processes started in the block, at once on failure: the next trial of a sweep starts its own.
+
+    Each leaves the group first, which on NCCL waits for the others to do so.
+    """
     try:
         yield
     except BaseException:
         _end_processes(trainer, patience=0)
+        _leave_group(failed=True)
         raise
+    _leave_group(failed=False)
     _end_processes(trainer, _PATIENCE_SECONDS)
+
+
+def _leave_group(failed: bool) -> None:
+    """Destroy the process group, unless it goes on with the next run of a launcher's processes; abort what failed."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    group: Any = torch.distributed.group.WORLD
+    # Of a rank that still waits for the others, destroying would wait, too; torch 2.6 has no such method.
+    if failed and hasattr(group, "abort"):
+        group.abort()
+    if failed or _RANK not in os.environ:
+        torch.distributed.destroy_process_group()
 
 
 def wait_for_record() -> None:
@@ -117,8 +134,6 @@ def _end_processes(trainer: Trainer, patience: float) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
     # A further process keeps them to its end: without, it would take itself for the main one and write, too.
     if is_main_process():
         for name in _RANK_VARIABLES:

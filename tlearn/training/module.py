@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
-import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.sources.base import SPLITS
@@ -18,12 +17,17 @@ from tlearn.models.device import FittingParts
 from tlearn.models.network import TransferNetwork, tensor_digest
 from tlearn.training.checkpoints import restore_frozen, strip_frozen
 from tlearn.training.ddp import share_buffers
-from tlearn.training.metrics import accuracies, cloned, shifted
-from tlearn.training.non_finite import non_finite_loss
+from tlearn.training.metrics import MeanLoss, accuracies, cloned, shifted
+from tlearn.training.non_finite import LossCheck
 from tlearn.training.schedule import Schedule
 
 # images [N, 3, S, S] or their cached features [N, ...], targets [N], indices into the split [N]
 Batch = tuple[Tensor, Tensor, Tensor]
+
+
+def in_single(logits: Tensor) -> Tensor:
+    """Return logits in single precision if theirs is lower: in half, losses and probabilities would be equal ones."""
+    return logits.float() if logits.element_size() < 4 else logits
 
 
 class TransferModule(LightningModule):
@@ -81,9 +85,10 @@ class TransferModule(LightningModule):
         self.metrics = nn.ModuleDict(
             {f"{split}/": cloned(passing if split == "train" else metrics, f"{split}/") for split in SPLITS}
         )
-        self.losses = nn.ModuleDict({f"{split}/": MeanMetric() for split in SPLITS})
+        self.losses = nn.ModuleDict({f"{split}/": MeanLoss() for split in SPLITS})
         # Evaluates in parts what does not fit into the memory at once
         self.fitting = FittingParts()
+        self._check_loss = LossCheck()
         self._logged_epoch = -1
         self._frozen_once: tuple[Collection[str], str] | None = None
 
@@ -108,8 +113,25 @@ class TransferModule(LightningModule):
         self._schedule = schedule
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits [N, num_classes]."""
-        return self.network(images)
+        """Compute logits [N, num_classes], in single precision or better."""
+        return in_single(self.network(images))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move, and convert to another precision, but never loss and metrics to a lower one."""
+        names = [name for name in ("loss", "metrics", "losses") if isinstance(self._modules.get(name), nn.Module)]
+        exact: dict[str, Any] = {name: self._modules.pop(name) for name in names}
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.element_size() >= tensor.element_size() else tensor.to(moved.device)
+
+        try:
+            super()._apply(fn, recurse)
+        finally:
+            self._modules.update(exact)
+        for part in exact.values():
+            part._apply(kept)
+        return self
 
     def _step(self, batch: Batch, batch_idx: int, split: str) -> tuple[Tensor, Tensor]:
         """Compute loss and logits of a batch, and update the metrics."""
@@ -120,8 +142,8 @@ class TransferModule(LightningModule):
             objective_targets = targets
         logits = self._logits(images) if split == "train" else self.fitting(self, images)
         loss = self.loss(logits, objective_targets) if split == "train" else F.cross_entropy(logits, targets)
-        if split == "train" and not torch.isfinite(loss):
-            raise non_finite_loss(self.trainer, loss, indices)
+        if split == "train":
+            self._check_loss(self.trainer, loss, indices)
         self.measure(split, batch_idx, logits, targets, loss)
         return loss, logits
 
@@ -137,9 +159,9 @@ class TransferModule(LightningModule):
         """Add a batch to the metrics and the loss of a split; a step of your own calls it once for each batch."""
         metrics, mean = self.metrics[f"{split}/"], self.losses[f"{split}/"]
         assert isinstance(metrics, MetricCollection)
-        assert isinstance(mean, MeanMetric)
+        assert isinstance(mean, MeanLoss)
         metrics.update(shifted(logits.detach()), targets)
-        mean.update(loss.detach(), weight=len(targets))
+        mean.update(loss.detach(), len(targets))
         # Once per epoch is enough: metric objects are logged, which accumulate over all batches and processes until the
         # epoch ends. Each call to log takes as long as a step of a head on cached features.
         if split == "train" and self.current_epoch == self._logged_epoch:
@@ -187,6 +209,7 @@ class TransferModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Synchronise buffers, so that every process evaluates the same network; after callbacks that exchange it."""
+        self._check_loss.settle(self.trainer)
         share_buffers(self.network)
 
     def on_validation_epoch_end(self) -> None:
@@ -231,7 +254,8 @@ class TransferModule(LightningModule):
         return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out tensors that cannot change in this run."""
+        """Leave out tensors that cannot change in this run; save nothing that a loss that is not finite has changed."""
+        self._check_loss.settle(self.trainer)
         names, mark = self._frozen()
         strip_frozen(checkpoint, names, mark)
 
