@@ -412,7 +412,10 @@ class TestExplain:
         wrapped = RuntimeError("in the loader")
         wrapped.__cause__ = caught.value
         for error in (caught.value, wrapped):
-            assert explain(error) == (8, "out of memory: lower data.batch_size (trainer.accumulate_grad_batches makes up for it)")
+            assert explain(error) == (
+                8,
+                "out of memory: lower data.batch_size (trainer.accumulate_grad_batches makes up for it)",
+            )
         assert isinstance(plain_error(caught.value), errors.OutOfMemoryError)
 
     def test_ctrl_c_is_130_also_as_lightning_passes_it_on(self):

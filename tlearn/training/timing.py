@@ -75,9 +75,7 @@ def time_steps(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(
-            f"data.batch_size={count} does not fit into the memory of {device}: lower it"
-        ) from error
+        raise OutOfMemoryError(f"data.batch_size={count} does not fit into the memory of {device}: lower it") from error
     # BatchNorm refuses a single value.
     except ValueError as error:
         raise ConfigError(f"data.batch_size={count} and images of {images.shape[-1]} pixels: {error}") from error
