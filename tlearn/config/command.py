@@ -167,8 +167,9 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
                 job = HydraConfig.get()
                 sources = [one.path for one in job.runtime.config_sources if one.provider == "command-line"]
                 asked = Asked(config_name, list(job.overrides.task), next(iter(sources), None))
-                check_run_folder(config.paths)
-                check_rules(plain(config), plain(config, resolve=False), job.runtime.choices, asked)
+                unresolved = plain(config, resolve=False)
+                check_run_folder(unresolved["paths"])
+                check_rules(plain(config), unresolved, job.runtime.choices, asked)
 
             try:
                 if in_sweep:

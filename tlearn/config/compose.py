@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from tlearn.config import rules
 from tlearn.config.declared import PROGRAMS, declared, known_keys, misplaced
@@ -52,7 +52,7 @@ def compose_checked(
     choices = config.hydra.runtime.choices
     if not isinstance(config.paths, DictConfig):
         raise ConfigError(f"paths={config.paths}: expected keys below it, such as paths.cache=FOLDER")
-    check_run_folder(config.paths)
+    check_run_folder(plain(config.paths, resolve=False))
     with open_dict(config):
         config.pop("hydra")
         config.paths.output_dir = str(folder.absolute())
@@ -60,9 +60,9 @@ def compose_checked(
     return config
 
 
-def check_run_folder(paths: DictConfig) -> None:
-    """Refuse another run folder than Hydra's, which makes it and writes to it, too."""
-    given = OmegaConf.to_container(paths, resolve=False).get("output_dir")  # type: ignore[union-attr]
+def check_run_folder(paths: Mapping[str, Any]) -> None:
+    """Refuse another run folder than Hydra's, which makes it and writes to it, too; `paths` are unresolved."""
+    given = paths.get("output_dir")
     if given != "${hydra:runtime.output_dir}":
         raise ConfigError(f"paths.output_dir={given}: the run folder is given as hydra.run.dir=FOLDER")
 
