@@ -25,6 +25,8 @@ from measure import choices, machine
 
 # Before torch is imported: runs are small, and a thread would outlive no fork.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The tlearn beside this file, whichever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reliability_parts import PARTS, part
 from reliability_parts.page import write_page

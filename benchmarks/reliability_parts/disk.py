@@ -3,14 +3,9 @@
 import errno
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from reliability_parts.forks import REPOSITORY
-
-sys.path.insert(0, str(REPOSITORY))
 
 from tests.faults import STEPS, Disk, temporaries
 

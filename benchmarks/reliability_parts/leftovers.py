@@ -77,8 +77,14 @@ def left_by(options: Options, place: Place, setting: str, act: Callable[[], obje
         if fault := still_running(again):
             return f"after the next run, {fault}"
     found = [*temporaries(place.run), *temporaries(place.cache), *(path.name for path in place.temporary.rglob("*"))]
-    found += [path.name for path in set(SHARED.iterdir()) - shared if path.name.startswith(("torch_", "__KMP", "sem."))]
+    found += [path.name for path in set(SHARED.iterdir()) - shared if is_abandoned(path)]
     return f"left: {', '.join(found)}" if found else ""
+
+
+def is_abandoned(path: Path) -> bool:
+    """Return whether a file is of torch's shared memory, and the process in its name is gone."""
+    words = path.name.split("_")
+    return words[0] == "torch" and len(words) > 1 and not Path(f"/proc/{words[1]}").exists()
 
 
 def still_running(running: forks.Started) -> str:

@@ -91,12 +91,12 @@ def kill_in_save(at: int) -> None:
 
     write, send, left = LocalFileOpener.write, os.sendfile, [at]
 
-    def is_due() -> bool:
-        left[0] -= 1
+    def is_due(path: str) -> bool:
+        left[0] -= path.endswith(".ckpt")
         return left[0] == 0
 
     def half_written(self: LocalFileOpener, data: bytes, *more: object) -> object:
-        if is_due():
+        if is_due(self.path):
             write(self, memoryview(data)[: len(data) // 2])
             self.f.flush()
             kill()
@@ -104,7 +104,7 @@ def kill_in_save(at: int) -> None:
 
     def half_sent(target: int, source: int, offset: int, count: int) -> int:
         # What moves a file from one file system to another
-        if offset == 0 and is_due():
+        if offset == 0 and is_due(os.readlink(f"/proc/self/fd/{target}")):
             send(target, source, 0, os.fstat(source).st_size // 2)
             kill()
         return send(target, source, offset, count)
@@ -119,7 +119,7 @@ def fill_in_save(at: int) -> None:
     write, left = LocalFileOpener.write, [at]
 
     def filled(self: LocalFileOpener, data: bytes, *more: object) -> object:
-        left[0] -= 1
+        left[0] -= self.path.endswith(".ckpt")
         if at and left[0] <= 0:
             write(self, memoryview(data)[: len(data) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
