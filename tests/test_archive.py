@@ -169,6 +169,17 @@ def test_too_many_members_are_refused(tmp_path, monkeypatch, kind):
         extract(archive, tmp_path / "folder")
 
 
+def test_a_member_whose_size_was_lost_is_not_taken_for_an_empty_file(tmp_path):
+    content = bytearray(zipped(tmp_path / "archive", PICTURES).read_bytes())
+    # In the directory at the end, where the size of a member stands 24 bytes after its mark
+    place = content.index(b"PK\1\2") + 24
+    content[place : place + 4] = bytes(4)
+    (tmp_path / "archive").write_bytes(content)
+    with pytest.raises(DownloadError, match=r"the size of pets/cats/a\.jpg is damaged"):
+        extract(tmp_path / "archive", tmp_path / "folder")
+    assert everything(tmp_path) == ["archive"]
+
+
 @pytest.mark.parametrize("content", [PAGE, b"", b"PNG" * 1000], ids=["page", "empty", "other"])
 def test_what_is_no_archive_is_shown(tmp_path, content):
     (tmp_path / "data.zip").write_bytes(content)

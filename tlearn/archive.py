@@ -122,6 +122,9 @@ def _unzip(archive: Path, unpacking: _Unpacking) -> None:
         for info, target in targets:
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise unpacking.refusal(info.filename, "is a link or a device")
+            # zipfile compares no checksum where it reads nothing.
+            if info.CRC and not info.file_size:
+                raise zipfile.BadZipFile(f"the size of {info.filename} is damaged")
             if target:
                 # Some Windows programs end the name of a folder with a backslash, which zipfile does not know.
                 folder = info.filename.endswith(("/", "\\"))

@@ -40,7 +40,7 @@ ROW = Row(
 # Of 50 cases
 SHARES = {"picture": 25, "table": 7, "archive": 7, "weights": 3, "checkpoint": 3, "model": 2, "stored": 2, "option": 1}
 # How a refusal names a key of the configuration
-KEY = r"[a-z_.]+=|unknown key \S|[a-z_]+\.[a-z_]+|\w+ is (missing|required)|argument"
+KEY = r"[a-z_.]+=|unknown key \S|[a-z_]+\.[a-z_]+|\w+ is (missing|required)|argument|values for \w+"
 ARCHIVED = {"pets/cat/a.jpg": b"cat" * 100, "pets/dog/b.jpg": bytes(range(256)) * 4, "pets/list.txt": b"a\nb\n"}
 # A plain tar has no checksum of its files' bytes.
 PACKED = {"zip": None, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}

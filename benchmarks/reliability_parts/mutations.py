@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tlearn.errors import TlearnError
 
-SECONDS, MEBIBYTES = 20, 300
+SECONDS, MEBIBYTES = 60, 300
 
 
 class HangsError(BaseException):
