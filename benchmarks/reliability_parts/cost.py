@@ -13,6 +13,7 @@ from reliability_parts.row import Options, Outcome, Row
 from reliability_parts.small_run import arguments, by_command, draw_classes
 from tlearn.config import stored_code
 from tlearn.data import file_state, verify
+from tlearn.features import store
 from tlearn.models import digests
 from tlearn.runs import trust
 from tlearn.training import checkpoints, last_checkpoint, rng_state
@@ -33,9 +34,9 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 ROW = Row(
     "R13",
     "CPU seconds of the protections, of a run's",
-    "Functions that make and check digests, states, claims, room and stored code are timed within trainings of the "
-    "real pictures of hymenoptera (TLEARN_SHARED; drawn ones without), first without and then with kept features; imports, "
-    "which cost more than a warm run, are left out. Median of the pairs; a run over 2 % cold or 5 % warm is a fault.",
+    "Functions that make and check digests, states, claims, room and stored code are timed within trainings of real "
+    "pictures of hymenoptera (drawn ones without TLEARN_SHARED), without and then with kept features; imports, which "
+    "cost more than a warm run, are left out. A run over 2 % cold or 5 % warm is a fault; the figure is of medians.",
     summary,
 )
 PROTECTIONS: list[tuple[Any, str]] = [

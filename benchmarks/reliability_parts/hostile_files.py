@@ -29,7 +29,7 @@ ROW = Row(
     "hostile files that ran code or touched a file outside",
     "Pickles that run code, whole, nested, in objects and beside tensors, with a right digest, as weights, checkpoint "
     "and resumed run; archives whose members leave; stored runs and models that name code, a folder of options, a "
-    "working folder, a place to write to, or a file outside as their checkpoint. A canary tells what ran or was touched.",
+    "working folder, a place to write to, or a file outside as a checkpoint. A canary tells what ran or was touched.",
 )
 TARGETS = ("os.system", "subprocess.call", "builtins.exec", "torch.load", "torch.hub.load", "pathlib.Path.write_text")
 MEMBERS = ("../canary", "a/../../canary", "/tmp/canary_of_tlearn", "..\\canary", "C:\\canary", "a/\0/../canary")
