@@ -21,7 +21,13 @@ class _Attack:
         return os.system, (f"touch '{self.canary}'",)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
+def _save_sealed(thing, path):
+    # Whoever can write a file can write its digest.
+    with writing(path) as file, sealing_zip(file) as sealed:
+        torch.save(thing, sealed)
+
+
+@pytest.mark.parametrize("save", [_save_sealed, torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, save):
     save({"state_dict": {}, "hyper_parameters": _Attack(tmp_path / "canary")}, tmp_path / "bad.ckpt")
     with pytest.raises(CheckpointError, match=r"bad\.ckpt"):
