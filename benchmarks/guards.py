@@ -54,7 +54,7 @@ GUARDS = [
     ),
     Guard(
         "plain data in checkpoints",
-        "training/checkpoints.py",
+        "models/checkpoint_file.py",
         '"cpu", weights_only=True)',
         '"cpu", weights_only=False)',
         "training/test_checkpoints.py::test_code_in_a_checkpoint_is_refused_and_not_run",
