@@ -50,7 +50,10 @@ def run(options: Options) -> Iterator[Outcome]:
             random = options.random(case)
             moment = Moment(part, random.randint(1, most))
             number, to_group = random.choice(NUMBERS), random.random() < 0.5
-            fault = straight.signalled(place, moment, number, to_group)
+            while (fault := straight.signalled(place, moment, number, to_group)) is None:
+                # The run had ended before this moment.
+                shutil.rmtree(place.folder, ignore_errors=True)
+                moment = Moment(part, moment.at // 2)
             yield Outcome(case, fault and f"{number.name} at {part} {moment.at}: {fault}", name)
             shutil.rmtree(place.folder, ignore_errors=True)
     yield from plain_signals(options, images)
@@ -83,15 +86,18 @@ class Straight:
         """Return what a run, or a sweep, has come to."""
         return table(place.run) if self.is_sweep else result(place.run)
 
-    def signalled(self, place: Place, moment: Moment, number: int, to_group: bool) -> str:
-        """Send a signal at a moment, and let the run go on; return what is wrong."""
+    def signalled(self, place: Place, moment: Moment, number: int, to_group: bool) -> str | None:
+        """Send a signal at a moment, and let the run go on; return what is wrong, or None where that never comes."""
         arguments = self.arguments(place)
         running, told = start_telling(place, arguments, moment)
-        if readable(told, forks.LIMIT_SECONDS):
+        has_come = readable(told, forks.LIMIT_SECONDS) and os.read(told, 1) != b""
+        if has_come:
             running.signal(number, to_group)
         os.close(told)
         started = time.monotonic()
         status = running.wait(LIMIT_SECONDS)
+        if status == 0 and not has_come:
+            return None
         fault = self.judged(running, status, number)
         while forks.left(running.pid) and time.monotonic() - started < LIMIT_SECONDS:
             time.sleep(0.1)
@@ -112,8 +118,7 @@ class Straight:
             return f"did not end within {LIMIT_SECONDS} s"
         if "Traceback" in running.said():
             return f"a trace: {running.last_line()}"
-        # What is too late for the run, or never came, leaves a finished one.
-        return "" if status in (128 + number, 0) else f"status {status}: {running.last_line()}"
+        return "" if status == 128 + number else f"status {status}: {running.last_line()}"
 
 
 def start_telling(place: Place, arguments: Sequence[str], moment: Moment) -> tuple[forks.Started, int]:

@@ -161,6 +161,18 @@ def test_what_a_killed_writer_left_is_neither_read_nor_kept(tmp_path):
         assert not left.parent.exists()
 
 
+def test_what_a_writer_left_that_was_killed_at_its_end_is_removed_once_nobody_writes(tmp_path):
+    space = filled(tmp_path)
+    left = temporary_beside(space.folder / "one.safetensors")
+    left.mkdir()
+    with space.only_writer():
+        left.mkdir(exist_ok=True)
+        assert Space(tmp_path, RECIPE).find(keys(0, 1, 2))[0] is not None
+        assert left.exists()
+    assert Space(tmp_path, RECIPE).find(keys(0, 1, 2))[0] is not None
+    assert not left.exists()
+
+
 def test_a_folder_that_cannot_be_written_to_is_an_output_error(tmp_path):
     (tmp_path / "features").write_text("a file")
     space = Space(tmp_path / "features", RECIPE)

@@ -175,6 +175,7 @@ class Space:
         # Marks the recent use that pruning goes by
         with suppress(OSError):
             os.utime(self.folder / RECIPE)
+        self._tidy()
         parts = [segment.features for segment in segments]
         files = [segment.file for segment in segments if segment.file is not None]
         return FeatureRows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), readers, files), []
@@ -225,6 +226,13 @@ class Space:
     def size(self) -> int:
         """Sum the bytes of all segments on disk."""
         return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
+    def _tidy(self) -> None:
+        """Remove what a killed writer has left, unless another one writes now."""
+        if any(self.folder.glob(".*.tmp")):
+            with suppress(OSError), (self.folder / LOCK).open("a") as writers:
+                lock(writers)
+                remove_temporaries(self.folder)
 
     def _read_lock(self) -> IO[str] | None:
         """Keep the space from being pruned while the file is open; None where there is nothing or it is read-only."""
