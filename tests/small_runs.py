@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,19 @@ from tlearn.train import train
 BACKBONE = "shufflenet_v2_x0_5"
 
 
-def write_weights(path: Path, seed: int = 0) -> Path:
-    """Write a state dict of the tests' backbone, with BatchNorm statistics that are not the initial ones."""
+@cache
+def _weights(seed: int) -> bytes:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = torchvision.models.get_model(BACKBONE, weights=None)
         network.train()(torch.rand(8, 3, 64, 64))
-    torch.save(network.state_dict(), path)
+    torch.save(network.state_dict(), file := io.BytesIO())
+    return file.getvalue()
+
+
+def write_weights(path: Path, seed: int = 0) -> Path:
+    """Write a state dict of the tests' backbone, with BatchNorm statistics that are not the initial ones."""
+    path.write_bytes(_weights(seed))
     return path
 
 
