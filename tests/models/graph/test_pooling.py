@@ -16,7 +16,6 @@ from tlearn.models.graph.fold import fold
 from tlearn.models.graph.pooling import pooled
 from tlearn.models.network import TransferNetwork
 
-CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
 WITHOUT_POOL = ("alexnet", "vgg", "vit")
 POOLED = [name for name in FAMILIES if not name.startswith(WITHOUT_POOL)]
 TINY = {
@@ -31,7 +30,7 @@ def features(body, images):
         return body.eval()(images)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_body_pools_otherwise_or_is_refused(name):
     backbone = TorchvisionBackbone(name, None, pooling="avgmax")
     if name.startswith(WITHOUT_POOL):
