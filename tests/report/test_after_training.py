@@ -9,6 +9,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.conftest import COLOURS, draw_classes
 from tests.small_runs import process, program, run, write_weights
 from tlearn.analysis.calibration import calibrate
 from tlearn.config.compose import compose
@@ -28,37 +29,61 @@ def weights(tmp_path):
     return write_weights(tmp_path / "w.pth")
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Return a folder with images and weights for the runs that many tests look at."""
+    folder = tmp_path_factory.mktemp("after")
+    for split, count, first in (("train", 8, 0), ("val", 4, 100), ("test", 4, 200)):
+        draw_classes(folder / "pictures" / split, count, tuple(COLOURS), first)
+    write_weights(folder / "w.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reported(place) -> tuple[Path, dict[str, float]]:
+    """Return the folder of a run with its report, and its metrics."""
+    return place / "reported", run(place / "reported", place / "pictures", place / "w.pth", "report=default")
+
+
+@pytest.fixture(scope="module")
+def finished(place) -> tuple[Path, dict[str, float]]:
+    """Return the folder of a run without a report, and its metrics."""
+    return place / "finished", run(place / "finished", place / "pictures", place / "w.pth", "report=off")
+
+
 def _measured(model_folder: Path, split: str, output: Path, *more: str):
     config = compose([f"run='{model_folder}'", f"split={split}", *more], "evaluate", output_dir=output)
     return measure(plain(config), load_model(model_folder))
 
 
-def test_a_run_ends_with_a_report_of_its_own_figures(tmp_path, folder_data, weights):
-    figures = run(tmp_path / "run", folder_data, weights, "report=default")
-    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+def test_a_run_ends_with_a_report_of_its_own_figures(reported):
+    folder, figures = reported
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert "shufflenet_v2_x0_5 on folder" in page
     assert "could not be made" not in page
-    splits = {row["split"]: row for row in read_table(tmp_path / "run" / "report" / "splits.csv")}
+    splits = {row["split"]: row for row in read_table(folder / "report" / "splits.csv")}
     assert splits.keys() == {"train", "val", "test"}
     for split in ("val", "test"):
         assert float(splits[split]["top1"]) == pytest.approx(figures[f"{split}/top1"])
         assert float(splits[split]["loss"]) == pytest.approx(figures[f"{split}/loss"], abs=1e-5)
-    assert {path.stem for path in (tmp_path / "run" / "report").glob("*.png")} <= {
-        path.stem for path in (tmp_path / "run" / "report").glob("*.csv")
+    assert {path.stem for path in (folder / "report").glob("*.png")} <= {
+        path.stem for path in (folder / "report").glob("*.csv")
     }
 
 
-def test_the_first_batch_is_drawn_as_it_will_be_seen(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights, "report=default")
-    rows = read_table(tmp_path / "run" / "report" / "first_batch.csv")
+def test_the_first_batch_is_drawn_as_it_will_be_seen(reported):
+    folder, _ = reported
+    rows = read_table(folder / "report" / "first_batch.csv")
     assert len(rows) == 8
-    train = {sample.path: sample.label for sample in read_manifest(tmp_path / "run" / "splits.csv").splits["train"]}
+    train = {sample.path: sample.label for sample in read_manifest(folder / "splits.csv").splits["train"]}
     assert all(train[row["path"]] == row["class"] for row in rows)
-    assert (tmp_path / "run" / "report" / "first_batch.png").stat().st_size > 1000
+    assert (folder / "report" / "first_batch.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("more", [("features.views=2",), ("data.cache=memory",)])
-def test_one_image_is_drawn_under_its_augmentation(tmp_path, folder_data, weights, more, monkeypatch):
+def test_one_image_is_drawn_under_its_augmentation_and_no_augmented_one_is_judged(
+    tmp_path, folder_data, weights, more, monkeypatch
+):
     drawn = []
     figure = reporting.augmentation_figure
     monkeypatch.setattr(reporting, "augmentation_figure", lambda *given: drawn.append(given) or figure(*given))
@@ -68,22 +93,27 @@ def test_one_image_is_drawn_under_its_augmentation(tmp_path, folder_data, weight
     assert count == (2 if more == ("features.views=2",) else 16)
     [row] = read_table(tmp_path / "run" / "report" / "augmentation.csv")
     assert row["path"] == path
-    assert "What training sees of its first image" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "What training sees of its first image" in page
+    # Doubtful labels are not looked for among augmented features.
+    assert not (tmp_path / "run" / "report" / "suspects.csv").exists()
+    looked = "features.views keeps only augmented versions" if count == 2 else "report.train_pictures=always"
+    assert looked in page
 
 
-def test_tensorboard_has_the_figures_and_the_settings_with_the_real_results(tmp_path, folder_data, weights):
-    figures = run(tmp_path / "run", folder_data, weights, "report=default")
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0}).Reload()
-    drawn = {path.stem for path in (tmp_path / "run" / "report").glob("*.png")}
+def test_tensorboard_has_the_figures_and_the_settings_with_the_real_results(reported):
+    folder, figures = reported
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0}).Reload()
+    drawn = {path.stem for path in (folder / "report").glob("*.png")}
     assert {f"figures/{name}" for name in drawn} == set(events.Tags()["images"])
     assert events.Scalars("final/val/top1")[-1].value == pytest.approx(figures["val/top1"])
-    assert list((tmp_path / "run" / "tensorboard").rglob("tensors.tsv"))
+    assert list((folder / "tensorboard").rglob("tensors.tsv"))
 
 
-def test_without_a_report_there_is_nothing_of_it(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights, "report=off")
-    assert not (tmp_path / "run" / "report.html").exists()
-    assert not (tmp_path / "run" / "report").exists()
+def test_without_a_report_there_is_nothing_of_it(finished):
+    folder, _ = finished
+    assert not (folder / "report.html").exists()
+    assert not (folder / "report").exists()
 
 
 def test_a_report_that_fails_leaves_the_run_finished_and_says_so(tmp_path, folder_data, weights, monkeypatch, capsys):
@@ -96,18 +126,15 @@ def test_a_report_that_fails_leaves_the_run_finished_and_says_so(tmp_path, folde
     assert "the report could not be made: RuntimeError: no ink" in capsys.readouterr().err
 
 
-def test_the_temperature_of_the_model_folder_is_that_of_val(tmp_path, folder_data, weights):
-    figures = run(tmp_path / "run", folder_data, weights, "report=off")
-    model = load_model(tmp_path / "run")
-    assert model.temperature == figures["temperature"]
-    _, outputs, _ = _measured(tmp_path / "run", "val", tmp_path)
+def test_the_temperature_of_the_model_folder_is_that_of_val(tmp_path, finished):
+    folder, trained = finished
+    model = load_model(folder)
+    assert model.temperature == trained["temperature"]
+    _, outputs, _ = _measured(folder, "val", tmp_path)
     assert calibrate({"val": outputs})["temperature"] == pytest.approx(model.temperature, abs=1e-4)
 
 
-def test_random_augmentation_needs_another_look_at_the_training_pictures(tmp_path, folder_data, weights):
-    run(tmp_path / "auto", folder_data, weights, "report=default", "transforms=light")
-    page = (tmp_path / "auto" / "report.html").read_text(encoding="utf-8")
-    assert "report.train_pictures=always" in page
+def test_augmented_training_pictures_are_looked_at_again_where_asked_for(tmp_path, folder_data, weights):
     run(tmp_path / "always", folder_data, weights, "report=default", "transforms=light", "report.train_pictures=always")
     splits = {row["split"]: row for row in read_table(tmp_path / "always" / "report" / "splits.csv")}
     plain, _, _ = _measured(tmp_path / "always", "train", tmp_path)
@@ -118,14 +145,6 @@ def test_more_features_than_memory_should_hold_are_not_kept(tmp_path, folder_dat
     monkeypatch.setattr(reporting, "_FEATURE_BYTES", 1000)
     run(tmp_path / "run", folder_data, weights, "report=default")
     assert "would take too much memory" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-
-
-def test_doubtful_labels_are_not_looked_for_among_augmented_features(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights, "report=default", "transforms=light", "features.views=2")
-    assert "features.views keeps only augmented versions" in (tmp_path / "run" / "report.html").read_text(
-        encoding="utf-8"
-    )
-    assert not (tmp_path / "run" / "report" / "suspects.csv").exists()
 
 
 def test_under_dp_the_training_pictures_are_not_looked_at():
@@ -169,11 +188,11 @@ def test_a_class_with_a_single_picture_is_no_reason_to_have_no_report(tmp_path, 
     assert (last["class"], last["suggested"]) == ("green", "")
 
 
-def test_views_change_no_figure_without_them_and_tell_what_they_change(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights, "report=off")
-    plain, outputs, _ = _measured(tmp_path / "run", "test", tmp_path)
+def test_views_change_no_figure_without_them_and_tell_what_they_change(tmp_path, finished):
+    folder, _ = finished
+    plain, outputs, _ = _measured(folder, "test", tmp_path)
     for kind in ("flip", "views"):
-        figures, same, _ = _measured(tmp_path / "run", "test", tmp_path, f"tta={kind}")
+        figures, same, _ = _measured(folder, "test", tmp_path, f"tta={kind}")
         assert torch.allclose(same.logits, outputs.logits, atol=1e-5)
         assert plain == pytest.approx({name: figures[name] for name in plain}, abs=1e-5)
         change = figures["test/tta/loss"] - figures["test/loss"]
@@ -181,9 +200,9 @@ def test_views_change_no_figure_without_them_and_tell_what_they_change(tmp_path,
         assert change != 0
 
 
-def test_an_evaluation_has_a_report_of_its_own(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights, "report=off")
-    arguments = [f"run='{tmp_path / 'run'}'", "split=val", "tta=flip"]
+def test_an_evaluation_has_a_report_of_its_own(tmp_path, finished):
+    folder, _ = finished
+    arguments = [f"run='{folder}'", "split=val", "tta=flip"]
     figures = evaluate(compose(arguments, "evaluate", output_dir=tmp_path / "evaluation"))
     page = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
     assert "shufflenet_v2_x0_5 of folder on val" in page
@@ -196,21 +215,21 @@ def test_an_evaluation_has_a_report_of_its_own(tmp_path, folder_data, weights):
     assert {path.name for path in (tmp_path / "other").iterdir()} == {"metrics.json", "evaluate.log"}
 
 
-def test_outputs_come_in_the_order_of_the_split_whatever_the_batches(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights, "report=off")
-    _, one, _ = _measured(tmp_path / "run", "test", tmp_path, "data.batch_size=5")
-    _, other, _ = _measured(tmp_path / "run", "test", tmp_path, "data.batch_size=64")
-    manifest = read_manifest(tmp_path / "run" / "splits.csv")
+def test_outputs_come_in_the_order_of_the_split_whatever_the_batches(tmp_path, finished):
+    folder, _ = finished
+    _, one, _ = _measured(folder, "test", tmp_path, "data.batch_size=5")
+    _, other, _ = _measured(folder, "test", tmp_path, "data.batch_size=64")
+    manifest = read_manifest(folder / "splits.csv")
     assert one.paths == other.paths == [sample.path for sample in manifest.splits["test"]]
     assert [one.classes[target] for target in one.targets] == [sample.label for sample in manifest.splits["test"]]
     assert torch.allclose(one.logits, other.logits, atol=1e-5)
     assert one.features is None
 
 
-def test_features_are_what_the_head_was_given(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights, "report=off")
-    model = load_model(tmp_path / "run")
-    config = compose([f"run='{tmp_path / 'run'}'"], "evaluate", output_dir=tmp_path)
+def test_features_are_what_the_head_was_given(tmp_path, finished):
+    folder, _ = finished
+    model = load_model(folder)
+    config = compose([f"run='{folder}'"], "evaluate", output_dir=tmp_path)
     _, outputs, _ = measure(plain(config), model, features=True)
     assert torch.allclose(model.network.head(outputs.features), outputs.logits, atol=1e-5)
 
