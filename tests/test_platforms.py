@@ -6,8 +6,13 @@ import sys
 import textwrap
 
 import pytest
+import torch
 
 from tests.conftest import REPOSITORY
+from tests.data.test_datamodule import datamodule, epoch_of
+from tlearn.data.decode import Decoder
+from tlearn.data.prepare import prepare
+from tlearn.data.sources.folder import FolderSource
 
 TINY = ["data.counts.train=2", "data.counts.val=2", "data.counts.test=2", "trainer.max_epochs=1", "report=off"]
 
@@ -34,19 +39,9 @@ def test_programs_run_without_posix_locks(tmp_path):
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
-@pytest.mark.slow
-def test_workers_that_start_anew_draw_the_same_batches(tmp_path):
-    code = f"""
-        import multiprocessing
-        from tlearn.train import main
-        if __name__ == "__main__":
-            multiprocessing.set_start_method("spawn")
-            more = ["features=off", "transforms=light", "hydra.run.dir=spawned"]
-            assert main([*{TINY}, *more, "data.num_workers=1"]) == 0
-            assert main([*{TINY}, *more[:-1], "hydra.run.dir=alone", "data.num_workers=0"]) == 0
-            from pathlib import Path
-            from tlearn.files import read_table
-            spawned, alone = (read_table(Path(name, "metrics.csv")) for name in ("spawned", "alone"))
-            assert [row["train/loss"] for row in spawned] == [row["train/loss"] for row in alone]
-    """
-    _run(code, tmp_path)
+def test_workers_that_start_anew_draw_the_same_batches(folder_data):
+    pictures = prepare(FolderSource(folder_data), Decoder(), (0.5, 0.25, 0.25), 0.2, 0)
+    alone, anew = (datamodule(pictures, num_workers=number, seed=3).train_dataloader() for number in (0, 1))
+    anew.multiprocessing_context = "spawn"
+    for one, other in zip(epoch_of(alone, 1), epoch_of(anew, 1), strict=True):
+        assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
