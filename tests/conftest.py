@@ -69,6 +69,13 @@ def own_caches(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("TLEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a cache of built-in images, drawn and computed once for all workers of a parallel run."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "drawn"
+
+
 @pytest.fixture
 def obedient() -> Iterator[None]:
     """Take from this thread, where it is root's, the capabilities that override the modes of files and folders."""

@@ -14,7 +14,8 @@ BLOCKS = re.findall(
 
 
 @pytest.mark.slow
-def test_every_block_runs(tmp_path, monkeypatch, capsys):
+def test_every_block_runs(drawn, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TLEARN_CACHE", str(drawn))
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     assert len(BLOCKS) == 10

@@ -82,12 +82,6 @@ def test_a_notebook_is_committed_with_its_outputs_and_without_logic_of_its_own(n
     assert re.findall(r"(?<![\w.~])/(?:home|root|work|Users|usr|opt)/", text) == []
 
 
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache for all notebooks, so that the built-in images are drawn and their features computed once."""
-    return tmp_path_factory.mktemp("drawn")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_every_figure_as_an_image(notebook, drawn, tmp_path, monkeypatch):
