@@ -10,7 +10,12 @@ from tlearn.models.graph.divide import NotDivisibleError
 from tlearn.models.graph.fold import fold
 from tlearn.models.network import TransferNetwork
 
-CUTS = [(name, stage) for name, (_, stages) in FAMILIES.items() for stage in stages]
+# A stage, and what is smallest of it; of the large families the latter alone
+CUTS = [
+    (name, stage)
+    for name, (size, stages) in FAMILIES.items()
+    for stage in dict.fromkeys((stages[-1], stages[0 if size < 224 else -1]))
+]
 
 
 def network_of(name, *stages, pooling="avg"):

@@ -34,7 +34,8 @@ def outputs(module, images):
         return copy.deepcopy(module).eval()(images)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# alexnet and squeezenet1_1 speak for those without BatchNorm.
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"convnext_tiny", "swin_t", "swin_v2_t", "vit_b_32"}))
 def test_a_folded_body_computes_the_same(name):
     body, images = body_of(name).train(), images_for(name)
     state = copy.deepcopy(body.state_dict())
