@@ -35,7 +35,7 @@ def main(options: argparse.Namespace) -> None:
     if "body" in options.parts:
         jobs["body"] = partial(limit, ["body", "--backbones", options.backbones, *kinds, *rounds])
     if "gpu" in options.parts and record.gpus:
-        names = ["--backbones", options.gpu_backbones, "--batch", "256"]
+        names = ["--backbones", options.gpu_backbones, "--batch", "64"]
         jobs["gpu"] = partial(limit, ["gpu", "--data", options.data / "cat_dog", *names, *kinds, *rounds, *pictures])
     interleave(record, jobs, options.pairs)
     record.say()

@@ -239,7 +239,7 @@ def body_rate(made: Extractor, batch: int, device: torch.device, rounds: int) ->
         for _ in range(rounds + 1):
             started = synchronised(device)
             for _ in range(repeats):
-                made.features(pixels)
+                made._features(pixels)
             best = max(best, repeats * batch / (synchronised(device) - started))
     return best
 

@@ -166,7 +166,9 @@ def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 @lru_cache(maxsize=16)
 def _row(levels: tuple[float, ...], width: int, device: torch.device) -> Tensor:
     # Kept: a copy to a GPU from memory that is not pinned waits for all that it has been asked to do.
-    return torch.tensor(levels, dtype=torch.float32).repeat(width).to(device)
+    # Not for inference alone, whatever asks first.
+    with torch.inference_mode(False):
+        return torch.tensor(levels, dtype=torch.float32).repeat(width).to(device)
 
 
 def stack(pictures: Sequence[Tensor]) -> Tensor:
