@@ -229,6 +229,13 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path, folder_data, weights)
     assert (folder / "metrics.json").read_bytes() == before
 
 
+def test_training_that_explodes_is_refused(tmp_path, folder_data, weights):
+    more = ("optimizer=sgd", "optimizer.lr=1e9", "callbacks.prepare_head=null")
+    with pytest.raises(NonFiniteError, match=r"the best val/loss is .*1,000 times.*optimizer\.lr"):
+        run(tmp_path / "run", folder_data, weights, *more)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
 def test_training_that_becomes_nan_stops_and_names_the_batch(tmp_path, folder_data, weights):
     # From a fit, there is hardly a gradient.
     more = ("optimizer=sgd", "optimizer.lr=1e38", "trainer.max_epochs=3", "callbacks.prepare_head=null")

@@ -53,7 +53,7 @@ class DownloadError(TlearnError):
 
 
 class NonFiniteError(TlearnError):
-    """Training that produced NaN or infinity."""
+    """Training that produced NaN, infinity, or a loss far beyond that of no training."""
 
     exit_status = 6
 

@@ -13,6 +13,7 @@ from tlearn.training.averaging import ExactAverage
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.collect_outputs import Collector, Plan
 from tlearn.training.module import TransferModule
+from tlearn.training.non_finite import refuse_exploded
 from tlearn.training.prepare_head import fold
 
 
@@ -21,7 +22,7 @@ def evaluate_best(
 ) -> tuple[dict[str, float], dict[str, Outputs]]:
     """Load the best checkpoint and evaluate it on val, and on test after `finish` of the module.
 
-    Returns the metrics, and the network's outputs by split.
+    Returns the metrics, and the network's outputs by split. An exploded training is refused (NonFiniteError).
 
     Args:
         trainer: the Trainer that has fitted the module.
@@ -43,6 +44,7 @@ def evaluate_best(
         [measured] = trainer.validate(module, datamodule=data, verbose=False)
         metrics |= measured
         outputs["val"], _ = collector.take("val", data)
+        refuse_exploded(measured["val/loss"], len(outputs["val"].classes))
         metrics |= module.finish(data, int(metrics.get("epoch/best", metrics["epoch/last"])))
         if "test" in data.datasets:
             [measured] = trainer.test(module, datamodule=data, verbose=False)

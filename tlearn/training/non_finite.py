@@ -1,4 +1,4 @@
-"""A training loss that is not finite: where it appeared, and what to do."""
+"""A loss that is not finite, or has exploded: where it appeared, and what to do."""
 
 import math
 from pathlib import Path
@@ -9,6 +9,9 @@ from torch import Tensor
 from tlearn.errors import NonFiniteError
 from tlearn.files import write_json
 from tlearn.models.device import Arriving
+
+# Of the loss of a network that knows nothing
+_EXPLODED = 1000
 
 
 class LossCheck:
@@ -47,3 +50,16 @@ def _non_finite(trainer: Trainer, loss: float, indices: Tensor, step: int, epoch
         f"train/loss became {loss} at step {step} with optimizer.lr={rate:g}: lower it "
         f"(the images of that batch are in {folder / 'nan_batch.json'}){kept}"
     )
+
+
+def refuse_exploded(loss: float, classes: int) -> None:
+    """Refuse a training whose best val/loss is far beyond that of equal probabilities.
+
+    Raises:
+        NonFiniteError: it is more than 1,000 ln(classes).
+    """
+    if loss > _EXPLODED * math.log(max(classes, 2)):
+        raise NonFiniteError(
+            f"the best val/loss is {loss:.3g}, more than {_EXPLODED:,} times that of equal probabilities: the training "
+            "exploded; lower optimizer.lr"
+        )
