@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -84,6 +84,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _OUT_OF_MEMORY)
     )
+
+
+class PrunedError(Exception):
+    """A trial of a search that was ended because others are better; `metrics` has its last value."""
+
+    def __init__(self, message: str, metrics: Mapping[str, float]) -> None:
+        super().__init__(message, metrics)
+        self.message, self.metrics = message, metrics
+
+
+class SearchEndedError(BaseException):
+    """The end of a process's part in a search: all trials are handed out. Past Hydra, as below.
+
+    Args:
+        returned: trials that were handed out to this process with the one that there was not, and have not run.
+    """
+
+    def __init__(self, returned: bool) -> None:
+        super().__init__(returned)
+        self.returned = returned
 
 
 class PastHydra(BaseException):

@@ -102,7 +102,6 @@ class TestConfigurationErrors:
             (["data=folder"], "data.root is required: data.root=..."),
             (["backbone=torchvision", "backbone.name=resnet18"], "is now backbone=NAME"),
             (["backbone=timm", "backbone.name=resnet18"], "is now backbone=timm/NAME"),
-            (["transforms=caltech101_vgg16"], "is now transforms=tutorial/caltech101_vgg16"),
             (["backbone=resnet18", "hydra.searchpath=[.]"], "is hidden by hydra.searchpath"),
             (["--verbose"], "--verbose is not a flag: settings are KEY=VALUE, without dashes: see --help"),
             (

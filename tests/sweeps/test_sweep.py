@@ -330,8 +330,9 @@ def test_trainings_under_joblib_are_those_of_the_basic_launcher(tmp_path, folder
         lines = done.stdout.splitlines()
         assert lines[-1] == str(tmp_path / launcher / "results.csv")
         best = max(tables[launcher], key=lambda row: float(row["val/top1"] or 0))
-        assert lines[-2].startswith("best trial: ")
-        assert best["val/top1"] == tables[launcher][int(lines[-2].split()[2].rstrip(","))]["val/top1"]
+        assert lines[-2].startswith("repeat it: python -m tlearn.train data=folder ")
+        assert lines[-3].startswith("best trial: ")
+        assert best["val/top1"] == tables[launcher][int(lines[-3].split()[2].rstrip(","))]["val/top1"]
         assert "trials 1, 3 (lr=-1) failed (2): optimizer.lr=-1: expected a number > 0" in lines
     assert [row["status"] for row in tables["joblib"]] == ["done", "failed (2)"] * 2
     told = ("trial", "status", "overrides", "val/top1", "val/loss", "test/top1", "test/loss", "error")

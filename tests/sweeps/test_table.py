@@ -2,6 +2,7 @@
 
 import math
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -11,17 +12,17 @@ from tlearn.sweeps.table import differing_settings, show_sweep
 
 def done(number, value, *overrides, objective="val/top1", **metrics):
     metrics = {objective or "val/top1": value, **metrics}
-    return Trial(number, ["data=shapes", *overrides], f"sweep/{number}", "done", metrics, objective)
+    return Trial(number, ["data=shapes", *overrides], Path(f"sweep/{number}"), "done", metrics, objective)
 
 
 def failed(number, *overrides, error="lr=-1: expected a number > 0"):
-    return Trial(number, ["data=shapes", *overrides], f"sweep/{number}", "failed", exit_status=2, error=error)
+    return Trial(number, ["data=shapes", *overrides], Path(f"sweep/{number}"), "failed", exit_status=2, error=error)
 
 
 @pytest.fixture
 def shown(tmp_path, capsys):
     def show(*trials):
-        show_sweep(tmp_path, trials)
+        show_sweep(tmp_path, trials, ["python", "-m", "tlearn.train"])
         out, err = capsys.readouterr()
         assert err == ""
         assert out.splitlines()[-1] == str(tmp_path / "results.csv")
@@ -43,6 +44,7 @@ def test_only_what_differs_is_shown_in_short_the_best_first(shown):
         ["0.5000", "linear", "0.1", "0", "1.500"],
         ["best:", "head=mlp,", "lr=0.1:", "val", "top-1", "0.7500"],
         ["best", "trial:", "1,", "in", "sweep/1"],
+        ["repeat", "it:", "python", "-m", "tlearn.train", "data=shapes", "head=mlp", "optimizer.lr=0.1"],
     ]
 
 
@@ -50,7 +52,7 @@ def test_a_loss_ranks_from_its_lowest(shown):
     lines = shown(
         done(0, 2.0, "seed=1", "head=a", objective="val/loss"), done(1, 1.0, "seed=1", "head=b", objective="val/loss")
     )
-    assert lines[-1] == "best trial: 1, in sweep/1"
+    assert lines[-2] == "best trial: 1, in sweep/1"
 
 
 def test_seeds_are_one_row(shown):
@@ -63,7 +65,7 @@ def test_seeds_are_one_row(shown):
         ["0.6200", "±", "0.0100", "mlp", "3", "3-5"],
         ["0.5200", "±", "0.0100", "linear", "3", "0-2"],
     ]
-    assert lines[-2:] == ["best: head=mlp: val top-1 0.6200 ± 0.0100 (3 seeds)", "best trial: 5, in sweep/5"]
+    assert lines[-3:-1] == ["best: head=mlp: val top-1 0.6200 ± 0.0100 (3 seeds)", "best trial: 5, in sweep/5"]
 
 
 def test_those_that_failed_follow_with_one_line_for_each_reason(shown):
@@ -87,6 +89,7 @@ def test_one_trial_is_a_table_too(shown):
         ["0.5000", "0"],
         ["best:", "val", "top-1", "0.5000"],
         ["best", "trial:", "0,", "in", "sweep/0"],
+        ["repeat", "it:", "python", "-m", "tlearn.train", "data=shapes"],
     ]
 
 
@@ -156,3 +159,13 @@ def test_a_narrow_terminal_lacks_the_last_metrics_and_nothing_else(tmp_path, cap
     assert shown[40][0].split() == ["val", "top-1", "lr", "trial", "val", "loss"]
     assert [line.split()[0] for line in shown[80][1:]] == ["0.5200", "0.5100", "0.5000"]
     assert shown[80][0].endswith("fit (s)")
+
+
+def test_the_best_trial_is_named_from_here_with_a_command_that_a_shell_takes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    best = Trial(0, ["data.root='my pictures'"], tmp_path / "swept" / "0", "done", {"val/top1": 0.5}, "val/top1")
+    show_sweep(tmp_path / "swept", [best], ["python", "-m", "tlearn.train", "--config-dir", "my conf"])
+    assert capsys.readouterr().out.splitlines()[-3:-1] == [
+        "best trial: 0, in swept/0",
+        """repeat it: python -m tlearn.train --config-dir "my conf" "data.root='my pictures'\"""",
+    ]

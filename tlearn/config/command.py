@@ -37,7 +37,7 @@ from tlearn.config.suggestions import Asked, flag
 from tlearn.config.tree import CONF_DIR, own_hydra, plain
 from tlearn.config.trial import end_sweep, run_trial
 from tlearn.console import complain, is_main_process, say, warn
-from tlearn.errors import ConfigError, OutputError, PastHydra, TlearnError, in_shell
+from tlearn.errors import ConfigError, OutputError, PastHydra, SearchEndedError, TlearnError, in_shell
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.trust import check_trust
 from tlearn.training.signals import Stopped, stoppable
@@ -186,10 +186,17 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
             # Makes Hydra raise its errors instead of printing a trace and exiting with status 1
             with variable("HYDRA_FULL_ERROR", asked if shows_only else "1"):
                 hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)()
+        except SearchEndedError as error:
+            end_sweep(error)
+            if error.returned:
+                given = _parsed(config_name, sys.argv[1:]).overrides
+                sys.argv[1:] = replaced(sys.argv[1:], given, [*given, "hydra.sweeper.n_jobs=1"])
+                return _hydra_main(config_name, task, shows_only)
         except BaseException as error:
             end_sweep(error)
             raise
-        end_sweep(None)
+        else:
+            end_sweep(None)
     return 0
 
 

@@ -53,6 +53,10 @@ def compose_checked(
     if not isinstance(config.paths, DictConfig):
         raise ConfigError(f"paths={config.paths}: expected keys below it, such as paths.cache=FOLDER")
     check_run_folder(plain(config.paths, resolve=False))
+    typed, sweep = Asked(program, overrides).given, choices.get("sweep")
+    # A run of a search names one point of it.
+    if sweep and (wanted := [key for key in config.hydra.sweeper.get("params") or {} if key not in typed]):
+        raise ConfigError(f"sweep={sweep} searches {', '.join(wanted)}: add -m, or give a value of each")
     with open_dict(config):
         config.pop("hydra")
         config.paths.output_dir = str(folder.absolute())

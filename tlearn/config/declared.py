@@ -62,7 +62,7 @@ def _default_choices(program: str) -> dict[str, str | None]:
 
 def program_groups(program: str) -> tuple[str, ...]:
     """Return the groups of a program, but for those of set-ups, whose keys are other groups'."""
-    return tuple(group for group in _default_choices(program) if group not in ("experiment", "debug"))
+    return tuple(group for group in _default_choices(program) if group not in ("experiment", "debug", "sweep"))
 
 
 @cache

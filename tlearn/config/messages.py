@@ -13,7 +13,6 @@ from yaml import YAMLError
 
 from tlearn.config import options
 from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
-from tlearn.config.tree import CONF_DIR
 from tlearn.config.unreadable import several, unreadable
 from tlearn.config.valid_values import NOTHING
 from tlearn.errors import ConfigError, OutOfMemoryError, OutputError, TlearnError, is_out_of_memory, typed
@@ -43,6 +42,18 @@ _LIBRARIES = {
 
 # Nodes that are built before what their targets need is known
 _PARTIAL = ("optimizer", "scheduler.build")
+
+# Options of Hydra's own plugins, which are packages
+_PLUGINS = {
+    "hydra/sweeper/optuna": "'tlearn[sweep]'",
+    "hydra/sweeper/ax": "hydra-ax-sweeper",
+    "hydra/sweeper/nevergrad": "hydra-nevergrad-sweeper",
+    "hydra/launcher/joblib": "hydra-joblib-launcher",
+    "hydra/launcher/ray": "hydra-ray-launcher",
+    "hydra/launcher/rq": "hydra-rq-launcher",
+    "hydra/launcher/submitit_local": "hydra-submitit-launcher",
+    "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
+}
 
 # Options of earlier versions and their replacements
 _GONE = {
@@ -217,13 +228,12 @@ def _unknown_option(error: MissingConfigException) -> str:
     if path in _GONE:
         return _GONE[path]
     group, _, option = path.rpartition("/")
+    if path in _PLUGINS:
+        return f"{group}={option} is of a package that is not installed: pip install {_PLUGINS[path]}"
     if options.option(path):
         return (
             f"{group}={option} is hidden by hydra.searchpath: add tlearn://options there, or take --config-dir instead"
         )
-    inner = sorted(file.parent.name for file in (CONF_DIR / group).glob("*/*.yaml") if file.stem == option)
-    if inner:
-        return f"{group}={option} is now {group}={inner[0]}/{option}"
     known = sorted(error.options or [])
     more = ", and timm/NAME for a model of timm" if group == "backbone" else ""
     listed = f"options of {group}: {', '.join(known)}{more}"

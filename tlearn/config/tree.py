@@ -1,7 +1,9 @@
 """The configuration tree: its location, and composing it as it is asked for, without a check."""
 
 import os
+import re
 import secrets
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobRuntime
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from tlearn.analysis.direction import direction
@@ -25,10 +28,24 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 # and with a console script; a relative one or pkg:// does not.
 CONF_DIR = next((path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir()), _PACKAGE / "conf")
 
+# Hydra 1.4 warns of what 1.3 needs, and 1.5 ends: resolvers, the version and targets as they are given here.
+for _message in (
+    "register_new_resolver() is deprecated",
+    "The version_base parameter",
+    "hydra.utils.instantiate() resolved",
+):
+    warnings.filterwarnings("ignore", re.escape(_message))
+
 # One name per process, so that two runs started in the same second get two folders.
 OmegaConf.register_new_resolver("unique", lambda: f"{os.getpid()}-{secrets.token_hex(3)}", use_cache=True, replace=True)
 # min or max for callbacks and schedules: ${direction:METRIC,MODE}
 OmegaConf.register_new_resolver("direction", direction, replace=True)
+
+# What the processes of a search share, ${study:FOLDER,TRIALS}: importing it needs Optuna, and takes a second
+for _name, _function in (("study", "Study"), ("study_seed", "study_seed")):
+    OmegaConf.register_new_resolver(
+        _name, lambda *about, _path=f"tlearn.sweeps.study.{_function}": get_object(_path)(*about), replace=True
+    )
 
 # The URL of a database file, whose path may have any characters
 OmegaConf.register_new_resolver("sqlite", lambda path: f"sqlite:///{quote(path)}", replace=True)

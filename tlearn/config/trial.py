@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 
 from tlearn.analysis.direction import MEASURED, lower_is_better
 from tlearn.config.meant_values import metric_line
 from tlearn.config.messages import explain
 from tlearn.console import complain, warn
 from tlearn.data.sources.base import SPLITS
-from tlearn.errors import ConfigError, PastHydra, in_shell, quoted
+from tlearn.errors import ConfigError, PastHydra, PrunedError, SearchEndedError, in_shell, quoted
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.trial import Trial, read_trials, write_trial
 from tlearn.training.resume import last_path
@@ -51,7 +52,7 @@ def run_trial(
     trial = _begin(objective)
     assert trial.folder is not None
     before = next((one for one in read_trials(trial.folder) if one.number == trial.number), None)
-    if before is not None and before.status == "done":
+    if before is not None and before.status in ("done", "pruned"):
         return _value(before, nodes)
     # An error of its own would meet a run that was stopped again.
     was_stopped = before is not None and (before.status == "running" or before.exit_status >= _STOPPED)
@@ -66,6 +67,10 @@ def run_trial(
         trial = replace(trial, metrics=dict(metrics))
         if trial.objective is not None and trial.objective not in metrics:
             raise ConfigError(f"optimized_metric={trial.objective}: no such metric; there are {', '.join(metrics)}")
+    except PrunedError as pruned:
+        trial = replace(trial, status="pruned", metrics=dict(pruned.metrics), error=pruned.message)
+        write_trial(trial)
+        return _value(trial, nodes)
     except BaseException as error:
         if _record_failure(trial, error):
             raise
@@ -125,26 +130,34 @@ def _begin(objective: str | None) -> Trial:
     sweep, folder = os.path.abspath(os.path.join(job.runtime.cwd, job.sweep.dir)), job.runtime.output_dir
     if os.path.commonpath([sweep, folder]) != sweep:
         raise ConfigError(f"hydra.sweep.subdir={job.sweep.subdir}: expected a folder below hydra.sweep.dir={sweep}")
-    return Trial(job.job.num, list(job.overrides.task), Path(folder), objective=objective)
+    # Of a search that several processes share, the sweeper counts only its own.
+    typed = [one.partition("=")[2] for one in job.overrides.hydra if one.startswith("hydra.sweep.subdir=")]
+    number = int(typed[-1]) if typed and "study_name" in job.sweeper and typed[-1].isdecimal() else job.job.num
+    return Trial(number, list(job.overrides.task), Path(folder), objective=objective)
 
 
 def end_sweep(error: BaseException | None) -> None:
     """Show the table of a sweep that ended with an error, as Hydra does for others, and check its trials.
 
+    A search whose process holds trials that have not run only releases them, to go on with these.
+
     Raises:
         SweepError: some trials are not done, and the error, if any, is not one that explains itself.
     """
-    sweep: Any = HydraConfig.instance().cfg
-    if sweep is None or "sweep" not in sweep.hydra.callbacks:
+    # Nothing has imported it where there is no sweep.
+    callback: Any = sys.modules.get("tlearn.sweeps.callback")
+    if callback is None or callback.SweepTable.sweep is None:
         return
-    table = instantiate(sweep.hydra.callbacks.sweep)
+    table, sweep = callback.SweepTable(), callback.SweepTable.sweep
     try:
+        if isinstance(error, SearchEndedError) and error.returned:
+            return
         if error is not None:
             table.on_multirun_end(sweep)
             if isinstance(error, PastHydra) and explain(error.error)[0] >= _STOPPED:
                 place = in_shell(f"hydra.sweep.dir={quoted(sweep.hydra.sweep.dir)}")
                 warn(f"tlearn: to go on with this sweep, type the same command with {place}")
-        if error is None:
+        if error is None or isinstance(error, SearchEndedError):
             table.require_all_done(sweep.hydra)
         elif isinstance(error, Exception) and explain(error)[1] is None:
             # Such as an error of a launcher, one of whose processes was killed

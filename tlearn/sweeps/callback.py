@@ -1,7 +1,7 @@
 """Hydra callback of sweeps: their start, the end of each trial in its own process, and their end."""
 
 import math
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +14,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from tlearn.analysis.direction import MEASURED, direction
 from tlearn.console import say, session
-from tlearn.errors import OutputError, PastHydra, SweepError
+from tlearn.errors import ConfigError, OutputError, PastHydra, SweepError
 from tlearn.runs.folder import RunFolder
+from tlearn.runs.trial import Trial
 from tlearn.sweeps.continued import claim_sweep
 from tlearn.sweeps.rows import RESULTS, collect, with_missing, write_results
 from tlearn.sweeps.table import show_sweep
@@ -30,9 +32,12 @@ class SweepTable(Callback):
 
     # The folders that this process has taken, whichever copy took them
     _held: ClassVar[list[RunFolder]] = []
+    # The configuration of the sweep that has the folder, and whether its table was shown
+    sweep: ClassVar[DictConfig | None] = None
+    _is_shown: ClassVar[bool] = False
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Take the folder, and register the configuration for the program that ends it, as Hydra does for jobs only.
+        """Take the folder, and keep the configuration for the program that ends the sweep.
 
         Raises:
             PastHydra: another sweep has or had the folder.
@@ -42,16 +47,24 @@ class SweepTable(Callback):
         shared: Any = OmegaConf.to_container(config, resolve=False)
         shared["sweeper"] = shared.pop("hydra")["sweeper"]
         try:
-            held = RunFolder(folder)
-            held.claim(again=True)
-            self._held.append(held)
-            told = claim_sweep(folder, typed, shared, bool(_planned(hydra)))
-        except OutputError as error:
+            study = _study(hydra)
+            if study is not None:
+                _refuse_folders(hydra)
+                # More trials, or more at a time, are the same search.
+                del shared["sweeper"]["n_trials"], shared["sweeper"]["n_jobs"]
+            _check_direction(hydra.sweeper, config.get("optimized_metric"))
+            with nullcontext() if study is None else study.lock:
+                held, before = (RunFolder(folder), 0) if study is None else study.join()
+                if study is None:
+                    held.claim(again=True)
+                self._held.append(held)
+                told = claim_sweep(folder, typed, shared, bool(_planned(hydra)), before > 0)
+        except (ConfigError, OutputError) as error:
             self.release()
             raise PastHydra(error) from error
         if told and not config.get("quiet"):
             say(told)
-        HydraConfig.instance().set_config(config)
+        SweepTable.sweep, SweepTable._is_shown = config, False
 
     # Hydra calls it by keywords, and what it needs is known without them.
     def on_job_end(self, **kwargs: Any) -> None:  # type: ignore[override]
@@ -62,16 +75,20 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and show the table of all trials, if one has started."""
+        # A sweep that was refused has a folder of others; Hydra 1.4 ends a sweep that broke, and 1.3 does not.
+        if self.sweep is None or self._is_shown:
+            return
+        SweepTable._is_shown = True
         folder = _folder(config.hydra)
-        if trials := collect(folder):
-            trials = with_missing(trials, _planned(config.hydra))
+        if trials := _ended(config.hydra):
             write_results(folder, trials)
             # A sibling of `hydra`, which is all that Hydra hands out once it has ended
             with session(quiet=bool(OmegaConf.select(config.hydra, "..quiet"))):
-                show_sweep(folder, trials)
+                show_sweep(folder, trials, _program(config.hydra))
 
     def release(self) -> None:
         """Release the folder for other sweeps."""
+        SweepTable.sweep = None
         while self._held:
             self._held.pop().release()
 
@@ -81,13 +98,11 @@ class SweepTable(Callback):
         Raises:
             SweepError: it has.
         """
-        folder = _folder(hydra)
-        if found := collect(folder):
-            trials = with_missing(found, _planned(hydra))
+        if trials := _ended(hydra):
             counts = [(status, sum(trial.status == status for trial in trials)) for status in ("failed", "missing")]
             told = ", ".join(f"{count} of {len(trials)} trials {status}" for status, count in counts if count)
             if told:
-                raise SweepError(f"{told} (see {folder / RESULTS})")
+                raise SweepError(f"{told} (see {_folder(hydra) / RESULTS})")
 
 
 def _folder(hydra: HydraConf) -> Path:
@@ -100,9 +115,49 @@ def _typed(hydra: HydraConf) -> list[str]:
     return arguments
 
 
+def _study(hydra: HydraConf) -> Any:
+    """Return the study that the processes of a search share, or None."""
+    stored: Any = OmegaConf.to_container(hydra.sweeper, resolve=False)
+    return hydra.sweeper.storage if str(stored.get("storage")).startswith("${study:") else None
+
+
+def _program(hydra: HydraConf) -> list[str]:
+    """Return the command line of one run, without its settings."""
+    sources = [one.path for one in hydra.runtime.config_sources if one.provider == "command-line"]
+    search = ["--config-dir", sources[0]] if sources else []
+    return ["python", "-m", f"tlearn.{hydra.job.config_name}", *search]
+
+
+def _refuse_folders(hydra: HydraConf) -> None:
+    """Refuse folders of trials that would not be used: those of a study have the trials' numbers."""
+    for one in hydra.overrides.hydra:
+        if one.startswith("hydra.sweep.subdir="):
+            raise ConfigError(f"{one}: the folders of a search have the numbers of its trials; leave it out")
+
+
+def _check_direction(sweeper: DictConfig, objective: str | None) -> None:
+    """Refuse a search for the worst value of a metric whose name says which is best."""
+    asked = sweeper.get("direction")
+    name = getattr(asked, "name", asked)
+    if objective is None or objective.rpartition("/")[2] not in (*MEASURED, "top1", "top5"):
+        return
+    best = f"{direction(objective)}imize"
+    if name in ("minimize", "maximize") and name != best:
+        raise ConfigError(f"hydra.sweeper.direction={name}: {objective} is to be hydra.sweeper.direction={best}")
+
+
+def _ended(hydra: HydraConf) -> list[Trial]:
+    """Collect the trials of a sweep that has ended, if one has started."""
+    found, study = collect(_folder(hydra)), _study(hydra)
+    elsewhere = study.running_elsewhere() if found and study is not None else ()
+    return with_missing(found, _planned(hydra), elsewhere) if found else []
+
+
 def _planned(hydra: HydraConf) -> int:
-    """Count the trials of a plain grid; what a search will try is not known beforehand, which is 0."""
+    """Count the trials of a plain grid or of a study; what another search will try is not known beforehand: 0."""
     sweeper = hydra.sweeper
+    if (study := _study(hydra)) is not None:
+        return int(study.planned)
     if not sweeper._target_.endswith(".BasicSweeper"):
         return 0
     loader = GlobalHydra.instance().config_loader() if GlobalHydra.instance().is_initialized() else None

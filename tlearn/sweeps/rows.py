@@ -1,8 +1,9 @@
 """The trials of a sweep, collected from their own folders whoever ran them, and results.csv, which has them all."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tlearn.files import write_table
@@ -10,6 +11,8 @@ from tlearn.runs.ranking import metric_order
 from tlearn.runs.trial import Trial, read_trials
 
 RESULTS = "results.csv"
+# Of a search: the file that all its processes share, and the name of the study in it
+STUDY, STUDY_NAME = "study.journal", "search"
 
 
 def collect(folder: Path) -> list[Trial]:
@@ -28,23 +31,27 @@ def _found(folder: Path) -> Iterator[Trial]:
         below[:] = sorted(name for name in below if not name.startswith("."))
 
 
-def with_missing(trials: Sequence[Trial], planned: int) -> list[Trial]:
+def with_missing(trials: Sequence[Trial], planned: int, elsewhere: Collection[int] = ()) -> list[Trial]:
     """Return the trials of a sweep that has ended, with those that left no word of their end as missing.
 
     Args:
         trials: as they were collected.
         planned: how many there were to be, or 0 where that is not known.
+        elsewhere: those that other processes of a search still run.
     """
     known = {trial.number for trial in trials}
-    never = [
-        Trial(number, [], status="missing", error="never started")
-        for number in range(max([planned, *(number + 1 for number in known)]))
-        if number not in known
-    ]
-    ended = [
-        replace(trial, status="missing", error="killed") if trial.status == "running" else trial for trial in trials
-    ]
-    return sorted([*ended, *never], key=lambda trial: trial.number)
+    last = max([planned, *(number + 1 for number in (*known, *elsewhere))])
+    trials = [*trials, *(Trial(number, [], status="") for number in range(last) if number not in known)]
+    return sorted(map(partial(_at_end, elsewhere=elsewhere), trials), key=lambda trial: trial.number)
+
+
+def _at_end(trial: Trial, elsewhere: Collection[int]) -> Trial:
+    """Return a trial as it is when a sweep ends; its row may be of an earlier try."""
+    if trial.status == "done" or (trial.status not in ("", "running") and trial.number not in elsewhere):
+        return trial
+    if trial.number in elsewhere:
+        return replace(trial, status="running", error="in another process")
+    return replace(trial, status="missing", error="killed" if trial.status else "never started")
 
 
 def write_results(folder: Path, trials: Sequence[Trial]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tlearn.console import answer, say
+from tlearn.errors import in_shell
 from tlearn.report.ranking_table import print_ranking
 from tlearn.runs.comparison import metric_mode
 from tlearn.runs.ranking import Entry, ranked
@@ -11,8 +12,14 @@ from tlearn.runs.trial import Trial
 from tlearn.sweeps.rows import RESULTS
 
 
-def show_sweep(folder: Path, trials: Sequence[Trial]) -> None:
-    """Print the trials that are done, the best first, then why others are not, and where the best one lies."""
+def show_sweep(folder: Path, trials: Sequence[Trial], program: Sequence[str]) -> None:
+    """Print the trials that are done, the best first, then why others are not, and the best one's folder and command.
+
+    Args:
+        folder: of the sweep.
+        trials: all of them.
+        program: the command line of one, without its settings.
+    """
     settings = differing_settings(trials)
     entries = [(trial, Entry(str(trial.number), settings[trial.number], trial.metrics)) for trial in trials]
     done = {entry.name: trial for trial, entry in entries if trial.status == "done"}
@@ -24,7 +31,10 @@ def show_sweep(folder: Path, trials: Sequence[Trial]) -> None:
     print_ranking(groups, objective, "trial", others, RESULTS)
     if groups and objective and groups[0].is_finite(objective):
         best = done[groups[0].entries[0].name]
-        say(f"best: {groups[0].words(objective)}", f"best trial: {best.number}, in {best.folder}")
+        here = Path.cwd()
+        place = best.folder.relative_to(here) if best.folder and best.folder.is_relative_to(here) else best.folder
+        say(f"best: {groups[0].words(objective)}", f"best trial: {best.number}, in {place}")
+        say(f"repeat it: {' '.join(map(in_shell, [*program, *best.overrides]))}")
     answer(folder / RESULTS)
 
 
