@@ -17,7 +17,8 @@ GROUND = ("download", "archive", "ranges", "files", "machine", "display", "conso
 FLOORS = (
     ("interface",),
     PROGRAMS,
-    ("config", "sweeps"),
+    ("config",),
+    ("sweeps",),
     ("report",),
     ("features",),
     ("training", "runs"),

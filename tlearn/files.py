@@ -181,6 +181,17 @@ def written_by_library(path: Path, failure: type[Exception], *, durable: bool = 
             _sync(folder / path.name)
 
 
+def linked(path: Path, source: Path) -> bool:
+    """Make a path a hard link to a file that nothing changes in place; return whether there is one and it could be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(source, path)
+    # Some file systems have none, or only so many.
+    except OSError:
+        return path.is_file() and source.is_file() and path.samefile(source)
+    return True
+
+
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
     """Write a binary file."""
     with writing(path, durable=durable) as file:

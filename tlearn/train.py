@@ -16,12 +16,14 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.config import build
     from tlearn.config.prepared import continued, prepared
     from tlearn.config.stored_run import record_resume
+    from tlearn.config.together import finished_with_others
     from tlearn.config.tree import plain, task_overrides
     from tlearn.config.tuning import tuning
     from tlearn.console import is_main_process, session
     from tlearn.features.choose import choose_features
     from tlearn.models.device import float32
     from tlearn.report.after_training import plan_report, report_training, show_first_images
+    from tlearn.report.tensorboard import write_results
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.record import RunRecord
@@ -31,6 +33,8 @@ def train(config: DictConfig) -> dict[str, float]:
 
     started = time.monotonic()
     run = RunFolder(config.paths.output_dir)
+    if (done := finished_with_others(config, run)) is not None:
+        return done
     claimed, told = run.claimed(again=config.resume is not None), session(run.path / "train.log", quiet=config.quiet)
     with claimed, told, float32(tf32=config.features.precision == "tf32"):
         seed_everything(config.seed, workers=True, verbose=False)
@@ -50,23 +54,26 @@ def train(config: DictConfig) -> dict[str, float]:
         plan = plan_report(settings["report"], views, trainer, data, parts.network)
         if plan.write:
             show_first_images(run, images, views, trainer.loggers)
-        with further_processes(trainer), tracked(trainer.loggers, record.parameters):
-            fit_started = time.monotonic()
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-            fit_seconds = time.monotonic() - fit_started
-            metrics, outputs = evaluate_best(trainer, module, data, run.path, plan)
-            metrics |= calibrate(outputs) | parts.network.sizes()
-            metrics |= {f"tune/{key}": value for key, value in record.tuned().items()}
-            metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
-            log_results(trainer.loggers, metrics)
+        with tracked(trainer.loggers, record.parameters):
+            with further_processes(trainer):
+                fit_started = time.monotonic()
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+                fit_seconds = time.monotonic() - fit_started
+                metrics, outputs = evaluate_best(trainer, module, data, run.path, plan)
+                metrics |= calibrate(outputs) | parts.network.sizes()
+                metrics |= {f"tune/{key}": value for key, value in record.tuned().items()}
+                metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
+                log_results(trainer.loggers, metrics)
+            if is_main_process():
+                if trainer.fast_dev_run:  # type: ignore[attr-defined]
+                    run.write_json("metrics.json", metrics)
+                else:
+                    record.finish(parts.network, parts.backbone, images, metrics, module.directions, module.trained_on)
+                show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
+                write_results(trainer.loggers, parts.network, record.parameters, metrics)
+                if plan.write:
+                    report_training(record, plan, images.image_set, outputs, metrics, trainer.loggers)
         if is_main_process():
-            if trainer.fast_dev_run:  # type: ignore[attr-defined]
-                run.write_json("metrics.json", metrics)
-            else:
-                record.finish(parts.network, parts.backbone, images, metrics, module.directions, module.trained_on)
-            show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
-            if plan.write:
-                report_training(record, plan, parts.network, images.image_set, outputs, metrics, trainer.loggers)
             show_paths(run.path)
         wait_for_record()
     return metrics

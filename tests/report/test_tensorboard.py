@@ -40,7 +40,7 @@ def test_figures_are_shown_by_name(board, tmp_path):
 def test_settings_stand_beside_the_final_figures_and_the_parts_beside_their_parameters(board):
     network = TransferNetwork(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), nn.Linear(8, 3))
     settings = {"optimizer.lr": 0.003, "head.hidden": [4, 2], "seed": 42, "resume": None}
-    write_results(board, network, settings, {"val/top1": 0.75})
+    write_results([board], network, settings, {"val/top1": 0.75})
     events = _events(board)
     assert [point.value for point in events.Scalars("final/val/top1")] == [0.75]
     assert "hp_metric" not in events.Tags()["scalars"]

@@ -52,12 +52,17 @@ def image_set(settings: Mapping[str, Any], run: RunFolder) -> ImageSet:
     except BadImagesError as error:
         run.write_json("data_report.json", {"unreadable": error.files})
         raise
-    if is_main_process() and (found.notes or found.skipped):
-        run.write_json("data_report.json", {"unreadable": found.skipped, "notes": found.notes})
+    report_images(found, run)
     counts = ", ".join(f"{name} {len(samples):,}" for name, samples in found.splits.items())
     lines = class_counts(found.splits, found.classes)
     say(f"data: {data['name']}, {len(found.classes)} classes; images: {counts}", *lines, *found.notes)
     return found
+
+
+def report_images(found: ImageSet, run: RunFolder) -> None:
+    """Write unreadable images and notes, if any, to data_report.json."""
+    if is_main_process() and (found.notes or found.skipped):
+        run.write_json("data_report.json", {"unreadable": found.skipped, "notes": found.notes})
 
 
 def _decoder(data: Mapping[str, Any]) -> Decoder:

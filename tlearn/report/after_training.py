@@ -24,7 +24,7 @@ from tlearn.machine import environment
 from tlearn.models.network import TransferNetwork
 from tlearn.report.gallery import augmentation_figure, gallery_figure
 from tlearn.report.run_report import RunSummary, TableRows, write_report
-from tlearn.report.tensorboard import boards, write_embedding, write_figures, write_results
+from tlearn.report.tensorboard import boards, write_embedding, write_figures
 from tlearn.runs.evaluated import trained_on_note
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import MANIFEST, Model
@@ -127,7 +127,6 @@ def show_first_images(run: RunFolder, images: ImageDataModule, views: int | None
 def report_training(
     record: RunRecord,
     plan: Plan,
-    network: TransferNetwork,
     image_set: ImageSet,
     outputs: Mapping[str, Outputs],
     metrics: Mapping[str, float],
@@ -157,7 +156,6 @@ def report_training(
     for board in boards(loggers):
         with report_only("TensorBoard"):
             write_figures(board, drawn)
-            write_results(board, network, record.parameters, metrics)
             write_embedding(board, outputs["val"])
 
 

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tlearn.analysis.drawing import shown
 from tlearn.analysis.outputs import Outputs
+from tlearn.console import report_only
 from tlearn.models.network import count_parameters
 
 # The projector reads features as text: more would be tens of megabytes.
@@ -33,9 +34,17 @@ def write_figures(board: TensorBoardLogger, files: Iterable[Path], step: int = 0
 
 
 def write_results(
-    board: TensorBoardLogger, network: nn.Module, settings: Mapping[str, Any], metrics: Mapping[str, float]
+    loggers: Iterable[Logger], network: nn.Module, settings: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> None:
     """Add the parts of the network with their parameters, and the settings with the run's final metrics."""
+    for board in boards(loggers):
+        with report_only("TensorBoard"):
+            _write_results(board, network, settings, metrics)
+
+
+def _write_results(
+    board: TensorBoardLogger, network: nn.Module, settings: Mapping[str, Any], metrics: Mapping[str, float]
+) -> None:
     writer: SummaryWriter = board.experiment
     writer.add_text("network", _parameter_table(network))
     chosen = {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}

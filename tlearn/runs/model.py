@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from tlearn.console import say
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import CheckpointError
-from tlearn.files import json_text, writing_text, written_by_library
+from tlearn.files import json_text, linked, writing_text, written_by_library
 from tlearn.models.backbones.base import Backbone, Body, described_name
 from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.tiny import SmallBackbone
@@ -34,9 +34,9 @@ from tlearn.runs.folder import folder_around
 from tlearn.runs.given_checkpoint import check_weights
 from tlearn.runs.trust import LIBRARIES, Seat, check_trust, named_packages, stored_builder, trusted
 
-# 2: with digests
-FORMAT = 2
-WEIGHTS, DESCRIPTION, MANIFEST = "model.safetensors", "model.json", "splits.csv"
+# 2: with digests; 3: the body in a file of its own
+FORMAT, _WHOLE = 3, 2
+WEIGHTS, BODY, DESCRIPTION, MANIFEST = "model.safetensors", "body.safetensors", "model.json", "splits.csv"
 # Far above what a description needs: a million class names are about 16 MiB.
 _LARGEST_DESCRIPTION = 64 * 2**20
 
@@ -128,7 +128,11 @@ def described_backbone(backbone: Backbone) -> dict[str, Any]:
 
 
 def save_model(
-    folder: Path, network: TransferNetwork, description: dict[str, Any], recipe: dict[str, Any] | None = None
+    folder: Path,
+    network: TransferNetwork,
+    description: dict[str, Any],
+    recipe: dict[str, Any] | None = None,
+    body: Path | None = None,
 ) -> None:
     """Write a model folder: the weights, then the description, by which the folder is known.
 
@@ -137,6 +141,8 @@ def save_model(
         network: in whatever state it is.
         description: see `Model`, and architecture (the backbone's), replace (how it was cut) and head.
         recipe: training settings, for the metadata of the weights file, which may be copied alone.
+        body: the body's weights as another trial of the same sweep has them, or will; the folder's own file is a hard
+            link to it where the file system can. None: one file has all weights.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -146,14 +152,24 @@ def save_model(
         key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for key, tensor in network.state_dict().items()
     }
-    metadata = {"format": "pt", "tlearn": str(FORMAT), "recipe": json.dumps(recipe or {}), "digest": PLACEHOLDER}
+    version = _WHOLE
+    if body is not None:
+        version = FORMAT
+        shared = {key: state.pop(key) for key in list(state) if key.startswith("body.")}
+        if not linked(folder / BODY, body):
+            _save_weights(folder / BODY, shared, version, {})
     with writing_text(folder / DESCRIPTION, durable=True) as file:
-        file.write(json_text(with_digest({**description, "format": FORMAT})))
+        file.write(json_text(with_digest({**description, "format": version})))
         file.flush()
         # Both are on the disk before either takes the place of an older one.
-        with written_by_library(folder / WEIGHTS, SafetensorError, durable=True) as weights:
-            save_file(state, weights, metadata=metadata)
-            seal_safetensors(weights)
+        _save_weights(folder / WEIGHTS, state, version, recipe or {})
+
+
+def _save_weights(path: Path, state: dict[str, Tensor], version: int, recipe: dict[str, Any]) -> None:
+    metadata = {"format": "pt", "tlearn": str(version), "recipe": json.dumps(recipe), "digest": PLACEHOLDER}
+    with written_by_library(path, SafetensorError, durable=True) as weights:
+        save_file(state, weights, metadata=metadata)
+        seal_safetensors(weights)
 
 
 def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
@@ -173,6 +189,9 @@ def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
         network = _skeleton(description, trust)
         check_safetensors(folder / WEIGHTS, required=description["format"] >= FIRST_FORMAT)
         state = load_file(folder / WEIGHTS)
+        if description["format"] > _WHOLE:
+            check_safetensors(folder / BODY, required=True)
+            state |= load_file(folder / BODY)
     except CheckpointError as error:
         raise CheckpointError(str(error) if str(folder) in str(error) else f"{folder}: {error}") from error
     # A description edited by hand can raise errors of any type in the code that reads it.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tlearn.data.datamodule import ImageDataModule
@@ -96,6 +97,7 @@ class RunRecord:
         metrics: dict[str, float],
         directions: Mapping[str, str],
         trained_on: str,
+        body: Path | None = None,
     ) -> None:
         """Write the model folder and metrics.json.
 
@@ -106,6 +108,7 @@ class RunRecord:
             metrics: content of metrics.json.
             directions: min or max, the best end of each metric that says so, by its name without the split.
             trained_on: train, or train+val.
+            body: as `save_model` takes it.
         """
         settings, monitor = dict(self.settings), self.settings["monitor"]
         description = {
@@ -123,7 +126,7 @@ class RunRecord:
             "config": settings,
         }
         model = self.folder.path / "model"
-        save_model(model, network, description, self._training_settings(metrics))
+        save_model(model, network, description, self._training_settings(metrics), body)
         # The manifest written at the start: files may have changed since, and reading their sizes again would hide it.
         write_bytes(model / MANIFEST, (self.folder.path / MANIFEST).read_bytes(), durable=True)
         self.folder.write_json("metrics.json", metrics)

@@ -86,12 +86,12 @@ def _load_best(trainer: Trainer, module: TransferModule, folder: Path) -> dict[s
     module.on_load_checkpoint(checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
     epoch = checkpoint["epoch"]
-    say(_ending(trainer, epoch))
+    say(ending(trainer, epoch))
     return {**metrics, "epoch/best": epoch, **module.describe_epoch(epoch)}
 
 
-def _ending(trainer: Trainer, best: int) -> str:
-    """Print which epoch is kept, and why the fit stopped early if it did; epochs are counted from 1 here."""
+def ending(trainer: Trainer, best: int) -> str:
+    """Say which epoch is kept, and why the fit stopped early if it did; epochs are counted from 1 here."""
     stopped = next((one for one in trainer.early_stopping_callbacks if one.stopped_epoch), None)
     if stopped is None:
         monitor, epochs = getattr(trainer.checkpoint_callback, "monitor", None), trainer.current_epoch

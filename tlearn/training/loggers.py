@@ -44,6 +44,11 @@ def tracked(loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> Iterato
                 if isinstance(tracker, WandbLogger):
                     # Lightning leaves it open.
                     tracker.experiment.finish(exit_code=int(status != "success"))
+        for logger in loggers:
+            if isinstance(logger, TensorBoardLogger) and is_main_process():
+                # Lightning does so after the fit; what is written later opens its file, and a thread, again.
+                with report_only("the end of a log"):
+                    logger.finalize(status)
 
 
 def log_results(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:

@@ -1,7 +1,8 @@
 """A head made ready for frozen features: they are standardised for it, and a linear head starts from a fit to some."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -17,6 +18,9 @@ from tlearn.models.heads import folded
 from tlearn.models.network import TransferNetwork
 from tlearn.ranges import require
 from tlearn.training.module import TransferModule
+
+# Features [N, F] and targets [N]
+Images = tuple[Tensor, Tensor]
 
 # From a fit to 1,024 of 2,400 images, training ended at a 7 to 15 % higher loss: steps do not make up for the others.
 _MOST_IMAGES = 4096
@@ -90,9 +94,7 @@ class PrepareHead(Callback):
         assert isinstance(pl_module, TransferModule)
         network = pl_module.network
         if stage == "fit" and not (pl_module.full_batch or network.stages or pl_module.later_stages):
-            parent, name, layer = _first_layer(network)
-            if type(layer) is nn.Linear and layer.bias is not None:
-                setattr(parent, name, StandardisedLinear(layer))
+            standardise(network)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adapt the layer to the first training images; a resumed run has it from its checkpoint."""
@@ -100,19 +102,54 @@ class PrepareHead(Callback):
         _, _, layer = _first_layer(pl_module.network)
         if trainer.global_step > 0 or not isinstance(layer, StandardisedLinear):
             return
-        most = min(_MOST_IMAGES, max(1, _MOST_ELEMENTS // layer.in_features))
+        most = most_images(layer)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         # Loaders of their own: the Trainer has started its ones, and would find them used up where workers persist.
         batches = islice(data.train_dataloader(), int(trainer.num_training_batches))
         train = _together(_features(trainer, pl_module, batches, most), trainer, pl_module, most)
-        layer.adapt(train[0])
-        done = f"head: features standardised by {len(train[0]):,} training images"
-        checked = sum(trainer.num_val_batches)
+        checked, val = sum(trainer.num_val_batches), None
         if layer is pl_module.network.head and self.weight_decays and checked:
             val = _features(trainer, pl_module, islice(data.val_dataloader(), int(checked)), most)
-            chosen = _Fit(layer, trainer, pl_module).start(train, val, self.weight_decays)
-            done += f", first weights fitted to them with weight decay {chosen:g}, which val chose"
-        say(f"{done} (callbacks.prepare_head=null: neither)")
+        reduce = partial(trainer.strategy.reduce, reduce_op="sum")
+        say(prepare(layer, pl_module.loss, train, val, self.weight_decays, reduce))
+
+
+def standardise(network: TransferNetwork) -> None:
+    """Put the standardising layer in place of the head's first one, where that is a plain linear layer."""
+    parent, name, layer = _first_layer(network)
+    if type(layer) is nn.Linear and layer.bias is not None:
+        setattr(parent, name, StandardisedLinear(layer))
+
+
+def most_images(layer: nn.Linear) -> int:
+    """Return how many images of train, and of val, a layer is prepared with at most."""
+    return min(_MOST_IMAGES, max(1, _MOST_ELEMENTS // layer.in_features))
+
+
+def prepare(
+    layer: StandardisedLinear,
+    loss: Any,
+    train: Images,
+    val: Images | None,
+    weight_decays: Sequence[float],
+    reduce: Callable[[Tensor], Any] = lambda sums: sums,
+) -> str:
+    """Adapt a layer to features of train, and start it from a fit that val chooses, if given; return what was done.
+
+    Args:
+        layer: the first of the head.
+        loss: of the run.
+        train: features [N, F] and targets [N].
+        val: the same of val, where the layer is the whole head.
+        weight_decays: as `PrepareHead` has them.
+        reduce: sums a tensor over all processes.
+    """
+    layer.adapt(train[0])
+    done = f"head: features standardised by {len(train[0]):,} training images"
+    if val is not None:
+        chosen = _Fit(layer, loss, reduce).start(train, val, weight_decays)
+        done += f", first weights fitted to them with weight decay {chosen:g}, which val chose"
+    return f"{done} (callbacks.prepare_head=null: neither)"
 
 
 def fold(network: TransferNetwork) -> None:
@@ -129,7 +166,7 @@ def _first_layer(network: TransferNetwork) -> tuple[nn.Module, str, nn.Module]:
 
 
 @torch.no_grad()
-def _features(trainer: Trainer, module: TransferModule, batches: Iterable[Any], most: int) -> tuple[Tensor, Tensor]:
+def _features(trainer: Trainer, module: TransferModule, batches: Iterable[Any], most: int) -> Images:
     """Return features [n, F] and targets [n] of this process's images, of which all processes together have `most`."""
     parts: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
@@ -143,9 +180,7 @@ def _features(trainer: Trainer, module: TransferModule, batches: Iterable[Any], 
     return features, targets
 
 
-def _together(
-    images: tuple[Tensor, Tensor], trainer: Trainer, module: TransferModule, most: int
-) -> tuple[Tensor, Tensor]:
+def _together(images: Images, trainer: Trainer, module: TransferModule, most: int) -> Images:
     """Return the images of all processes, each with as many, as one process would see them."""
     if trainer.world_size > 1:
         # Processes take turns in the order of the images.
@@ -157,19 +192,18 @@ def _together(
 class _Fit:
     """Fits of a linear layer to standardised features, by the loss of the run and weight decay."""
 
-    def __init__(self, layer: StandardisedLinear, trainer: Trainer, module: TransferModule) -> None:
-        self._layer, self._trainer = layer, trainer
+    def __init__(self, layer: StandardisedLinear, loss: Any, reduce: Callable[[Tensor], Any]) -> None:
+        self._layer, self._reduce = layer, reduce
         # In double precision: line searches in single take other turns for images than for cached features, whose last
         # digits differ. Apple's GPUs have none.
         self._device = layer.weight.device if layer.weight.device.type == "cuda" else torch.device("cpu")
-        loss = module.loss
         self._loss = copy.deepcopy(loss).to(self._device, torch.double) if isinstance(loss, nn.Module) else loss
         self._weight, self._bias = (
             torch.zeros_like(one, dtype=torch.double, device=self._device).requires_grad_()
             for one in (layer.weight, layer.bias)
         )
 
-    def start(self, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], weight_decays: Sequence[float]) -> float:
+    def start(self, train: Images, val: Images, weight_decays: Sequence[float]) -> float:
         """Set the layer to the fit with the lowest loss on val, and return its weight decay; a rise ends the search."""
         (features, targets), val = self._standardised(train), self._standardised(val)
         # The mean loss is the sum's by images; features of length _LENGTH are smaller than those of deviation 1.
@@ -187,7 +221,7 @@ class _Fit:
                 self._layer.bias.copy_(self._bias)
         return chosen
 
-    def _standardised(self, images: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def _standardised(self, images: Images) -> Images:
         return self._layer.standardised(images[0]).to(self._device, torch.double), images[1].to(self._device)
 
     def _logits(self, features: Tensor) -> Tensor:
@@ -198,5 +232,5 @@ class _Fit:
         """Compute the mean cross-entropy over the images of all processes."""
         total = functional.cross_entropy(self._logits(features), targets, reduction="sum")
         parts = torch.stack((total, total.new_tensor(len(targets)))).to(self._layer.weight.device)
-        total, count = self._trainer.strategy.reduce(parts, reduce_op="sum")
+        total, count = self._reduce(parts)
         return float(total / count)
