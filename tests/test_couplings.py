@@ -16,6 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import instantiate
 from lightning import LightningModule, Trainer
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from lightning.pytorch import strategies
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -47,6 +48,9 @@ PRIVATE = {
     "_labels",
     "_average_model",
     "_signal_connector",
+    "_slurm_sigusr_handler_fn",
+    "_accelerator_connector",
+    "_checkpoint_connector",
     "_every_n_epochs",
     "_every_n_train_steps",
     "_train_time_interval",
@@ -153,6 +157,12 @@ def test_lightning_takes_callbacks_and_epochs_that_are_set_later():
 def test_lightning_registers_its_signal_handlers_here_and_stores_a_loop_under_these_names():
     trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     assert callable(trainer._signal_connector.register_signal_handlers)
+    # In a job of SLURM
+    assert isinstance(trainer._accelerator_connector.cluster_environment, ClusterEnvironment)
+    assert SLURMEnvironment().auto_requeue
+    queue_again = inspect.getsource(trainer._signal_connector._slurm_sigusr_handler_fn)
+    assert "self.trainer.save_checkpoint(hpc_save_path)" in queue_again
+    assert "self.trainer._checkpoint_connector.hpc_save_path(" in queue_again
     stored = trainer.fit_loop.state_dict()
     assert stored["epoch_loop.batch_progress"]["current"].keys() == {"ready", "completed", "started", "processed"}
     assert stored["epoch_loop.state_dict"].keys() >= {"_batches_that_stepped"}

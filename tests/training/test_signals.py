@@ -148,26 +148,32 @@ def test_handlers_are_put_back_and_ignored_signals_stay_ignored():
     assert signal.getsignal(signal.SIGTERM) == ours
 
 
-def test_a_job_is_queued_again_by_whoever_took_the_signal_when_its_state_is_saved():
-    queued = []
-    before = signal.signal(signal.SIGUSR1, lambda *_: None)
-    try:
-        with signals.stoppable():
-            signal.signal(signal.SIGUSR1, lambda number, frame: queued.append(number))
-
-            class Connector:
-                def register_signal_handlers(self) -> None:
-                    pass
-
-            class Trainer:
-                _signal_connector = Connector()
-
-            signals.keep_signals(Trainer)
-            Trainer._signal_connector.register_signal_handlers()
-            signal.raise_signal(signal.SIGUSR1)
-            assert signals.saving_asked()
-            assert queued == []
-            signals.saved()
-            assert queued == [signal.SIGUSR1]
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+@pytest.mark.slow
+def test_a_job_of_slurm_is_saved_and_queued_again_and_goes_on_with_the_same_command(place, tmp_path, monkeypatch):
+    folder, queue = tmp_path / "run", tmp_path / "queue"
+    stand_in = tmp_path / "scontrol"
+    # It notes what it is told, and that the state was saved by then.
+    stand_in.write_text(f'#!/bin/sh\necho "$@" $(ls {folder}/checkpoints/last.ckpt) >> {queue}\n', encoding="utf-8")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    job = {"JOB_ID": "4711", "JOB_NAME": "night", "NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1"}
+    for name, value in {**job, "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    running = start(place, *LONG, "data.num_workers=2", f"hydra.run.dir={folder}")
+    wait_for(running, "epoch    1/2000")
+    # To all processes of the job, as SLURM does before its time is up
+    os.killpg(running.pid, signal.SIGUSR1)
+    wait_for(running, "epoch    3/2000")
+    os.killpg(running.pid, signal.SIGTERM)
+    status, said = end(running)
+    assert status == 143
+    assert said.endswith(f"resume={folder}")
+    assert queue.read_text(encoding="utf-8").split() == ["requeue", "4711", f"{folder}/checkpoints/last.ckpt"]
+    # Lightning would evaluate it in place of the best weights.
+    assert list(folder.glob("hpc_ckpt*")) == []
+    epochs = _validated(folder)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    options = [*LONG, f"trainer.max_epochs={len(epochs) + 1}", f"hydra.run.dir={folder}"]
+    done = process("train", *overrides(place / "pictures", place / "weights.pth", *options), cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert _validated(folder) == [*epochs, len(epochs)]

@@ -25,9 +25,13 @@ def world_size() -> int:
 
 
 def restarted_arguments(arguments: list[str]) -> list[str]:
-    """Replace `hydra.run.dir=FOLDER` by `resume=FOLDER` where an elastic restart finds its last checkpoint there."""
+    """Replace `hydra.run.dir=FOLDER` by `resume=FOLDER` where what runs again finds its last checkpoint there.
+
+    That is an elastic restart, or a job of SLURM that was queued again.
+    """
     folder = folder_override(arguments)
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and world_size() > 1
+    elastic = world_size() > 1 and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    restarted = elastic or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
     if not restarted or folder is None or resumed_run(arguments) or not last_path(folder).is_file():
         return arguments
     return [*(one for one in arguments if not one.startswith("hydra.run.dir=")), f"resume={quoted(folder)}"]

@@ -114,10 +114,14 @@ class LastCheckpoint(Callback):
         # A try-out without files has no checkpoints either.
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        _, asked = _asked(trainer, False)
         self._is_saving = True
         try:
             trainer.save_checkpoint(self._path)
-            signals.saved()
+            if asked:
+                # Lightning saves it once more, and would evaluate a file of its own in place of the best weights.
+                trainer._checkpoint_connector.hpc_save_path = lambda folder: self._path  # type: ignore[method-assign]
+                signals.saved()
         finally:
             self._is_saving, self._saved_at = False, time.monotonic()
         _files(trainer).remove_superseded()

@@ -35,8 +35,8 @@ class _Signals:
         self.stopping, self.saving, self.since = 0, False, 0.0
         # Whether a fit looks at them between its steps
         self.is_awaited = False
-        # What somebody else does at the signal that asks to save, such as Lightning in a job of SLURM: queue it again
-        self.requeue: Callable[[int, None], Any] | None = None
+        # What Lightning does at the signal that asks to save in a job of SLURM: queue it again
+        self.requeue: Callable[[int, Any], None] | None = None
 
     def stop(self, number: int, frame: Any) -> None:
         """Leave the end to a fit, once; otherwise end what runs."""
@@ -55,9 +55,7 @@ class _Signals:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self.stop)
         if _SAVING is not None:
-            other = signal.signal(_SAVING, self.save)
-            if callable(other) and other != self.save:
-                self.requeue = other
+            signal.signal(_SAVING, self.save)
 
 
 _current: _Signals | None = None
@@ -108,6 +106,9 @@ def keep_signals(trainer: Any) -> None:
             leave_signals()
         elif _current is not None and threading.current_thread() is threading.main_thread():
             _current.handle()
+            # Which Lightning leaves out where a signal is handled already
+            if getattr(trainer._accelerator_connector.cluster_environment, "auto_requeue", False):
+                _current.requeue = connector._slurm_sigusr_handler_fn
 
     connector.register_signal_handlers = registered
 
@@ -124,8 +125,8 @@ def saving_asked() -> bool:
 
 
 def saved() -> None:
-    """Note that what a signal asked for is on the disk, and queue a job of SLURM again if it was one."""
-    if _current is None or not _current.saving:
+    """Note that what a signal asked any process for is on the disk, and queue a job of SLURM again if it was one."""
+    if _current is None:
         return
     _current.saving = False
     if _current.requeue is not None and _SAVING is not None:
