@@ -180,6 +180,20 @@ def test_a_member_whose_size_was_lost_is_not_taken_for_an_empty_file(tmp_path):
     assert everything(tmp_path) == ["archive"]
 
 
+def test_a_member_that_claims_to_hold_nothing_compressed_is_not_taken_for_an_empty_file(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cats/a.jpg", b"x" * 1024)
+    content = bytearray(path.read_bytes())
+    # In the directory at the end, checksum and compressed size stand 16 and 20 bytes after its mark.
+    place = content.index(b"PK\1\2") + 16
+    content[place : place + 8] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(DownloadError, match=r"cats/a\.jpg"):
+        extract(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("content", [PAGE, b"", b"PNG" * 1000], ids=["page", "empty", "other"])
 def test_what_is_no_archive_is_shown(tmp_path, content):
     (tmp_path / "data.zip").write_bytes(content)

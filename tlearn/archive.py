@@ -128,7 +128,11 @@ def _unzip(archive: Path, unpacking: _Unpacking) -> None:
             if target:
                 # Some Windows programs end the name of a folder with a backslash, which zipfile does not know.
                 folder = info.filename.endswith(("/", "\\"))
+                before = unpacking.bytes
                 unpacking.write(info.filename, target, None if folder else opened.open(info))
+                # Of a member that claims to hold nothing compressed, it reads nothing.
+                if unpacking.bytes - before != info.file_size:
+                    raise zipfile.BadZipFile(f"{info.filename} is not of the size that it claims")
 
 
 def _untar(opened: tarfile.TarFile, unpacking: _Unpacking) -> None:
