@@ -3,9 +3,8 @@
 python benchmarks/warm.py --data FOLDER --weights mobilenet_v2.pth [--set cat_dog] [--precision fp32]
 
 FOLDER holds hymenoptera/ and cat_dog/. Each round starts with an empty cache of its own, so its runs have an order: a
-cold run, the same run again, a sweep of 20 heads on what they left; then the same
-sweep on another empty cache. Accuracies are those on the pictures held out, of a sweep the best of its trials by
-val/loss.
+cold run, the same run again, sweeps of heads on what they left, each then also on another empty cache. Accuracies are
+those on the pictures held out, of a sweep the best of its trials by val/loss.
 """
 
 import argparse
@@ -31,8 +30,19 @@ from measure import (
     variables,
 )
 
-# Four heads at five learning rates
-SWEEP = ["-m", "head=mlp", "head.hidden=[64],[128],[256],[512]", "optimizer.lr=0.0003,0.001,0.003,0.01,0.03"]
+RATES = "optimizer.lr=0.0003,0.001,0.003,0.01,0.03"
+SWEEPS = {
+    "20 mlps": ["head=mlp", "head.hidden=[64],[128],[256],[512]", RATES],
+    "20 linear": [RATES, "optimizer.weight_decay=0,0.0001,0.001,0.01"],
+    "100 linear": [
+        f"{RATES},0.0001,0.0006,0.002,0.006,0.02",
+        f"optimizer.weight_decay={','.join(f'{n / 1000:g}' for n in range(10))}",
+    ],
+    "1000 linear": [
+        f"optimizer.lr={','.join(f'{0.0001 * 1.06**n:.6f}' for n in range(100))}",
+        f"optimizer.weight_decay={','.join(f'{n / 1000:g}' for n in range(10))}",
+    ],
+}
 
 
 def main(options: argparse.Namespace) -> None:
@@ -52,8 +62,9 @@ def main(options: argparse.Namespace) -> None:
     record.say()
     for kind in options.precision:
         record.ratio(f"warm {kind}", "imports")
-        record.ratio(f"cold sweep {kind}", f"cold {kind}")
-        record.ratio(f"warm sweep {kind}", f"cold {kind}")
+        for name in options.sweeps:
+            record.ratio(f"cold {name} {kind}", f"cold {kind}")
+            record.ratio(f"warm {name} {kind}", f"warm {kind}")
 
 
 def measure(record: Record, options: argparse.Namespace, pair: int, kind: str, folder: Path) -> None:
@@ -68,21 +79,24 @@ def measure(record: Record, options: argparse.Namespace, pair: int, kind: str, f
         *options.override,
     ]
     cache = folder / "cache"
-    record.add(f"cold {kind}", pair=pair, **tlearn(common, folder / "cold", cache))
-    record.add(f"warm {kind}", pair=pair, **tlearn(common, folder / "warm", cache))
-    if options.sweep:
-        record.add(f"warm sweep {kind}", pair=pair, **sweep(common, options, folder / "warm sweep", cache))
-        record.add(f"cold sweep {kind}", pair=pair, **sweep(common, options, folder / "cold sweep", folder / "other"))
+    # As the sweeps, without a report
+    alone = [*common, "report=off"]
+    record.add(f"cold {kind}", pair=pair, **tlearn(alone, folder / "cold", cache))
+    record.add(f"warm {kind}", pair=pair, **tlearn(alone, folder / "warm", cache))
+    for name in options.sweeps:
+        place = folder / name.replace(" ", "-")
+        for state, kept in (("warm", cache), ("cold", place / "cache")):
+            record.add(f"{state} {name} {kind}", pair=pair, **sweep(common, options, name, place / state, kept))
     shutil.rmtree(folder)
 
 
-def sweep(overrides: list[str], options: argparse.Namespace, folder: Path, cache: Path) -> dict[str, Any]:
+def sweep(overrides: list[str], options: argparse.Namespace, name: str, folder: Path, cache: Path) -> dict[str, Any]:
     """Run all trials in one process."""
     arguments = [
         "-m",
         "tlearn.train",
-        "report=off",
-        *SWEEP,
+        *("-m", "report=off"),
+        *SWEEPS[name],
         *overrides,
         *options.sweep_override,
         f"hydra.sweep.dir='{folder}'",
@@ -101,7 +115,9 @@ def arguments() -> argparse.Namespace:
     add_pictures(made)
     made.add_argument("--set", default="cat_dog", choices=("cat_dog", "hymenoptera"), help="(default cat_dog)")
     made.add_argument("--precision", type=choices(PRECISIONS), default=["fp32"], help="of fp32,bf16,default")
-    made.add_argument("--sweep", action=argparse.BooleanOptionalAction, default=True, help="sweep too (default)")
+    made.add_argument(
+        "--sweeps", type=choices(SWEEPS), default=list(SWEEPS), help=f"of {','.join(SWEEPS)}; or none: ''"
+    )
     made.add_argument("--sweep-override", action="append", default=[], metavar="KEY=VALUE", help="for the sweeps only")
     return made.parse_args()
 
