@@ -114,7 +114,14 @@ def test_trials_of_joblib_go_on_too(written_program):  # noqa: F811
 
 def test_a_stopped_training_of_a_sweep_resumes_and_a_failed_one_begins_anew(tmp_path, folder_data, monkeypatch):
     weights, place = write_weights(tmp_path / "w.pth"), f"hydra.sweep.dir='{tmp_path / 'swept'}'"
-    typed = ["-m", *overrides(folder_data, weights), "trainer.max_epochs=2", "optimizer.lr=0.01,0.02", place]
+    typed = [
+        "-m",
+        *overrides(folder_data, weights),
+        "trainer.max_epochs=2",
+        "optimizer.lr=0.01,0.02",
+        "hydra/launcher=basic",
+        place,
+    ]
     save, saved = LastCheckpoint._save, []
 
     def stop(self, trainer):

@@ -123,7 +123,7 @@ def test_a_model_of_a_group_is_whole_when_it_is_copied_and_shares_the_bodys_weig
 
 
 def test_a_trial_that_fails_in_a_group_fails_alone_with_its_status(sweep, tmp_path):
-    ended = sweep("swept", "optimizer.lr=0.01,3e38,0.02,-1", "loss.label_smoothing=0,2", "trainer.max_epochs=3")
+    ended = sweep("swept", "optimizer.lr=0.01,3e37,0.02,-1", "loss.label_smoothing=0,2", "trainer.max_epochs=3")
     assert ended.returncode == 7
     rows = sweep_rows(tmp_path / "swept")
     assert [row["status"] for row in rows] == [
@@ -135,8 +135,7 @@ def test_a_trial_that_fails_in_a_group_fails_alone_with_its_status(sweep, tmp_pa
     ]
     assert "checkpoints" not in {path.name for path in (tmp_path / "swept" / "4").iterdir()}
     assert TOGETHER in ended.stdout
-    assert rows[2]["error"].startswith("train/loss became")
-    assert (tmp_path / "swept" / "2" / "nan_batch.json").is_file()
+    assert "lower optimizer.lr" in rows[2]["error"]
 
 
 def test_what_cannot_train_together_runs_as_ever_in_the_same_sweep(sweep, tmp_path):

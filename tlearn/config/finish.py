@@ -100,7 +100,8 @@ class Finish:
         with run.claimed(), session(run.path / "train.log", quiet=True):
             settings = self.shared.settings(self.member, run.path)
             record = RunRecord(run, settings, task_overrides())
-            record.start(parts.images.image_set, resumed=False)
+            if not record.start_like(self.shared.folder):
+                record.start(parts.images.image_set, resumed=False)
             build.report_images(parts.images.image_set, run)
             say(f"trained together with other trials of the sweep; {self._ending()}")
             network = self._network()

@@ -10,7 +10,7 @@ from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.prepare import ImageSet
 from tlearn.data.split import check_manifest, manifest_digest, read_manifest, write_manifest
 from tlearn.errors import DataError
-from tlearn.files import write_bytes
+from tlearn.files import linked, write_bytes
 from tlearn.machine import environment
 from tlearn.models.backbones.base import Backbone, described_name
 from tlearn.models.network import TransferNetwork
@@ -76,6 +76,10 @@ class RunRecord:
         digest = manifest_digest(image_set.root, image_set.splits)
         data = {"root": str(image_set.root), "classes": image_set.classes, "fingerprint": digest}
         self.folder.write_json(ENVIRONMENT, {**environment(), "data": data})
+
+    def start_like(self, other: Path) -> bool:
+        """Start as another run of the same images in this process has; return whether its files could be shared."""
+        return all(linked(self.folder.path / name, other / name) for name in (MANIFEST, ENVIRONMENT))
 
     def tuned(self) -> dict[str, float]:
         """Read the settings that were found before training, by dotted keys; none without `tune`."""

@@ -1,6 +1,7 @@
 """Hydra callback of sweeps: their start, the end of each trial in its own process, and their end."""
 
 import math
+import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +24,9 @@ from tlearn.sweeps.continued import claim_sweep
 from tlearn.sweeps.rows import RESULTS, collect, with_missing, write_results
 from tlearn.sweeps.table import show_sweep
 
+# A table that takes longer than so many seconds is written again after so many times its own
+_BRIEF, _PAUSE = 0.02, 20.0
+
 
 class SweepTable(Callback):
     """Write results.csv after each trial, and print the table at the end.
@@ -35,6 +39,8 @@ class SweepTable(Callback):
     # The configuration of the sweep that has the folder, and whether its table was shown
     sweep: ClassVar[DictConfig | None] = None
     _is_shown: ClassVar[bool] = False
+    # When this process may write the table again: that takes longer with each trial, and a small part of the time
+    _due: ClassVar[list[float]] = [0.0]
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Take the folder, and keep the configuration for the program that ends the sweep.
@@ -42,6 +48,7 @@ class SweepTable(Callback):
         Raises:
             PastHydra: another sweep has or had the folder.
         """
+        self._due[:] = [0.0]
         hydra = config.hydra
         folder, typed = _folder(hydra).absolute(), _typed(hydra)
         shared: Any = OmegaConf.to_container(config, resolve=False)
@@ -68,10 +75,12 @@ class SweepTable(Callback):
 
     # Hydra calls it by keywords, and what it needs is known without them.
     def on_job_end(self, **kwargs: Any) -> None:  # type: ignore[override]
-        """Write the table of all trials that have started."""
-        job = HydraConfig.get()
-        if job.mode == RunMode.MULTIRUN:
+        """Write the table of all trials that have started, if it was not written just now."""
+        job, started = HydraConfig.get(), time.monotonic()
+        if job.mode == RunMode.MULTIRUN and started >= self._due[0]:
             write_results(_folder(job), collect(_folder(job)))
+            took = time.monotonic() - started
+            self._due[:] = [time.monotonic() + (_PAUSE * took if took > _BRIEF else 0.0)]
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and show the table of all trials, if one has started."""

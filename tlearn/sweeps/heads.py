@@ -195,6 +195,9 @@ class Heads:
         self, place: int, course: Course, epoch: int, measured: Mapping[str, tuple[Tensor, Tensor, Tensor]]
     ) -> None:
         """Measure a head, keep it if it is the best so far, and end its training where that would end alone."""
+        course.ended = course.failed = not bool(measured["val"][0].isfinite())
+        if course.failed:
+            return
         values: dict[str, Tensor] = {}
         for split in ("val", "train"):
             loss, logits, targets = measured[split]
@@ -202,12 +205,11 @@ class Heads:
             metrics.reset()
             metrics.update(shifted(logits), targets)
             found = {f"{split}/loss": loss, **metrics.compute()}
-            course.rows.append(
-                {"step": course.steps - 1, "epoch": epoch, **{name: float(value) for name, value in found.items()}}
-            )
+            row = {name: float(value) for name, value in found.items()}
+            course.rows.append({"step": course.steps - 1, "epoch": epoch, **row})
             values |= found
         current = values[self._recipe.monitor]
-        if not (values["val/loss"].isfinite() and current.isfinite()):
+        if not current.isfinite():
             course.ended = course.failed = True
             return
         self._move(course, "epoch")
