@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib.util import find_spec
 from itertools import zip_longest
 from typing import Any
 
@@ -23,7 +24,9 @@ from tlearn.config.options import SWITCHES
 from tlearn.config.tree import CONF_DIR, compose_unchecked, plain, settings_of
 from tlearn.errors import ConfigError
 
-FILES = sorted(CONF_DIR.rglob("*.yaml"))
+# What searches is of an extra.
+HAS_SWEEPER = find_spec("optuna") is not None
+FILES = sorted(path for path in CONF_DIR.rglob("*.yaml") if HAS_SWEEPER or path.parent.name != "sweep")
 PROGRAMS = [path.stem for path in sorted(CONF_DIR.glob("*.yaml")) if path.stem != "common"]
 # What the user must give where an option asks for it
 REQUIRED = {
@@ -50,6 +53,8 @@ def _groups() -> dict[str, list[str]]:
         groups.setdefault(group, []).append(f"{group}={name}")
     for group, options in SWITCHES.items():
         groups[group] += [f"{group}={name}" for name in options]
+    if not HAS_SWEEPER:
+        groups["sweep"] = []
     groups["experiment"] = [option for option in groups["experiment"] if option not in OF_OTHERS]
     return groups
 

@@ -153,7 +153,7 @@ def test_a_narrow_terminal_lacks_the_last_metrics_and_nothing_else(tmp_path, cap
     shown = {}
     for width in (40, 80):
         monkeypatch.setenv("COLUMNS", str(width))
-        show_sweep(tmp_path, trials)
+        show_sweep(tmp_path, trials, ["python"])
         shown[width] = capsys.readouterr().out.splitlines()[:4]
         assert max(map(len, shown[width])) <= width
     assert shown[40][0].split() == ["val", "top-1", "lr", "trial", "val", "loss"]
