@@ -124,9 +124,11 @@ def _options(program: str, group: str, folders: Sequence[Path]) -> str:
 
 
 def _is_for(program: str, path: Path) -> bool:
-    """Return whether an option is for a program; an experiment's first lines say which one it is for."""
+    """Return whether to list an option: one of an experiment is not, nor an experiment of another program."""
+    if path.parent.name != "experiment":
+        return not (path.parent.parent / "experiment" / path.name).is_file()
     programs = re.findall(r"python -m tlearn\.(\w+)", path.read_text(encoding="utf-8"))
-    return path.parent.name != "experiment" or not programs or program in programs
+    return not programs or program in programs
 
 
 def _families() -> list[str]:

@@ -38,7 +38,7 @@ class SweepTable(Callback):
     _held: ClassVar[list[RunFolder]] = []
     # The configuration of the sweep that has the folder, and whether its table was shown
     sweep: ClassVar[DictConfig | None] = None
-    _is_shown: ClassVar[bool] = False
+    is_shown: ClassVar[bool] = False
     # When this process may write the table again: that takes longer with each trial, and a small part of the time
     _due: ClassVar[list[float]] = [0.0]
 
@@ -71,7 +71,7 @@ class SweepTable(Callback):
             raise PastHydra(error) from error
         if told and not config.get("quiet"):
             say(told)
-        SweepTable.sweep, SweepTable._is_shown = config, False
+        SweepTable.sweep, SweepTable.is_shown = config, False
 
     # Hydra calls it by keywords, and what it needs is known without them.
     def on_job_end(self, **kwargs: Any) -> None:  # type: ignore[override]
@@ -85,9 +85,9 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and show the table of all trials, if one has started."""
         # A sweep that was refused has a folder of others; Hydra 1.4 ends a sweep that broke, and 1.3 does not.
-        if self.sweep is None or self._is_shown:
+        if self.sweep is None or self.is_shown:
             return
-        SweepTable._is_shown = True
+        SweepTable.is_shown = True
         folder = _folder(config.hydra)
         if trials := _ended(config.hydra):
             write_results(folder, trials)

@@ -64,7 +64,7 @@ class Study(JournalStorage):
     """
 
     # As which this process takes part, whichever object of it asks
-    _process: ClassVar[str] = ""
+    process: ClassVar[str] = ""
 
     def __init__(self, folder: str | Path, planned: int = 0) -> None:
         self.folder, self.planned = Path(folder).absolute(), planned
@@ -83,7 +83,7 @@ class Study(JournalStorage):
         before = sum(1 for _ in processes.glob("*"))
         place = RunFolder(processes / str(before))
         place.claim(again=True)
-        Study._process = place.path.name
+        Study.process = place.path.name
         return place, before
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
@@ -103,7 +103,7 @@ class Study(JournalStorage):
             trial = self.get_trial(trial_id)
             if _FOLDER not in trial.params:
                 self.set_trial_param(trial_id, _FOLDER, trial.number, IntDistribution(trial.number, trial.number))
-            self.set_trial_user_attr(trial_id, _OWNER, self._process)
+            self.set_trial_user_attr(trial_id, _OWNER, self.process)
             return trial_id
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
@@ -133,7 +133,7 @@ class Study(JournalStorage):
         return {one.number for one in running if self._has_owner(one) and not self._is_own(one)}
 
     def _is_own(self, trial: FrozenTrial) -> bool:
-        return trial.user_attrs.get(_OWNER) == self._process
+        return trial.user_attrs.get(_OWNER) == self.process
 
     def _has_owner(self, trial: FrozenTrial) -> bool:
         owner = trial.user_attrs.get(_OWNER)
@@ -142,4 +142,4 @@ class Study(JournalStorage):
 
 def study_seed(seed: int | None) -> int | None:
     """Return a seed of this process alone: two processes with one seed would try the same settings."""
-    return None if seed is None else seed + int(Study._process or 0)
+    return None if seed is None else seed + int(Study.process or 0)
