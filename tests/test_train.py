@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from tests.small_runs import BACKBONE, overrides, program, run, write_weights
 from tlearn.config.compose import compose
 from tlearn.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from tlearn.train import train
-from tlearn.training.last_checkpoint import LastCheckpoint
 
 TIMES = ("time/fit_s", "time/total_s")
 
@@ -368,17 +366,3 @@ def test_a_sweep_runs_all_trials_and_shows_a_table(tmp_path, folder_data, weight
 def test_the_same_configuration_from_a_notebook(tmp_path, folder_data, weights):
     figures = train(compose(overrides(folder_data, weights), output_dir=tmp_path / "run"))
     assert figures["val/top1"] == json.loads((tmp_path / "run" / "metrics.json").read_text())["val/top1"]
-
-
-def test_a_run_folder_that_vanishes_is_told_in_a_line(tmp_path, folder_data, weights, monkeypatch):
-    folder, save = tmp_path / "run", LastCheckpoint._save
-
-    def vanish(self, trainer):
-        save(self, trainer)
-        shutil.rmtree(folder)
-
-    monkeypatch.setattr(LastCheckpoint, "_save", vanish)
-    done = program("train", *overrides(folder_data, weights, "logger=default"), f"hydra.run.dir={folder}", cwd=tmp_path)
-    assert done.returncode == 4
-    assert "Traceback" not in done.stderr
-    assert f"the run folder {folder} was moved or removed" in done.stderr

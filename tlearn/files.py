@@ -36,7 +36,8 @@ _OPENED = "/dev/fd"
 _TEMPORARY = re.compile(r"\.(.*)\.[0-9a-f]{16}\.tmp", re.DOTALL)
 # Characters of its target's name in a temporary one, which no file system must find too long
 _NAMED = 50
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# errno of a disk or a quota without room
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # Open files of this process that have a lock
 _LOCKED: "weakref.WeakSet[IO[Any]]" = weakref.WeakSet()
 # What a spreadsheet runs where a cell begins so, numbers excepted, or the same behind quotes, which tell it not to
@@ -328,7 +329,7 @@ def _named(path: Path, failure: type[Exception] = OSError) -> Iterator[None]:
         raise
     except (OSError, failure) as error:
         reason = getattr(error, "strerror", None) or error
-        room = "free some space or " if getattr(error, "errno", 0) in _FULL else ""
+        room = "free some space or " if getattr(error, "errno", 0) in FULL else ""
         raise OutputError(f"cannot write {path}: {reason}; {room}choose another place") from error
 
 

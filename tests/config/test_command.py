@@ -438,7 +438,8 @@ class TestExplain:
     @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST])
     def test_a_place_that_cannot_be_written_to_is_named(self, number):
         status, message = explain(OSError(number, os.strerror(number), "runs/one"))
-        assert (status, message) == (4, f"cannot write runs/one: {os.strerror(number)}")
+        remedy = "; free some space" if number == errno.ENOSPC else ""
+        assert (status, message) == (4, f"cannot write runs/one: {os.strerror(number)}{remedy}")
         assert explain(OSError(number, os.strerror(number)))[1].startswith("cannot write the output: ")
 
     @pytest.mark.parametrize(

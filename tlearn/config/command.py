@@ -202,14 +202,22 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
 
 @contextmanager
 def _in_folder(folder: Path) -> Iterator[None]:
-    """Say in a line that the run folder of the block is gone: OutputError."""
+    """Say in a line that the run folder of the block, or a file that the run writes to, is gone: OutputError."""
+    # Not the folder: what is written makes it anew.
+    was_there, failure = (folder / ".hydra").is_dir(), None
     try:
         yield
-    except OSError as error:
-        lost = error.errno in (errno.ENOENT, errno.ENOTDIR) and error.filename is not None
-        if lost and not isinstance(error.filename, int) and Path(os.fsdecode(error.filename)).is_relative_to(folder):
-            raise OutputError(f"the run folder {folder} was moved or removed while the run wrote to it") from error
-        raise
+    except (OSError, TlearnError) as error:
+        # What has ended the fit comes before a logger that cannot be closed then.
+        failure = error.__context__ if isinstance(error.__context__, TlearnError) else error
+    if was_there and not (folder / ".hydra").is_dir():
+        raise OutputError(f"the run folder {folder} was moved or removed while the run wrote to it") from failure
+    if isinstance(failure, OSError) and failure.errno in (errno.ENOENT, errno.ENOTDIR):
+        name = failure.filename
+        if isinstance(name, str | bytes) and (path := Path(os.fsdecode(name))).is_relative_to(folder):
+            raise OutputError(f"{path} was removed while the run wrote to it") from failure
+    if failure is not None:
+        raise failure
 
 
 def _parsed(config_name: str, arguments: list[str]) -> argparse.Namespace:

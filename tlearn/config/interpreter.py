@@ -52,6 +52,13 @@ def _random_numbers() -> Iterator[None]:
 @contextmanager
 def _surroundings(arguments: Sequence[str] | None) -> Iterator[None]:
     argv, threshold, asked = sys.argv, gc.get_threshold(), {name: os.environ.get(name) for name in _VARIABLES}
+    tell = threading.excepthook
+
+    def tell_once(failed: threading.ExceptHookArgs) -> None:
+        # TensorBoard's thread keeps its error, which ends the run where that next writes.
+        if getattr(failed.thread, "exception", None) is not failed.exc_value:
+            tell(failed)
+
     streams = [stream for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
     encodings = [stream.errors for stream in streams]
     try:
@@ -63,6 +70,7 @@ def _surroundings(arguments: Sequence[str] | None) -> Iterator[None]:
         sys.argv = [*argv[:1], *(argv[1:] if arguments is None else arguments)]
         # Importing torch creates a million objects and no garbage, yet the collector would run hundreds of times.
         gc.set_threshold(100_000, 20, 20)
+        threading.excepthook = tell_once
         for stream in streams:
             # File names need not be text in the terminal's encoding.
             stream.reconfigure(errors="backslashreplace")
@@ -73,6 +81,7 @@ def _surroundings(arguments: Sequence[str] | None) -> Iterator[None]:
     finally:
         sys.argv = argv
         gc.set_threshold(*threshold)
+        threading.excepthook = tell
         for stream, errors in zip(streams, encodings, strict=True):
             with suppress(OSError, ValueError):
                 stream.reconfigure(errors=errors)

@@ -1,6 +1,7 @@
 """Turn any error into an exit status and one plain message, or mark it as a bug in tlearn."""
 
 import errno
+import os
 import re
 import sys
 import traceback
@@ -16,6 +17,7 @@ from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
 from tlearn.config.unreadable import several, unreadable
 from tlearn.config.valid_values import NOTHING
 from tlearn.errors import ConfigError, OutOfMemoryError, OutputError, TlearnError, is_out_of_memory, typed
+from tlearn.files import FULL
 from tlearn.training.signals import Stopped, stopping_signal
 
 # Exit statuses after a signal, and what is said
@@ -99,7 +101,9 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
     if isinstance(error, AssertionError) and _place(error).startswith("hydra."):
         return ConfigError.exit_status, "an argument has no key before its @ (GROUP@PACKAGE=OPTION)"
     if isinstance(error, OSError) and error.errno in _STORAGE:
-        return OutputError.exit_status, f"cannot write {error.filename or 'the output'}: {error.strerror}"
+        place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"
+        room = "; free some space" if error.errno in FULL else ""
+        return OutputError.exit_status, f"cannot write {place}: {error.strerror}{room}"
     if isinstance(error, RuntimeError) and "without overflow" in str(error):
         return ConfigError.exit_status, "a number is too large for float32: lower optimizer.lr, or what else is given"
     if _is_misconfiguration(error):

@@ -96,8 +96,11 @@ class CheckpointIO(LightningCheckpointIO):
         """Save a checkpoint; on failure, the old file stays as it was.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: the file cannot be written, or the run folder is gone.
         """
+        if not self._run.is_dir():
+            # A new one would hold nothing else, and nothing goes on from it.
+            raise OutputError(f"cannot write {path}: the run folder was moved or removed")
         # Lightning's own writer goes through a temporary file on another filesystem and swallows missing permission.
         with writing(Path(path), durable=True) as file, sealing_zip(file) as sealed:
             torch.save(_with_paths(checkpoint, self._relative), sealed)
