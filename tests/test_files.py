@@ -495,6 +495,7 @@ ALLOWED = {
     ("tlearn.archive", "rename"): "which takes its place when it is whole",
     ("tlearn.data.sources.shapes", "save"): "images, in a temporary folder",
     ("tlearn.data.sources.shapes", "rename"): "the same",
+    ("tlearn.sweeps.study", "open"): "a lock, in which nothing is written",
 }
 
 

@@ -129,7 +129,7 @@ def test_a_best_checkpoint_that_a_killed_run_could_not_remove_is_gone_once_it_go
 
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointIO, "remove_superseded", dies)
-        assert train(folder, pictures, weights, "on the fly").returncode == 1
+        assert train(folder, pictures, weights, "mixup").returncode == 1
     assert len(list(folder.glob("checkpoints/epoch*.ckpt"))) == 2
     assert program("train", f"resume={folder}", cwd=tmp_path).returncode == 0
-    assert result(folder) == result(straight("on the fly"))
+    assert result(folder) == result(straight("mixup"))

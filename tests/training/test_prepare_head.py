@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from lightning import Trainer
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
@@ -34,7 +33,7 @@ def prepared(
     layer = StandardisedLinear(nn.Linear(features.shape[1], 3))
     layer.adapt(features)
     module = TransferModule(TransferNetwork(nn.Identity(), layer), 3)
-    fit = prepare_head._Fit(layer, Trainer(accelerator="cpu", logger=False), module)
+    fit = prepare_head._Fit(layer, module.loss, lambda parts: parts)
     return layer, fit.start((features, targets), val or (features, targets), weight_decays)
 
 

@@ -153,7 +153,7 @@ class Finish:
             logits = []
             for features, targets in batches:
                 logits.append(network.head(features))
-                mean.update(F.cross_entropy(logits[-1], targets), weight=len(targets))
+                mean.update(F.cross_entropy(logits[-1], targets), len(targets))
                 metrics.update(shifted(logits[-1]), targets)
             found |= {name: float(value) for name, value in metrics.compute().items()}
             found[f"{split}/loss"] = float(mean.compute())

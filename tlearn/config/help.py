@@ -42,9 +42,9 @@ usage: python -m tlearn.{program}{usage} [KEY=VALUE ...]
 folder, --config-dir FOLDER adds option files of your own, --cfg job prints the
 whole configuration, --version the version.
 Exit status: 0 done, 1 bug in tlearn or in your own code, 2 configuration,
-3 data, 4 checkpoint or output, 5 download, 6 training became NaN, 7 part of a
-sweep failed, 129, 130 and 143 after a signal. HYDRA_FULL_ERROR=1 shows an
-error's full trace.
+3 data, 4 checkpoint or output, 5 download, 6 diverged training, 7 part of a
+sweep failed, 8 out of memory, 129, 130 and 143 after a signal.
+HYDRA_FULL_ERROR=1 shows an error's full trace.
 """
 
 

@@ -1,6 +1,7 @@
 """Folders in every state: layouts, links, downloads, and what users are told of wrong trees."""
 
 import os
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,8 @@ class TestWrongTrees:
         assert message.endswith(f"data.root={tmp_path / 'train'}")
 
     def test_a_folder_of_data_sets_is_no_data_set(self, tmp_path):
-        fill(tmp_path, *(f"{name}/{split}/a/1.jpg" for name in ("one", "two") for split in ("train", "val")))
+        names = product(("one", "two"), ("train", "val"), ("a", "b"))
+        fill(tmp_path, *(f"{name}/{split}/{label}/1.jpg" for name, split, label in names))
         assert refused(tmp_path).endswith(f"data.root={tmp_path / 'one'}")
 
     def test_val_and_test_without_train_are_refused(self, tmp_path):
