@@ -1,6 +1,7 @@
 """The shipped configuration tree: every option composes, holds what it may, and names arguments that exist."""
 
 import inspect
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -340,3 +341,14 @@ def test_what_is_built_stays_a_bare_dictionary_for_libraries():
 def test_keys_known_without_composing_are_those_of_the_configuration(program):
     config = OmegaConf.to_container(compose_unchecked(program=program), resolve=False)
     assert set(known_keys(program)) == {key for key, _ in keys_of(config) if key.partition(".")[0] != "hydra"}
+
+
+def test_a_home_folder_in_an_option_file_is_refused_with_what_to_type(tmp_path):
+    folder = tmp_path / "run_place"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("# @package _global_\nhydra: {run: {dir: ~/runs/one}}\n", encoding="utf-8")
+    whole = os.path.expanduser("~/runs/one")
+    with pytest.raises(ConfigError, match=f"hydra.run.dir=~/runs/one: ~ is .*; give hydra.run.dir={whole}"):
+        compose(["+run_place=mine"], config_dir=tmp_path)
+    # Where it is not used
+    compose(["+run_place=mine"], config_dir=tmp_path, output_dir=tmp_path / "two")

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from tlearn import __version__
 from tlearn.config.arguments import readable
-from tlearn.config.compose import check_rules, check_run_folder, compose_checked
+from tlearn.config.compose import check_home, check_rules, check_run_folder, compose_checked
 from tlearn.config.help import help_text
 from tlearn.config.interpreter import borrowed_interpreter, end_process, variable
 from tlearn.config.messages import STOPPED, explain, own_code, plain_error
@@ -168,6 +168,7 @@ def _hydra_main(config_name: str, task: Task, shows_only: bool) -> int:
                 sources = [one.path for one in job.runtime.config_sources if one.provider == "command-line"]
                 asked = Asked(config_name, list(job.overrides.task), next(iter(sources), None))
                 unresolved = plain(config, resolve=False)
+                check_home("hydra.sweep.dir", job.sweep.dir)
                 check_run_folder(unresolved["paths"])
                 check_rules(plain(config), unresolved, job.runtime.choices, asked)
 

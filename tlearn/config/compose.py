@@ -1,5 +1,6 @@
 """Compose the configuration of a program with every value checked, as its command line does before it runs."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tlearn.config.meant_values import hint
 from tlearn.config.messages import plain_error
 from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
 from tlearn.config.tree import compose_unchecked, plain
-from tlearn.errors import ConfigError
+from tlearn.errors import ConfigError, typed
 from tlearn.runs.trust import check_installed
 
 
@@ -48,6 +49,8 @@ def compose_checked(
 ) -> DictConfig:
     """Do the work of `compose`, and raise the errors of Hydra and OmegaConf as they are."""
     config = compose_unchecked(overrides, program, config_dir)
+    if output_dir is None:
+        check_home("hydra.run.dir", str(config.hydra.run.dir))
     folder = Path(str(config.hydra.run.dir) if output_dir is None else output_dir)
     choices = config.hydra.runtime.choices
     if not isinstance(config.paths, DictConfig):
@@ -62,6 +65,12 @@ def compose_checked(
         config.paths.output_dir = str(folder.absolute())
     check_rules(plain(config), plain(config, resolve=False), choices, Asked(program, overrides, config_dir))
     return config
+
+
+def check_home(key: str, folder: str) -> None:
+    """Refuse a folder that Hydra would make under the name ~, as it does with one of an option file."""
+    if (whole := os.path.expanduser(folder)) != folder:
+        raise ConfigError(f"{key}={folder}: ~ is the home folder on a command line alone; give {typed(key, whole)}")
 
 
 def check_run_folder(paths: Mapping[str, Any]) -> None:
