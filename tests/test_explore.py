@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -84,7 +85,13 @@ def test_the_images_of_a_run_are_shown_in_its_own_splits(tmp_path, folder_data, 
     beside = program("explore", f"run={tmp_path / 'run'}", "data=folder", f"data.root={flat}", "seed=3", cwd=tmp_path)
     assert beside.returncode == 2
     assert f"leave out data=folder data.root={flat} seed=3" in beside.stderr
-    next((flat / "red").iterdir()).unlink()
+    changed = next((flat / "red").iterdir())
+    was, content = changed.stat(), changed.read_bytes()
+    changed.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(changed, ns=(was.st_atime_ns, was.st_mtime_ns))
+    with pytest.raises(DataError, match=f"other content: red/{changed.name}"):
+        explore(compose([f"run={tmp_path / 'run'}"], "explore", output_dir=tmp_path / "out"))
+    changed.unlink()
     with pytest.raises(DataError, match="missing: red/"):
         explore(compose([f"run={tmp_path / 'run'}"], "explore", output_dir=tmp_path / "out"))
 

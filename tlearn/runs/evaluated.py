@@ -1,14 +1,17 @@
 """Which images an evaluation measures: a split of the run's own, also where it has moved to, or of another data set."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tlearn.analysis.outputs import Outputs
 from tlearn.console import say
+from tlearn.data.file_state import content_digest
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sources.base import Sample, Source, listing_of
 from tlearn.data.split import Manifest, check_manifest, read_manifest, unchanged_files
 from tlearn.errors import DataError
+from tlearn.machine import available_cpus
 from tlearn.runs.model import MANIFEST, Model, read_description
 
 
@@ -64,7 +67,11 @@ def recorded_images(run: str | Path) -> ImageSet:
     """
     folder, description = read_description(run)
     manifest, root = read_manifest(folder / MANIFEST), Path(description["data_root"])
+    # Missing files first: the others take a while to read.
     check_manifest(manifest, root)
+    with ThreadPoolExecutor(available_cpus()) as pool:
+        found = pool.map(content_digest, map(root.joinpath, manifest.digests))
+        check_manifest(manifest, root, dict(zip(manifest.digests, found, strict=True)))
     return ImageSet(root, manifest.splits, description["classes"], digests=manifest.digests)
 
 
