@@ -9,9 +9,10 @@ import time
 
 import pytest
 import torch
-from torch.utils.data import BatchSampler, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from tests.conftest import REPOSITORY
+from tlearn.config.messages import explain
 from tlearn.data import loader
 from tlearn.data.loader import EpochLoader, worker_options, worker_seconds
 from tlearn.errors import ConfigError, OutputError
@@ -59,6 +60,31 @@ def test_a_batch_that_does_not_come_ends_with_its_files(monkeypatch, instead, to
         list(loaded(instead))
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_it_hands_over_a_batch_ends_with_its_files(monkeypatch, error):
+    def cut_off(self):
+        yield from ()
+        raise error
+
+    monkeypatch.setattr(DataLoader, "__iter__", cut_off)
+    with pytest.raises(OutputError, match=r"a loader worker was killed.* at 0.jpg, 1.jpg: .*num_workers=0"):
+        list(loaded(lambda: None))
+    with pytest.raises(type(error)):
+        list(loaded(lambda: None, num_workers=0, timeout=0))
+
+
+def test_a_worker_that_is_killed_while_something_else_runs_ends_with_the_remedy():
+    batches = iter(loaded(kill))
+    next(batches)
+    # torch hears of its end here, and raises its error.
+    with pytest.raises(RuntimeError) as caught:
+        time.sleep(10)
+    status, message = explain(caught.value)
+    assert status == 4
+    assert "a loader worker was killed" in message
+    assert "--shm-size=1g" in message
+
+
 def test_the_files_are_of_the_batches_that_a_resumed_epoch_still_has(monkeypatch):
     class Skipping(BatchSampler):
         skip = 2
@@ -93,8 +119,17 @@ def test_as_many_workers_load_as_shared_memory_has_room_for(monkeypatch, capsys,
 @pytest.mark.skipif(os.name == "nt" or not shutil.which("unshare") or os.geteuid() != 0, reason="needs root to mount")
 def test_a_training_in_a_container_with_little_shared_memory_says_so_and_ends_well(tmp_path, folder_data):
     train = [sys.executable, "-m", "tlearn.train", "data=folder", f"data.root={folder_data}", "data.num_workers=2"]
-    more = ["features=off", "trainer=cpu", "trainer.max_epochs=1", "report=off", "logger=csv", "data.batch_size=24"]
-    mount = f'mount -t tmpfs -o size=2m tmpfs /dev/shm && cd {tmp_path} && exec "$@"'
+    more = [
+        "features=off",
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "report=off",
+        "logger=csv",
+        "data.batch_size=24",
+        "backbone=tiny",
+        "transforms.size=448",
+    ]
+    mount = f'mount -t tmpfs -o size=64m tmpfs /dev/shm && cd {tmp_path} && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mount, "sh", *train, *more]
     if subprocess.run([*command[:4], "mount -t tmpfs tmpfs /dev/shm"], capture_output=True).returncode:
         pytest.skip("this container may not mount")

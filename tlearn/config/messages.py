@@ -16,6 +16,7 @@ from tlearn.config import options
 from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
 from tlearn.config.unreadable import several, unreadable
 from tlearn.config.valid_values import NOTHING
+from tlearn.data.workers import KILLED, KILLED_REMEDY, is_killed_worker
 from tlearn.errors import ConfigError, OutOfMemoryError, OutputError, TlearnError, is_out_of_memory, typed
 from tlearn.files import FULL
 from tlearn.training.signals import Stopped, stopping_signal
@@ -82,6 +83,8 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
             OutOfMemoryError.exit_status,
             "out of memory: lower data.batch_size (trainer.accumulate_grad_batches makes up for it)",
         )
+    if is_killed_worker(error):
+        return OutputError.exit_status, f"{KILLED}: {KILLED_REMEDY}"
     if isinstance(error, MissingConfigException) and error.options is not None:
         return ConfigError.exit_status, _unknown_option(error)
     if isinstance(error, InstantiationException):

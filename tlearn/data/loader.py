@@ -8,17 +8,13 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from tlearn.console import say
-from tlearn.data.workers import leave_signals
+from tlearn.data.workers import KILLED, KILLED_REMEDY, ROOM, is_killed_worker, leave_signals
 from tlearn.errors import ConfigError, OutputError, capped
 from tlearn.machine import free_shared_memory
 
 _TIMEOUT = "TLEARN_WORKER_TIMEOUT"
 # Batches that each worker prepares ahead: torch's default
 _AHEAD = 2
-_ROOM = (
-    "free some (a container has 64 MiB unless started with --shm-size=1g; in Kubernetes, mount an emptyDir with medium "
-    "Memory there), or set a smaller batch size"
-)
 
 
 def worker_seconds() -> float:
@@ -50,7 +46,7 @@ def worker_options(workers: int, batch_bytes: int, loaders: int = 1) -> dict[str
         fitting = free // each
         say(
             f"shared memory: {workers} loader workers need {workers * each / 2**20:.0f} MiB in /dev/shm and "
-            f"{free / 2**20:.0f} MiB are free, so {fitting or 'the main process'} will load: {_ROOM}"
+            f"{free / 2**20:.0f} MiB are free, so {fitting or 'the main process'} will load: {ROOM}"
         )
         workers = fitting
     if not workers:
@@ -70,14 +66,14 @@ class EpochLoader(DataLoader):
             for batch in super().__iter__():
                 yield batch
                 done += 1
-        except RuntimeError as error:
-            said = str(error)
-            if "DataLoader timed out" in said:
+        except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+            # Of the socket that hands over a batch, where the worker at its other end has just died
+            cut_off = self.num_workers and not isinstance(error, RuntimeError) and "Traceback" not in str(error)
+            if "DataLoader timed out" in str(error):
                 told = f"no batch came from the loader workers for {worker_seconds():g} s ({_TIMEOUT})"
                 remedy = "see whether these files can be read, raise the time, or set num_workers=0"
-            elif "DataLoader worker" in said and "Terminated" not in said:
-                told = "a loader worker was killed, as the system does where memory or shared memory is used up"
-                remedy = f"set num_workers=0; /dev/shm: {_ROOM}"
+            elif cut_off or is_killed_worker(error):
+                told, remedy = KILLED, KILLED_REMEDY
             else:
                 raise
             files = capped(self._files(skipped + done), 5)

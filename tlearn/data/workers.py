@@ -4,6 +4,19 @@ import signal
 
 from tlearn.machine import available_cpus
 
+KILLED = "a loader worker was killed, as the system does where memory or shared memory is used up"
+ROOM = (
+    "free some (a container has 64 MiB unless started with --shm-size=1g; in Kubernetes, mount an emptyDir with medium "
+    "Memory there), or set a smaller batch size"
+)
+KILLED_REMEDY = f"set num_workers=0; /dev/shm: {ROOM}"
+
+
+def is_killed_worker(error: BaseException) -> bool:
+    """Return whether torch says that a worker has died, which it does in the midst of whatever runs then."""
+    said = str(error)
+    return isinstance(error, RuntimeError) and "DataLoader worker" in said and "Terminated" not in said
+
 
 def default_workers(processes: int = 1) -> int:
     """Return how many workers decode: one CPU per process is left for the network, at most eight others are used."""
