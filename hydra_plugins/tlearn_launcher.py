@@ -43,7 +43,7 @@ class BatchedLauncher(BasicLauncher):
         assert self.config is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
+            config.hydra.job.id, config.hydra.job.num = str(number), number
             folder = os.path.abspath(os.path.join(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)))
             program = config.pop("hydra").job.config_name
         settings: Any = OmegaConf.to_container(config, resolve=False)
