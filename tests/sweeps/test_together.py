@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import threading
@@ -58,7 +59,7 @@ GRIDS = {
     "optimizer.weight_decay=0,0.1",
     "unprepared": f"callbacks.prepare_head=null optimizer=adamw,sgd {RATES} optimizer.weight_decay=0.1",
     "momentum": "optimizer=sgd optimizer.nesterov=true,false optimizer.lr=0.5,1",
-    "mlp": f"head=mlp head.hidden=[8],[16,8] head.dropout=0.0,0.5 {RATES}",
+    "mlp": "head=mlp head.hidden=[8],[16,8] head.dropout=0.0,0.5 optimizer.lr=0.001,0.003",
     "losses": f"loss.label_smoothing=0,0.1 loss.weight=null,[1.0,3.0,2.0] {RATES}",
     "balance": f"data.balance=none,weights {RATES}",
     "schedules": f"scheduler=cosine,onecycle,plateau,step {RATES} trainer.max_epochs=5",
@@ -80,6 +81,9 @@ def test_every_trial_has_the_metrics_of_the_trial_alone(sweep, tmp_path, grid):
     assert TOGETHER not in alone.stdout
     folders = sorted(folder.name for folder in (tmp_path / "alone").iterdir() if folder.is_dir())
     assert len(folders) > 1
+    # None has fallen back to a run alone.
+    trained = re.findall(r"(\d+) heads of \d+ trained together", batched.stdout)
+    assert sum(map(int, trained)) == len(folders)
     for name in folders:
         one, other = tmp_path / "batched" / name, tmp_path / "alone" / name
         assert results(one) == pytest.approx(results(other), abs=1e-5)

@@ -35,6 +35,7 @@ from tlearn.training.csv_logger import CSVLogger
 from tlearn.training.loggers import complete_loggers, log_results, tracked
 from tlearn.training.metrics import shifted
 from tlearn.training.module import TransferModule
+from tlearn.training.non_finite import refuse_exploded
 from tlearn.training.prepare_head import fold
 
 
@@ -157,6 +158,8 @@ class Finish:
                 metrics.update(shifted(logits[-1]), targets)
             found |= {name: float(value) for name, value in metrics.compute().items()}
             found[f"{split}/loss"] = float(mean.compute())
+            if split == "val":
+                refuse_exploded(found["val/loss"], len(images.image_set.classes))
             paths, targets = images.datasets[split].paths, torch.cat([targets for _, targets in batches])
             classes, root = images.image_set.classes, images.image_set.root
             outputs[split] = Outputs(split, classes, root, paths, targets, torch.cat(logits))

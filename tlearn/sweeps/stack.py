@@ -20,14 +20,12 @@ class Stack:
         self._first: Any = head[0] if is_sequence else head  # type: ignore[index]
         self._rest = head[1:] if is_sequence else nn.Sequential()  # type: ignore[index]
         self._prefix, self._count = "0." if is_sequence else "", count
-        self._names = {name: f"{int(name.partition('.')[0]) + 1}.{name.partition('.')[2]}" for name in self._of_rest()}
+        # A part of a sequence keeps the names that it has in the whole.
+        self._names = [name for name, _ in self._rest.named_parameters()]
         self.parameters = {
             name: one.detach().expand(count, *one.shape).clone().requires_grad_()
             for name, one in head.named_parameters()
         }
-
-    def _of_rest(self) -> list[str]:
-        return [name for name, _ in self._rest.named_parameters()]
 
     def logits(self, features: Tensor, train: bool) -> Tensor:
         """Compute logits [K, N, C] of features [N, F]."""
@@ -39,7 +37,7 @@ class Stack:
         if not len(self._rest):
             return hidden
         self._rest.train(train)
-        rest = {name: own[whole] for name, whole in self._names.items()}
+        rest = {name: own[name] for name in self._names}
         # A run alone draws which units drop out in the same order, from the same seed.
         each = vmap(lambda own, values: functional_call(self._rest, own, (values,)), randomness="same")
         return each(rest, hidden)
