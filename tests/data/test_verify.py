@@ -18,6 +18,7 @@ from tlearn.data.decode import Decoder
 from tlearn.data.file_state import content_digest
 from tlearn.data.verify import Unchanged, check_images
 from tlearn.errors import BadImageError
+from tlearn.files import temporary_beside
 
 GOOD = ["cats/a.png", "cats/b.png", "dogs/c.png", "dogs/d.png"]
 
@@ -99,6 +100,15 @@ def test_unchanged_files_are_not_decoded_again(root, cache, decoded):
     decoded.clear()
     assert find_bad_images(root, GOOD, Decoder(), cache, threads=2) == first
     assert decoded == []
+
+
+def test_what_a_process_left_that_was_killed_while_it_wrote_is_removed(root, cache):
+    find_bad_images(root, GOOD, Decoder(), cache, threads=2)
+    written = only_file(cache)
+    temporary_beside(written).write_text("{")
+    written.unlink()
+    find_bad_images(root, GOOD, Decoder(), cache, threads=2)
+    assert only_file(cache) == written
 
 
 def test_without_a_cache_folder_every_file_is_decoded_each_time(root, decoded):

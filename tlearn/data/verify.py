@@ -19,7 +19,7 @@ from tlearn.data.file_state import content_digest, file_state
 from tlearn.data.formats import HEIF_ENDINGS
 from tlearn.data.header import heif_version
 from tlearn.errors import BadImageError, OutputError
-from tlearn.files import write_text
+from tlearn.files import remove_temporaries, write_text
 
 # Part of the cache key: increment it when the decoder accepts other files or the layout of the cache changes.
 _FORMAT = 3
@@ -141,4 +141,5 @@ def _write_cache(cache: Path, key: str, pictures: dict[str, list]) -> None:
     """Replace the file; of parallel runs, the last one wins."""
     # On a full or read-only disk the next run checks again, which is not a reason to stop this one.
     with suppress(OutputError):
+        remove_temporaries(cache.parent, cache.name)
         write_text(cache, json.dumps({"key": key, "pictures": pictures}, separators=(",", ":")))
