@@ -33,7 +33,8 @@ def train(config: DictConfig) -> dict[str, float]:
 
     started = time.monotonic()
     run = RunFolder(config.paths.output_dir)
-    if (done := finished_with_others(config, run)) is not None:
+    done = finished_with_others(run, config.seed, config.quiet, lambda: prepared(config, run))
+    if done is not None:
         return done
     claimed, told = run.claimed(again=config.resume is not None), session(run.path / "train.log", quiet=config.quiet)
     with claimed, told, float32(tf32=config.features.precision == "tf32"):

@@ -1,19 +1,18 @@
 """Trials of a sweep that differ in their heads alone: trained together, then finished one after another."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import seed_everything
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 from torch import nn
 
 from tlearn.config import build, seats
 from tlearn.config.finish import Finish, Shared
-from tlearn.config.prepared import prepared
+from tlearn.config.prepared import Prepared
 from tlearn.config.tree import Settings
 from tlearn.console import say, session
 from tlearn.errors import counted
@@ -30,18 +29,27 @@ from tlearn.training.prepare_head import PrepareHead, StandardisedLinear, most_i
 _MOST_NUMBERS = 2**27
 
 
-def finished_with_others(config: DictConfig, run: RunFolder) -> dict[str, float] | None:
+def finished_with_others(
+    run: RunFolder, seed: int, quiet: bool, prepare: Callable[[], Prepared]
+) -> dict[str, float] | None:
     """Finish the trial of a run folder that trains in a group, and return its metrics; None for one that does not.
 
     The first of a group trains all. What does not succeed there runs by itself, and so says in the usual words why.
+
+    Args:
+        run: its folder.
+        seed: of all trials of its group.
+        quiet: prints nothing but errors.
+        prepare: builds the parts of the training.
     """
     group = group_of(run.path)
-    if group is None or config.resume is not None:
+    if group is None:
         return None
     if group.trained is None:
-        with session(quiet=config.quiet):
+        with session(quiet=quiet):
             try:
-                group.trained = _trained(config, run, group)
+                seed_everything(seed, workers=True, verbose=False)
+                group.trained = _trained(prepare(), run.path, group)
             except Exception as error:
                 _tell(len(group.members), error)
                 dissolve(group)
@@ -54,16 +62,14 @@ def _tell(count: int, error: Exception) -> None:
     say(f"{counted(count, 'trial')} by themselves: {str(error).partition(chr(10))[0] or type(error).__name__}")
 
 
-def _trained(config: DictConfig, run: RunFolder, group: Group) -> dict[Path, "Finish"]:
+def _trained(parts: Prepared, folder: Path, group: Group) -> dict[Path, "Finish"]:
     """Train the heads of a group, and return how each trial is finished that did not fail."""
-    seed_everything(config.seed, workers=True, verbose=False)
-    parts = prepared(config, run)
     data = choose_features(
         build.feature_options(parts.settings, parts.backbone), parts.module, parts.images, parts.trainer
     )
     if not isinstance(data, FeatureDataModule) or parts.trainer.strategy.root_device.type != "cpu":
         raise RuntimeError("only heads on kept features train together, and on the CPU")
-    shared = Shared(run.path, parts, data, {})
+    shared = Shared(folder, parts, data, {})
     for split in ("val", "test"):
         if split in data.datasets:
             loader = data.val_dataloader() if split == "val" else data.test_dataloader()

@@ -59,7 +59,7 @@ class SweepTable(Callback):
                 _refuse_folders(hydra)
                 # More trials, or more at a time, are the same search.
                 del shared["sweeper"]["n_trials"], shared["sweeper"]["n_jobs"]
-            _check_direction(hydra.sweeper, config.get("optimized_metric"))
+            _check_direction(hydra.sweeper.get("direction"), config.get("optimized_metric"))
             with nullcontext() if study is None else study.lock:
                 held, before = (RunFolder(folder), 0) if study is None else study.join()
                 if study is None:
@@ -144,9 +144,8 @@ def _refuse_folders(hydra: HydraConf) -> None:
             raise ConfigError(f"{one}: the folders of a search have the numbers of its trials; leave it out")
 
 
-def _check_direction(sweeper: DictConfig, objective: str | None) -> None:
+def _check_direction(asked: Any, objective: str | None) -> None:
     """Refuse a search for the worst value of a metric whose name says which is best."""
-    asked = sweeper.get("direction")
     name = getattr(asked, "name", asked)
     if objective is None or objective.rpartition("/")[2] not in (*MEASURED, "top1", "top5"):
         return
