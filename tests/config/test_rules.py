@@ -343,6 +343,14 @@ def test_what_every_run_needs_cannot_be_removed(key):
         rules.check(config, known_keys("train"))
 
 
+@pytest.mark.parametrize("key", ["features.on_write_error", "features.mode", "features.limit_gb", "paths.cache"])
+def test_keys_that_are_always_read_cannot_be_removed_either(key):
+    config, (group, _, name) = composed(ROUNDS[0]), key.partition(".")
+    config = {**config, group: {one: value for one, value in config[group].items() if one != name}}
+    with pytest.raises(ConfigError, match=f"^{key} is missing"):
+        rules.check(config, known_keys("train"))
+
+
 @pytest.mark.parametrize("steps", [3, "abc", None, [3], [{"degrees": 15}]])
 def test_augmentation_must_be_a_list_of_targets(steps):
     with pytest.raises(ConfigError, match=r"^transforms\.train: expected a list of steps, each with a _target_"):

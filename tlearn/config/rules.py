@@ -26,6 +26,8 @@ _OTHERS = {
 }
 # A group of which a program has nothing by default, and the key that tells the program
 _EMPTY = {"images": "backbone", "seed": "backbone", "tta": "metrics", "resume": "tune"}
+# Groups all of whose keys are read
+_WHOLE = ("features", "paths")
 # The seats that a configuration gives names to, each of which must be built
 _NAMED = ("metrics", "callbacks", "logger")
 # The keys of Hydra
@@ -103,7 +105,7 @@ def check(
     Raises:
         ConfigError: names the key, the value and what was expected.
     """
-    removed = [key for key in known if "." not in key and key not in config]
+    removed = [key for key in known if key.rpartition(".")[0] in ("", *_WHOLE) and not _has(config, key)]
     if removed:
         raise ConfigError(f"{removed[0]} is missing: it can be changed, not removed")
     empty = [group for key, group in _EMPTY.items() if key in known]
@@ -127,6 +129,13 @@ def check(
         _check_together(config)
     except KeyError as error:
         raise ConfigError(f"{error.args[0]} is missing: it can be changed, not removed") from None
+
+
+def _has(config: dict[str, Any], key: str) -> bool:
+    """Return whether a key, at most one level deep, is there; a value in place of a node is another mistake."""
+    group, _, name = key.partition(".")
+    node = config.get(group)
+    return group in config if not name else not isinstance(node, dict) or name in node
 
 
 def _check_named(group: str, parts: Any, known: list[str]) -> None:
