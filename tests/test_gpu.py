@@ -15,7 +15,7 @@ from tests.conftest import draw
 from tlearn import interface
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
-from tlearn.errors import BadImageError, DeviceMemoryError, NonFiniteError
+from tlearn.errors import BadImageError, OutOfMemoryError, NonFiniteError
 from tlearn.features import extract
 from tlearn.features.extract import Extractor, Reader
 from tlearn.machine import has_tf32
@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_computed_in_parts(little_memory):
     assert most < 16
     # No size was tried twice that did not fit
     assert len([count for count in calls if count > most]) <= 3
-    with pytest.raises(DeviceMemoryError):
+    with pytest.raises(OutOfMemoryError):
         fitting(lambda rows: torch.empty(2**28, device=GPU), torch.ones(2, 1))
 
 
