@@ -554,6 +554,7 @@ def test_the_test_above_sees_nothing_else(code):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 def test_a_fork_that_outlives_its_process_holds_no_lock_of_it(tmp_path):
     reader, writer = os.pipe()
+    starts, started = os.pipe()
     file = (tmp_path / "file").open("wb")
     lock(file)
     file.write(b"whole")
@@ -561,9 +562,11 @@ def test_a_fork_that_outlives_its_process_holds_no_lock_of_it(tmp_path):
     if pid == 0:
         # As a worker does until it finds that nobody is left to work for
         os.close(writer)
+        os.write(started, b"1")
         os.read(reader, 1)
         file.close()
         os._exit(0)
+    os.read(starts, 1)
     try:
         with (tmp_path / "file").open("ab") as again, pytest.raises(BlockingIOError):
             lock(again)
@@ -573,5 +576,6 @@ def test_a_fork_that_outlives_its_process_holds_no_lock_of_it(tmp_path):
     finally:
         os.close(writer)
         assert os.waitpid(pid, 0)[1] == 0
-        os.close(reader)
+        for end in (reader, starts, started):
+            os.close(end)
     assert (tmp_path / "file").read_bytes() == b"whole"

@@ -15,7 +15,7 @@ from tests.conftest import draw
 from tlearn import interface
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
-from tlearn.errors import BadImageError, OutOfMemoryError, NonFiniteError
+from tlearn.errors import BadImageError, NonFiniteError, OutOfMemoryError
 from tlearn.features import extract
 from tlearn.features.extract import Extractor, Reader
 from tlearn.machine import has_tf32
