@@ -40,7 +40,7 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give the lock back, as often as it was taken."""
+        """Release the lock once it was released as often as it was taken."""
         self._depth -= 1
         if not self._depth and self._file is not None:
             self._file.close()
