@@ -28,7 +28,10 @@ def check(config: DictConfig) -> dict[str, float]:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, PrepareHead):
                     callback.setup(trainer, module, "fit")
-            module.on_load_checkpoint(CheckpointIO(run.path).load_checkpoint(checkpoint))
+            files = CheckpointIO(run.path)
+            content = files.load_checkpoint(checkpoint)
+            with files.restoring():
+                module.on_load_checkpoint(content)
             say("checkpoint: checkpoints/last.ckpt fits the network")
         # Its workers take shared memory as those of the training will.
         next(iter(images.val_dataloader()))

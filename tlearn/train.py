@@ -29,6 +29,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.record import RunRecord
     from tlearn.training.best import evaluate_best
     from tlearn.training.ddp import further_processes, wait_for_record
+    from tlearn.training.last_checkpoint import restoring
     from tlearn.training.loggers import log_results, tracked
 
     started = time.monotonic()
@@ -58,7 +59,8 @@ def train(config: DictConfig) -> dict[str, float]:
         with tracked(trainer.loggers, record.parameters):
             with further_processes(trainer):
                 fit_started = time.monotonic()
-                trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+                with restoring(trainer):
+                    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
                 fit_seconds = time.monotonic() - fit_started
                 metrics, outputs = evaluate_best(trainer, module, data, run.path, plan)
                 metrics |= calibrate(outputs) | parts.network.sizes()

@@ -2,9 +2,13 @@
 
 import os
 import pickle
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.faults import fault
 from tlearn.errors import CheckpointError, OutputError
@@ -102,6 +106,20 @@ def test_a_checkpoint_that_names_a_file_outside_its_run_is_refused(tmp_path, fie
         torch.save(whole, sealed)
     with pytest.raises(CheckpointError, match="outside its run folder"):
         CheckpointIO(run).load_checkpoint(run / "last.ckpt")
+
+
+@given(st.text(st.sampled_from("ab./\\~ C:\0\n\ud800"), max_size=12) | st.integers() | st.none())
+@settings(deadline=None, max_examples=200)
+def test_whatever_a_checkpoint_names_lies_in_its_run_or_is_refused(named):
+    run = Path("/runs/mine")
+    state = {"best_k_models": {}, "best_model_path": named}
+    content = {"state_dict": {}, "pytorch-lightning_version": "2", "callbacks": {"ModelCheckpoint": state}}
+    with mock.patch("tlearn.training.checkpoints.read_checkpoint", return_value=content):
+        try:
+            found = CheckpointIO(run).load_checkpoint("last.ckpt")["callbacks"]["ModelCheckpoint"]["best_model_path"]
+        except CheckpointError:
+            return
+    assert not named or (Path(found) == Path(os.path.normpath(found)) and Path(found).is_relative_to(run))
 
 
 def test_paths_of_a_run_that_is_reached_by_a_link_are_its_own(tmp_path):

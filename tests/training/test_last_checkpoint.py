@@ -11,6 +11,8 @@ import torch
 
 from tests.conftest import COLOURS, draw_classes
 from tests.small_runs import overrides, program, write_weights
+from tlearn.files import writing
+from tlearn.models.digests import sealing_zip
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.module import TransferModule
 
@@ -133,3 +135,34 @@ def test_a_best_checkpoint_that_a_killed_run_could_not_remove_is_gone_once_it_go
     assert len(list(folder.glob("checkpoints/epoch*.ckpt"))) == 2
     assert program("train", f"resume={folder}", cwd=tmp_path).returncode == 0
     assert result(folder) == result(straight("mixup"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (["epoch"], [1]),
+        (["progress"], {}),
+        (["state_dict", "network.head.bias"], True),
+        (["optimizer_states"], None),
+        (["loops", "fit_loop", "epoch_loop.batch_progress"], {"total": 1}),
+        (["callbacks", "EarlyStopping{'monitor': 'val/loss', 'mode': 'min'}", "best_score"], None),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_whose_content_is_not_a_state_of_the_run_is_named(
+    straight, pictures, weights, tmp_path, keys, value
+):
+    folder = shutil.copytree(straight("early stopping"), tmp_path / "run")
+    path = folder / "checkpoints" / "last.ckpt"
+    whole = torch.load(path, weights_only=True)
+    place = whole
+    for key in keys[:-1]:
+        place = place[key]
+    assert keys[-1] in place
+    place[keys[-1]] = value
+    with writing(path) as file, sealing_zip(file) as sealed:
+        torch.save(whole, sealed)
+    done = program("train", f"resume={folder}", "trainer.max_epochs=4", cwd=tmp_path)
+    assert done.returncode == 4
+    assert str(path) in done.stderr
+    assert done.stderr.count("\n") == 1

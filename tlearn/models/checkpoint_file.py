@@ -25,8 +25,7 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
             checkpoint = torch.load(file, map_location=map_location or "cpu", weights_only=True)
         if not all(map(is_held, _tensors(checkpoint))):
             raise CheckpointError(f"{path} claims more numbers than it holds: it is damaged or hostile")
-        kinds = {"state_dict": dict, "pytorch-lightning_version": str}
-        if not isinstance(checkpoint, dict) or any(not isinstance(checkpoint.get(key), kinds[key]) for key in kinds):
+        if not _is_state(checkpoint):
             raise CheckpointError(f"{path} is not a checkpoint of a run")
         return checkpoint
     except CheckpointError:
@@ -38,6 +37,16 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
     except Exception as error:
         # A damaged archive raises errors of a dozen types.
         raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _is_state(checkpoint: Any) -> bool:
+    needed, optional = {"state_dict": dict, "pytorch-lightning_version": str}, {"epoch": int, "progress": dict}
+    return (
+        isinstance(checkpoint, dict)
+        and all(isinstance(checkpoint.get(key), kind) for key, kind in needed.items())
+        and all(isinstance(checkpoint[key], kind) for key, kind in optional.items() if key in checkpoint)
+        and all(isinstance(value, Tensor) for value in checkpoint["state_dict"].values())
+    )
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:

@@ -82,10 +82,12 @@ def _load_best(trainer: Trainer, module: TransferModule, folder: Path) -> dict[s
             "let it train longer (trainer.max_epochs, trainer.max_steps, trainer.max_time), or keep more "
             "(callbacks.checkpoint)"
         )
-    checkpoint = CheckpointIO(folder).load_checkpoint(best)
-    module.on_load_checkpoint(checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
-    epoch = checkpoint["epoch"]
+    files = CheckpointIO(folder)
+    checkpoint = files.load_checkpoint(best)
+    with files.restoring():
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+        epoch = checkpoint["epoch"]
     say(ending(trainer, epoch))
     return {**metrics, "epoch/best": epoch, **module.describe_epoch(epoch)}
 

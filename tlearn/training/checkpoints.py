@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO as LightningCheckpointIO
 from torch import Tensor, nn
 
-from tlearn.errors import CheckpointError, ConfigError, OutputError
+from tlearn.errors import CheckpointError, ConfigError, OutputError, TlearnError
 from tlearn.files import writing
 from tlearn.models.checkpoint_file import read_checkpoint
 from tlearn.models.digests import sealing_zip
@@ -90,6 +91,7 @@ class CheckpointIO(LightningCheckpointIO):
     def __init__(self, run: Path) -> None:
         self._run = run
         self._superseded: set[Path] = set()
+        self._loaded: Path | None = None
         self.defers_removal = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -112,9 +114,29 @@ class CheckpointIO(LightningCheckpointIO):
         """Read a checkpoint as plain data, whatever `weights_only` says.
 
         Raises:
-            CheckpointError: `read_checkpoint` refuses it, or it names a path outside the run folder.
+            CheckpointError: `read_checkpoint` refuses it, or it names a path outside the run folder, or none.
         """
-        return _with_paths(read_checkpoint(Path(path), map_location), self._absolute)
+        self._loaded = Path(path)
+        with self.restoring():
+            return _with_paths(read_checkpoint(self._loaded, map_location), self._absolute)
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Name the checkpoint that was loaded last in errors of its content, until `restored`."""
+        try:
+            yield
+        except TlearnError:
+            raise
+        except Exception as error:
+            if self._loaded is None:
+                raise
+            raise CheckpointError(
+                f"{self._loaded} does not hold a state of this run: {type(error).__name__}: {error}"
+            ) from error
+
+    def restored(self) -> None:
+        """Leave errors from now on as they are: all that was loaded has taken its place."""
+        self._loaded = None
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint, if `defers_removal` in `remove_superseded`: when a state without it is on the disk."""

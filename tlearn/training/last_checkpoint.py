@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class LastCheckpoint(Callback):
             own = processes[trainer.global_rank]
             _set_metrics(pl_module, own["metrics"])
             restore_rng_state(own["random"], _gpus(trainer))
+        _files(trainer).restored()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the state between two epochs."""
@@ -147,12 +149,22 @@ class LastCheckpoint(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the state for the start of training; a fit that had stopped early stays stopped."""
         self._restored = checkpoint[_KEY]
+        for state in checkpoint["callbacks"].values():
+            # Compared with a metric only after an epoch, where nobody would think of the checkpoint
+            scores = [*state.get("best_k_models", {}).values(), state.get("best_score", torch.tensor(0))]
+            if not all(isinstance(score, Tensor) for score in scores):
+                raise TypeError(f"a score is {scores[0]!r}")
         trainer.should_stop = self._restored["stopped"]
         _table(trainer).keep(self._restored["rows"])
         if trainer.is_global_zero:
             _files(trainer).supersede(self._restored["superseded"])
         if trainer.should_stop or checkpoint["epoch"] >= (trainer.max_epochs or 0) > 0:
             say("this run was trained to its end: its best epoch is evaluated again")
+
+
+def restoring(trainer: Trainer) -> AbstractContextManager[None]:
+    """Name the checkpoint that a fit goes on from in errors of its content."""
+    return _files(trainer).restoring()
 
 
 def _step_back(loops: dict[str, Any], trainer: Trainer) -> None:
