@@ -42,6 +42,7 @@ PRIVATE = {
     "threading._shutdown",
     "atexit._run_exitfuncs",
     "os._exit",
+    "_config",
     "_configure_launcher",
     "_apply",
     "_metadata",

@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from tlearn.console import say
-from tlearn.data.workers import KILLED, KILLED_REMEDY, ROOM, is_killed_worker, leave_signals
+from tlearn.data.workers import KILLED, KILLED_REMEDY, ROOM, is_killed_worker, leave_signals, temporary_folder
 from tlearn.errors import ConfigError, OutputError, capped
 from tlearn.machine import free_shared_memory
 
@@ -51,6 +51,7 @@ def worker_options(workers: int, batch_bytes: int, loaders: int = 1) -> dict[str
         workers = fitting
     if not workers:
         return {"num_workers": 0}
+    temporary_folder()
     return {"num_workers": workers, "timeout": worker_seconds(), "worker_init_fn": leave_signals}
 
 

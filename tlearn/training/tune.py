@@ -25,6 +25,7 @@ from tlearn.analysis.drawing import write_figure
 from tlearn.analysis.rate_test import rate_figure, smoothed, steepest_rate
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
+from tlearn.data.workers import temporary_folder
 from tlearn.errors import ConfigError, NonFiniteError
 from tlearn.files import write_table
 from tlearn.training.module import TransferModule
@@ -204,7 +205,7 @@ def _try(
     """Train a copy of the module, without its schedule, for some steps."""
     trial = copy.deepcopy(module)
     trial.schedule = None
-    with isolate_rng(), tempfile.TemporaryDirectory() as folder:
+    with isolate_rng(), tempfile.TemporaryDirectory(dir=temporary_folder()) as folder:
         trainer(max_steps=steps, callbacks=[callback] if callback else [], default_root_dir=folder).fit(
             trial, datamodule=data
         )
