@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import permutations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.config_store import ConfigStore
@@ -18,7 +18,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from tlearn.sweeps.groups import Planned, grouped
+if TYPE_CHECKING:
+    from tlearn.sweeps.groups import Planned
 
 # A group and one of its options, or a key at the top and a word
 _OPTION = re.compile(r"[\w/]+=[\w/.-]+")
@@ -34,11 +35,16 @@ class BatchedLauncher(BasicLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Plan the groups, then run the trials."""
+        # Imported here, as below: Hydra imports this file at the start of every program.
+        from tlearn.sweeps.groups import grouped
+
         with grouped(self._planned(list(overrides), initial_job_idx + n) for n, overrides in enumerate(job_overrides)):
             return super().launch(job_overrides, initial_job_idx)
 
-    def _planned(self, overrides: list[str], number: int) -> Planned:
+    def _planned(self, overrides: list[str], number: int) -> "Planned":
         """Describe a trial in plain data, as Hydra will start it."""
+        from tlearn.sweeps.groups import Planned
+
         assert self.hydra_context is not None
         assert self.config is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)

@@ -36,6 +36,7 @@ INSIDE_FUNCTIONS = {
     ("tlearn.data.header", "_open_heic"): "an extra",
     ("tlearn.data.sources.table", "_parquet"): "an extra",
     ("tlearn.config.ranks", "_told"): "help and configuration errors do not wait for torch",
+    ("tlearn.files", "lock"): "help and configuration errors, which lock nothing, do not wait for it",
     ("tlearn.machine", "environment"): "folders are looked at before anything slow is imported",
     ("tlearn.machine", "has_bf16"): "as above",
     ("tlearn.machine", "has_tf32"): "as above",
@@ -167,3 +168,14 @@ def test_programs_and_configuration_start_without_torch():
     code = f"import sys, {', '.join(names)}; print([name for name in {slow} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_only_runs_need_and_the_list_of_programs_start_without_the_rest():
+    code = "import sys, hydra.core.plugins as plugins, tlearn.config.command; plugins.Plugins.instance(); "
+    code += "print([name for name in ('portalocker', 'tlearn.sweeps.groups') if name in sys.modules]); "
+    code += "assert 'hydra_plugins.tlearn_launcher' in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+    code = "import sys, tlearn.__main__; print('hydra' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "False"

@@ -4,7 +4,7 @@ import sys
 from difflib import get_close_matches
 
 from tlearn import __version__
-from tlearn.config.help import PROGRAMS
+from tlearn.config.programs import PROGRAMS
 from tlearn.console import complain, say
 
 

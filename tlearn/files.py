@@ -23,12 +23,6 @@ from typing import IO, Any, BinaryIO, TextIO
 
 from tlearn.errors import OutputError
 
-try:
-    import portalocker
-# It needs fcntl or its counterpart of Windows.
-except ImportError:  # pragma: no cover
-    portalocker = None  # type: ignore[assignment]
-
 # Standard output, whatever a machine has there
 STDOUT = Path("/dev/stdout")
 _OPENED = "/dev/fd"
@@ -56,7 +50,10 @@ def lock(file: IO[Any], *, shared: bool = False, wait: bool = False) -> None:
         BlockingIOError: another process has locked it.
         OSError: its file system has no locks.
     """
-    if portalocker is None:
+    try:
+        import portalocker
+    # It needs fcntl or its counterpart of Windows.
+    except ImportError:  # pragma: no cover
         return
     flags = portalocker.LOCK_SH if shared else portalocker.LOCK_EX
     try:

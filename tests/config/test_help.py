@@ -14,9 +14,9 @@ from tests.config.test_rules import keys
 from tests.conftest import REPOSITORY
 from tlearn import __version__, check
 from tlearn.config.comments import key_meanings, read_comments
-from tlearn.config.help import PROGRAMS as PURPOSES
 from tlearn.config.help import help_text
 from tlearn.config.options import TORCHVISION
+from tlearn.config.programs import PROGRAMS as PURPOSES
 from tlearn.config.tree import CONF_DIR
 
 # Names, code, places and what fits together: nothing to choose beside what chooses it

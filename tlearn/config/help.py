@@ -12,18 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tlearn.config.comments import key_meanings, read_comments
 from tlearn.config.options import SWITCHES, TORCHVISION
+from tlearn.config.programs import PROGRAMS
 from tlearn.config.tree import CONF_DIR, compose_unchecked
 
-PROGRAMS = {
-    "train": "Train a classifier on images.",
-    "check": "Check a training without starting it.",
-    "evaluate": "Measure a finished run's model again.",
-    "predict": "Classify images with a run's model or a backbone.",
-    "explore": "Look at a data set before training.",
-    "compare": "Put finished runs side by side, best first.",
-    "bench": "Time training steps of a network on each device.",
-    "cache": "List what is kept between runs, and free disk space.",
-}
 _WIDTH, _COLUMN = 80, 32
 # Trainer settings that an evaluation inherits and does not use
 _OF_TRAINING = re.compile(

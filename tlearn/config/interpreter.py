@@ -129,8 +129,8 @@ def _set_variable(name: str, value: str | None) -> None:
 
 
 def end_process(status: int) -> NoReturn:
-    """End a program's own process without deleting torch's objects one by one, which would take a second."""
-    if "torch" not in sys.modules or is_observed():
+    """End a program's own process without deleting objects one by one: 0.08 s after help, a second with torch."""
+    if is_observed():
         sys.exit(status)
     # As at interpreter shutdown: wait for threads, then run the registered exit functions.
     threading._shutdown()  # type: ignore[attr-defined]

@@ -8,7 +8,6 @@ from Hydra's ConfigStore: that would take each of its nodes for a schema of the 
 from typing import Any
 
 from hydra.core.object_type import ObjectType
-from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
@@ -92,6 +91,3 @@ class Options(ConfigSource):
         if results_filter == ObjectType.GROUP:
             return []
         return list(TORCHVISION) if config_path == "backbone" else list(SWITCHES.get(config_path, {}))
-
-
-Plugins.instance().register(Options)

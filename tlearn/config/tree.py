@@ -14,6 +14,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobRuntime
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
@@ -67,7 +68,9 @@ def compose_unchecked(
 
 @contextmanager
 def own_hydra() -> Iterator[None]:
-    """Set aside what a Hydra program around this one, or before it, has left in Hydra's globals."""
+    """Set aside what a Hydra program around this one, or before it, has left in Hydra's globals; add our options."""
+    # Not where they are defined: Hydra imports every plugin first, which --version need not wait for.
+    Plugins.instance().register(Options)
     before, runtime = (GlobalHydra.instance().hydra, HydraConfig.instance().cfg), JobRuntime.instance()
     # The name of the job, from which the folders of a sweep's next trials are made
     job = runtime.conf.copy()
