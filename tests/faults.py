@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError
 
 from tlearn import files
-from tlearn.features import store
+from tlearn.features import segments
 from tlearn.runs import model
 
 STEPS = ("write", "fsync", "replace")
@@ -103,7 +103,7 @@ class Disk:
             patch.setattr(files, "_File", type("Faulty", (files._File, Half), {}))
             patch.setattr(os, "fsync", synced)
             patch.setattr(os, "replace", replaced)
-            for module in (model, store):
+            for module in (model, segments):
                 patch.setattr(module, "save_file", saving(module.save_file))
             yield self
 

@@ -481,7 +481,7 @@ ALLOWED = {
     ("tlearn.training.checkpoints", "save"): "torch.save, into a file of the door's",
     ("tlearn.models.digests", "open"): "a file that safetensors has just written to a path of the door's",
     ("tlearn.runs.model", "save_file"): "safetensors, to a path of the door's",
-    ("tlearn.features.store", "save_file"): "the same",
+    ("tlearn.features.segments", "save_file"): "the same",
     ("tlearn.analysis.drawing", "savefig"): "into memory",
     ("tlearn.analysis.drawing", "save"): "the same",
     ("tlearn.report.gallery", "save"): "an image, into memory",

@@ -14,7 +14,7 @@ from reliability_parts.row import Options, Outcome, Row
 from reliability_parts.small_run import arguments, by_command, draw_classes
 from tlearn.config import stored_code
 from tlearn.data import file_state, verify
-from tlearn.features import store
+from tlearn.features import segments
 from tlearn.models import digests
 from tlearn.runs import trust
 from tlearn.training import checkpoints, last_checkpoint, rng_state
@@ -50,8 +50,8 @@ PROTECTIONS: list[tuple[Any, str]] = [
     *((rng_state, name) for name in ("rng_state", "restore_rng_state")),
     *((trust, name) for name in ("check_trust",)),
     *((stored_code, name) for name in ("check_stored_code",)),
-    (store, "_digests"),
-    (store._Segment, "check"),
+    (segments, "_digests"),
+    (segments.Segment, "check"),
     (digests._Hashed, "write"),
     (last_checkpoint.LastCheckpoint, "_save"),
 ]

@@ -16,9 +16,9 @@ import torch
 from tests.faults import STEPS, fault
 from tlearn.errors import OutputError
 from tlearn.features import prune as room
-from tlearn.features import store
+from tlearn.features import segments, store
 from tlearn.features.prune import kept, prune
-from tlearn.features.store import FeatureRows, Space, image_key
+from tlearn.features.store import Space, image_key
 from tlearn.files import temporary_beside
 
 
@@ -294,7 +294,7 @@ def test_a_segment_that_cannot_be_mapped_now_is_kept(tmp_path, monkeypatch):
         raise OSError(12, "Cannot allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "safe_open", busy)
+        patch.setattr(segments, "safe_open", busy)
         assert Space(tmp_path, RECIPE).find(keys(0))[1] == [0]
     assert Space(tmp_path, RECIPE).find(keys(0))[1] == []
     assert len(list(space.folder.glob("*.safetensors"))) == 1
@@ -304,16 +304,6 @@ def test_segments_can_be_shared_as_the_folder_is(tmp_path):
     space = filled(tmp_path)
     [segment] = space.folder.glob("*.safetensors")
     assert segment.stat().st_mode & 0o777 == (space.folder / "recipe.json").stat().st_mode & 0o777
-
-
-def test_one_part_and_several_give_the_same(tmp_path):
-    values = torch.randn(20, 3)
-    part, row = torch.arange(20) % 2, torch.arange(20) // 2
-    several = FeatureRows([values[0::2], values[1::2]], part, row)
-    one = FeatureRows([values], torch.zeros(20, dtype=torch.long), torch.arange(20))
-    chosen = torch.tensor([5, 5, 0, 19, 4])
-    assert torch.equal(several[chosen], values[chosen])
-    assert torch.equal(one[chosen], values[chosen])
 
 
 @pytest.mark.parametrize("length", [0, 5_000, 150_000])

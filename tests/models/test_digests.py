@@ -14,7 +14,7 @@ from tests.conftest import draw
 from tlearn.data import pixel_cache
 from tlearn.data.decode import Decoder
 from tlearn.errors import CheckpointError
-from tlearn.features import store
+from tlearn.features import segments, store
 from tlearn.features.store import Space
 from tlearn.models.backbones.weights import read_state_dict
 from tlearn.models.digests import (
@@ -111,7 +111,7 @@ def test_a_sealed_archive_is_an_archive_still():
 
 
 def test_no_flipped_bit_of_kept_features_changes_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_BLOCK", 64)
+    monkeypatch.setattr(segments, "_BLOCK", 64)
     monkeypatch.setattr(store, "_RESERVE", 0)
     recipe, keys, features = {"format": 1}, [bytes([number] * 16) for number in range(20)], torch.rand(20, 5).bfloat16()
     space = Space(tmp_path, recipe)
@@ -127,7 +127,7 @@ def test_no_flipped_bit_of_kept_features_changes_one(tmp_path, monkeypatch):
 
 
 def test_only_blocks_that_are_asked_for_are_checked(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_BLOCK", 8)
+    monkeypatch.setattr(segments, "_BLOCK", 8)
     monkeypatch.setattr(store, "_RESERVE", 0)
     keys, features = [bytes([number] * 16) for number in range(4)], torch.arange(8.0).view(4, 2)
     space = Space(tmp_path, {})

@@ -22,7 +22,8 @@ from tlearn.features.datamodule import FeatureDataModule
 from tlearn.features.extract import Extractor, Item, Reader
 from tlearn.features.own_code import UnknownCodeError, code_digests
 from tlearn.features.prune import prune
-from tlearn.features.store import FeatureRows, Space, image_key
+from tlearn.features.rows import FeatureRows
+from tlearn.features.store import Space, image_key
 from tlearn.machine import has_bf16
 from tlearn.models.graph.divide import FrozenPart, NotDivisibleError
 from tlearn.models.network import tensor_digest

@@ -11,7 +11,8 @@ from tlearn.console import warn
 from tlearn.display import progress
 from tlearn.errors import NonFiniteError, OutputError
 from tlearn.features.extract import Extractor, Item
-from tlearn.features.store import FeatureRows, Space
+from tlearn.features.rows import FeatureRows
+from tlearn.features.store import Space
 
 # A process that is killed loses no more than this; every segment is a file.
 _SEGMENT_SECONDS, _SEGMENT_BYTES = 20.0, 64 * 2**20

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.loader import EpochLoader
 from tlearn.data.sampling import EvaluationSampler, TrainBatches
-from tlearn.features.store import FeatureRows
+from tlearn.features.rows import FeatureRows
 
 # Evaluation reads as much at once as a processor's cache likes to have.
 _EVALUATION_BYTES = 16 * 2**20
