@@ -20,8 +20,8 @@ from tlearn.errors import ConfigError
 from tlearn.features.choose import FeatureOptions
 from tlearn.models.backbones.base import Backbone, backbone_name
 from tlearn.models.network import TransferNetwork, count_parameters
+from tlearn.runs.architecture import described_backbone
 from tlearn.runs.folder import RunFolder
-from tlearn.runs.model import described_backbone
 from tlearn.training.module import TransferModule
 
 

@@ -18,7 +18,7 @@ from tlearn.errors import CheckpointError, ConfigError, TlearnError
 from tlearn.models.backbones.base import Backbone, Body
 from tlearn.models.graph.cut import count_features
 from tlearn.models.losses import FunctionLoss
-from tlearn.runs.model import described_backbone, described_head
+from tlearn.runs.architecture import described_backbone, described_head
 from tlearn.runs.trust import Seat, named_packages, stored_builder
 from tlearn.training.metrics import shifted
 from tlearn.training.module import TransferModule

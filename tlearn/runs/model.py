@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlearn.console import say
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import CheckpointError
 from tlearn.files import json_text, linked, writing_text, written_by_library
-from tlearn.models.backbones.base import Backbone, Body, described_name
-from tlearn.models.backbones.timm import TimmBackbone
-from tlearn.models.backbones.tiny import SmallBackbone
-from tlearn.models.backbones.torchvision import TorchvisionBackbone
+from tlearn.models.backbones.base import described_name
 from tlearn.models.digests import (
     FIRST_FORMAT,
     PLACEHOLDER,
@@ -30,21 +27,16 @@ from tlearn.models.digests import (
     with_digest,
 )
 from tlearn.models.network import TransferNetwork
+from tlearn.runs.architecture import skeleton
 from tlearn.runs.folder import folder_around
 from tlearn.runs.given_checkpoint import check_weights
-from tlearn.runs.trust import LIBRARIES, Seat, check_trust, named_packages, stored_builder, trusted
+from tlearn.runs.trust import check_trust
 
 # 2: with digests; 3: the body in a file of its own
 FORMAT, _WHOLE = 3, 2
 WEIGHTS, BODY, DESCRIPTION, MANIFEST = "model.safetensors", "body.safetensors", "model.json", "splits.csv"
 # Far above what a description needs: a million class names are about 16 MiB.
 _LARGEST_DESCRIPTION = 64 * 2**20
-
-# A description without trust only chooses among these.
-_BACKBONES: dict[str, Any] = {"small": SmallBackbone, "torchvision": TorchvisionBackbone, "timm": TimmBackbone}
-_HEADS = "tlearn.models.heads"
-_BACKBONE = Seat("backbone", Backbone, ())
-_HEAD = Seat("head", nn.Module, (_HEADS, "torch.nn", "torchvision.ops", "timm.layers"))
 
 
 @dataclass(frozen=True)
@@ -86,45 +78,6 @@ class Model:
         told = replace(self, description={**self.description, "decoding": {**self.description["decoding"], **options}})
         told.decoder  # noqa: B018  checks them
         return told
-
-
-def described_head(build: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the node that builds a head, such as settings["head"]["build"], as a description holds it.
-
-    Raises:
-        CheckpointError: no model folder could be opened that names such a head.
-    """
-    head = {key: value for key, value in build.items() if key not in ("_partial_", "_convert_", "_recursive_")}
-    stored_builder(head, named_packages(head), _HEAD)
-    return head
-
-
-def described_backbone(backbone: Backbone) -> dict[str, Any]:
-    """Return the architecture of a backbone as a description holds it, with the class of one that is not tlearn's.
-
-    Raises:
-        CheckpointError: no model folder could be opened that names it.
-    """
-    architecture, kind = dict(backbone.architecture()), type(backbone)
-    if kind in _BACKBONES.values():
-        return architecture
-    target = f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        same = json.loads(json.dumps(architecture)) == architecture
-    except (TypeError, ValueError):
-        same = False
-    if not same:
-        raise CheckpointError(f"architecture() of {target} must return plain data with texts as keys: {architecture}")
-    described = {**architecture, "_target_": target}
-    try:
-        _own_backbone(described, named_packages(described))
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(
-            f"{target}.from_architecture cannot read what its architecture() returned: {type(error).__name__}: {error}"
-        ) from error
-    return described
 
 
 def save_model(
@@ -186,7 +139,7 @@ def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
     folder, description = read_description(run)
     try:
         check_trust([description["architecture"], description["head"]], trust, str(folder))
-        network = _skeleton(description, trust)
+        network = skeleton(description, trust)
         check_safetensors(folder / WEIGHTS, required=description["format"] >= FIRST_FORMAT)
         state = load_file(folder / WEIGHTS)
         if description["format"] > _WHOLE:
@@ -259,34 +212,3 @@ def _check(description: dict[str, Any]) -> None:
         raise ValueError("temperature is not a number above 0")
     Decoder(**description["decoding"])
     Transform(description["preprocessing"])(torch.zeros(3, 8, 8, dtype=torch.uint8))
-
-
-def _skeleton(description: Mapping[str, Any], trust: Sequence[str]) -> TransferNetwork:
-    """Build the described network without weights."""
-    head = dict(description["head"])
-    if "kind" in head:
-        # As earlier versions wrote it
-        head["_target_"] = f"{_HEADS}.{head.pop('kind')}"
-    builder = stored_builder(head, trust, _HEAD)
-    # Code of the user's own may compute while it builds, which the meta device cannot.
-    device = "meta" if builder.func.__module__.partition(".")[0] in LIBRARIES else "cpu"
-    # What is random there must not change what follows.
-    with torch.random.fork_rng(devices=[]):
-        body = _body(description["architecture"], description["replace"], trust)
-        with torch.device(device):
-            built = builder(body.num_features, len(description["classes"]))
-    if not isinstance(built, nn.Module):
-        raise TypeError(f"the head is of {type(built).__name__}, which is not a torch.nn.Module")
-    return TransferNetwork(body.module, built)
-
-
-def _body(architecture: Mapping[str, Any], replace: str, trust: Sequence[str]) -> Body:
-    if "_target_" not in architecture:
-        return _BACKBONES[architecture["library"]].from_architecture(dict(architecture)).skeleton(replace)
-    backbone = _own_backbone(architecture, trust)
-    return getattr(backbone, "skeleton", backbone.build)(replace)
-
-
-def _own_backbone(architecture: Mapping[str, Any], trust: Sequence[str]) -> Backbone:
-    kind: Any = trusted(architecture["_target_"], trust, _BACKBONE)
-    return kind.from_architecture({key: value for key, value in architecture.items() if key != "_target_"})

@@ -11,7 +11,8 @@ from tlearn.data.decode import Decoder
 from tlearn.errors import ConfigError
 from tlearn.models.backbones.base import Backbone, Body, backbone_name
 from tlearn.models.network import TransferNetwork
-from tlearn.runs.model import Model, described_backbone
+from tlearn.runs.architecture import described_backbone
+from tlearn.runs.model import Model
 
 IMAGENET = "imagenet"
 

@@ -14,9 +14,10 @@ from tlearn.files import linked, write_bytes
 from tlearn.machine import environment
 from tlearn.models.backbones.base import Backbone, described_name
 from tlearn.models.network import TransferNetwork
+from tlearn.runs.architecture import described_backbone, described_head
 from tlearn.runs.dotted_keys import flat
 from tlearn.runs.folder import ENVIRONMENT, TUNED, RunFolder
-from tlearn.runs.model import MANIFEST, described_backbone, described_head, save_model
+from tlearn.runs.model import MANIFEST, save_model
 
 # Configuration groups that determine training; the others are paths and reporting.
 TRAINING_GROUPS = (
