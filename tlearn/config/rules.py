@@ -89,10 +89,7 @@ def _is_built(key: str) -> bool:
 
 
 def check(
-    config: dict[str, Any],
-    known: list[str],
-    referred: Collection[str] = (),
-    declared: Collection[str] | None = None,
+    config: dict[str, Any], known: list[str], referred: Collection[str] = (), declared: Collection[str] | None = None
 ) -> None:
     """Refuse unknown keys and values of a wrong type or range.
 

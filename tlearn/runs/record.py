@@ -115,7 +115,7 @@ class RunRecord:
             trained_on: train, or train+val.
             body: as `save_model` takes it.
         """
-        settings, monitor = dict(self.settings), self.settings["monitor"]
+        settings, monitor, model = dict(self.settings), self.settings["monitor"], self.folder.path / "model"
         description = {
             "classes": data.image_set.classes,
             "preprocessing": data.transforms["val"].preprocessing,
@@ -130,7 +130,6 @@ class RunRecord:
             "directions": {monitor["metric"].rpartition("/")[2]: monitor["mode"], **directions},
             "config": settings,
         }
-        model = self.folder.path / "model"
         save_model(model, network, description, self._training_settings(metrics), body)
         # The manifest written at the start: files may have changed since, and reading their sizes again would hide it.
         write_bytes(model / MANIFEST, (self.folder.path / MANIFEST).read_bytes(), durable=True)
