@@ -136,7 +136,7 @@ def test_what_speaks_for_a_class_is_where_the_class_is():
 def test_bodies_that_go_on_with_tokens_are_refused_with_the_reason():
     network = network_of("vit_b_32")
     before = state(network)
-    with pytest.raises(ValueError, match=r"conv_proj, and behind it are tokens .*50, 768"):
+    with pytest.raises(ValueError, match=r"conv_proj, and behind it are tokens .*5, 64"):
         class_activation_maps(network, images_for("vit_b_32"))
     assert same(state(network), before)
 

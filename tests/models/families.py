@@ -1,13 +1,20 @@
 """One small member of every family of torchvision's classifiers, with BatchNorm statistics as after training."""
 
 import copy
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import nn
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.maxvit import MaxVit
+from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformer, SwinTransformerBlockV2
+from torchvision.models.vision_transformer import VisionTransformer
 
 from tlearn.models.backbones.base import Body
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
+from tlearn.models.graph.cut import apply_cut, count_features, plan_cut
+from tlearn.models.graph.pooling import pooled
 
 # Name -> the side of its pictures here, and stages at different depths
 FAMILIES = {
@@ -17,7 +24,7 @@ FAMILIES = {
     "efficientnet_b0": (64, ["features.8", "features.6.3", "features.6.2.block.1"]),
     "googlenet": (64, ["inception5b", "inception5b.branch2.1"]),
     "inception_v3": (128, ["Mixed_7c", "Mixed_7b.branch_pool"]),
-    "maxvit_t": (224, ["blocks.3.layers.1", "classifier"]),
+    "maxvit_t": (64, ["blocks.3.layers.1", "classifier"]),
     "mnasnet0_5": (64, ["layers.13", "layers.14"]),
     "mobilenet_v2": (64, ["features.18", "features.17.conv.3.weight"]),
     "mobilenet_v3_small": (64, ["features.12", "features.11.block.2"]),
@@ -28,14 +35,36 @@ FAMILIES = {
     "swin_t": (64, ["features.7.1", "norm", "features.7.1.attn.qkv"]),
     "swin_v2_t": (64, ["features.7.1", "features.6"]),
     "vgg11_bn": (64, ["features.25", "features.26"]),
-    "vit_b_32": (224, ["encoder.ln", "encoder.layers.encoder_layer_11", "encoder.layers.encoder_layer_11.mlp"]),
+    "vit_b_32": (64, ["encoder.ln", "encoder.layers.encoder_layer_11", "encoder.layers.encoder_layer_11.mlp"]),
 }
+SWIN = {"patch_size": [4, 4], "embed_dim": 16, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8]}
+# The same layers and names, narrower and for smaller pictures: the smallest that torchvision lists take seconds.
+NARROW: dict[str, Callable[[], nn.Module]] = {
+    "convnext_tiny": lambda: ConvNeXt(
+        [CNBlockConfig(8, 16, 1), CNBlockConfig(16, 32, 1), CNBlockConfig(32, 64, 1), CNBlockConfig(64, None, 3)]
+    ),
+    "maxvit_t": lambda: MaxVit((64, 64), 8, 2, [8, 16, 32, 64], [1, 1, 1, 2], 8, 0.2),
+    "swin_t": lambda: SwinTransformer(**SWIN, window_size=[7, 7]),
+    "swin_v2_t": lambda: SwinTransformer(
+        **SWIN, window_size=[8, 8], block=SwinTransformerBlockV2, downsample_layer=PatchMergingV2
+    ),
+    "vit_b_32": lambda: VisionTransformer(64, 32, 12, 4, 64, 128),
+}
+
+
+def _narrow(name: str, replace: str, pooling: str) -> Body:
+    classifier, size = NARROW[name](), FAMILIES[name][0]
+    skeleton = copy.deepcopy(classifier).to("meta")
+    cut = plan_cut(skeleton, size, replace)
+    width = count_features(apply_cut(skeleton, cut), size)
+    return pooled(Body(apply_cut(classifier, cut), width), pooling, name)
 
 
 @cache
 def _built(name: str, replace: str, pooling: str) -> Body:
     torch.manual_seed(0)
-    body = TorchvisionBackbone(name, None, pooling).build(replace)
+    build = _narrow if name in NARROW else lambda *of: TorchvisionBackbone(name, None, pooling).build(replace)
+    body = build(name, replace, pooling)
     norms = [layer for layer in body.module.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in norms:
         nn.init.uniform_(layer.weight, 0.5, 1.5)
