@@ -13,6 +13,8 @@ from tlearn.data.class_names import doubtful_names
         ["01", "1"],
         ["golden retriever", "golden_retriever"],
         ["tabby  cat", "tabby cat"],
+        ["cat\u200b", "cat"],
+        ["\ufeffcat", "cat"],
         ["K\u00e4fer", "Ka\u0308fer"],
     ],
 )

@@ -82,7 +82,7 @@ def test_images_are_found_by_ending_in_any_case_and_any_depth(tmp_path):
 
 
 def test_hidden_files_and_folders_are_skipped(folder):
-    for name in (".hidden.png", "._0.png", ".thumbs/1.png", "sub/.git/2.png"):
+    for name in (".hidden.png", "._0.png", ".thumbs/1.png", "sub/.git/2.png", "@eaDir/3.png", "sub/__MACOSX/4.png"):
         draw(folder / name, (1, 2, 3))
     assert len(found(folder)) == 7
     assert len(found(folder / "*.png")) == 7
@@ -100,7 +100,7 @@ def test_other_files_of_a_folder_are_counted_in_one_note(folder):
         (folder / name).write_bytes(b"")
     paths, notes = find_images(str(folder))
     assert len(paths) == 7
-    assert notes == [f"4 other files in {folder}: .mov 2, .txt 1, no ending 1"]
+    assert notes == [f"4 other files in {folder}: (no ending) 1, .mov 2, .txt 1"]
 
 
 def test_a_folder_of_images_alone_needs_no_note(folder):

@@ -27,5 +27,7 @@ def _folded(name: str) -> str:
         # 0, 0.0 and 00
         return repr(float(name))
     except ValueError:
-        plain = unicodedata.normalize("NFKC", name).casefold()
+        # Without signs that nobody sees, such as a blank of no width
+        seen = "".join(sign for sign in name if unicodedata.category(sign) != "Cf")
+        plain = unicodedata.normalize("NFKC", seen).casefold()
         return " ".join(plain.replace("_", " ").replace("-", " ").split())

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tlearn.data.formats import is_image_name
+from tlearn.data.formats import ending, is_hidden, is_image_name
 from tlearn.errors import ConfigError, DataError, capped, counted
 
 
@@ -71,7 +71,7 @@ def folder_targets(
 
 
 def _note(images: str, others: Counter[str]) -> str:
-    kinds = ", ".join(f"{ending} {count}" for ending, count in sorted(others.items()))
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(others.items()))
     return f"{others.total():,} other file{'s' * (others.total() > 1)} in {ascii(images)[1:-1]}: {kinds}"
 
 
@@ -88,12 +88,12 @@ def _below(folder: Path, others: Counter[str]) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (Path(here, name) for name in files if not name.startswith(".")):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for path in (Path(here, name) for name in files if not is_hidden(name)):
             if is_image_name(path.name):
                 yield path
             else:
-                others[path.suffix.lower() or "no ending"] += 1
+                others[ending(path.name)] += 1
 
 
 def _matching(given: Path) -> Iterator[Path]:
@@ -102,13 +102,13 @@ def _matching(given: Path) -> Iterator[Path]:
     if wild is None:
         return
     folder, pattern = Path(*given.parts[:wild]), Path(*given.parts[wild:])
-    asked = any(part.startswith(".") for part in pattern.parts)
+    asked = any(map(is_hidden, pattern.parts))
     try:
         # Not glob.glob: it follows a link that leads back up forty times, and two of them without end.
         found = set(folder.glob(str(pattern)))
     except ValueError as error:
         raise ConfigError(f"images={given}: {error}") from error
     for path in found:
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        hidden = any(map(is_hidden, path.relative_to(folder).parts))
         if path.is_file() and (asked or not hidden):
             yield path

@@ -1,5 +1,7 @@
 """The kinds of image files that tlearn reads, and what other files are that are taken for images."""
 
+import os
+
 # Pillow's name of each raster format that is decoded -> its endings. Pillow reads more, but some of those start other
 # programs (EPS), some have no signature, so that any bytes pass for them (TGA), and some decorate folders (ICO).
 FORMATS = {
@@ -24,11 +26,26 @@ ENDINGS = (*(ending for endings in FORMATS.values() for ending in endings), *HEI
 # What stands for a picture that could not be fetched, in the sets that were collected from ImageNet's addresses: one
 # of the ants of PyTorch's transfer-learning tutorial is this file.
 _PLACEHOLDER = "imagenotfound.gif"
+# What systems keep in folders: thumbnails, the bin, what was found after a crash
+_SYSTEM = {"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "#recycle", "@Recycle", "@Recently-Snapshot", "lost+found"}
+_SYSTEM |= {"$RECYCLE.BIN", "System Volume Information"}
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is none of a user's: its name starts with a dot, or a system keeps it."""
+    return name.startswith(".") or name in _SYSTEM
 
 
 def is_image_name(name: str) -> bool:
     """Return whether a file counts as an image in a folder, by its name alone."""
     return name.lower().endswith(ENDINGS) and name.lower() != _PLACEHOLDER
+
+
+def ending(name: str) -> str:
+    """Return the ending of a file name for messages, and the whole name of what stands for a missing picture."""
+    if name.lower() == _PLACEHOLDER:
+        return f"{name}, which stands for a missing picture"
+    return os.path.splitext(name)[1].lower() or "(no ending)"
 
 
 _FRAMES = "save the frames that you need as pictures: ffmpeg -i FILE frame_%04d.png"

@@ -300,7 +300,7 @@ class TestFolderDownload:
 def test_the_real_pictures_are_listed(shared):
     bees = FolderSource(shared / "data/hymenoptera").listing()
     assert [sum(sample.split == name for sample in bees.samples) for name in ("train", "val", "test")] == [244, 153, 0]
-    assert bees.notes == ["train/ants: 1 file ignored: .gif"]
+    assert bees.notes == ["train/ants: 1 file ignored: imageNotFound.gif, which stands for a missing picture"]
     cats = FolderSource(shared / "data/cat_dog").listing()
     assert [sum(sample.split == name for sample in cats.samples) for name in ("train", "val", "test")] == [800, 0, 300]
     assert {sample.label for sample in cats.samples} == {"cat", "dog"}

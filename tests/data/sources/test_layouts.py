@@ -45,6 +45,9 @@ READ = {
     "masks": (of("with_mask", "without_mask"), "with_mask without_mask", ""),
     "places": (of("train_station", "bus_station", "airport"), "airport bus_station train_station", ""),
     "breeds": ([f"{name}_{n}.jpg" for name in ("c/siam", "c/tabby", "d/pug", "d/lab") for n in "12"], "c d", ""),
+    "voc": (of("VOC_trainval/{a,b}", "VOC_test/{a,b}"), "a b", "test train"),
+    "of systems": (["a/@eaDir/0.jpg", *of("a", "b", "@eaDir", "$RECYCLE.BIN", "System Volume Information")], "a b", ""),
+    "after a crash": (["lost+found/x/core", *of("train/{a,b}", "val/{a,b}", "val/@eaDir")], "a b", "train val"),
     "vehicles": (of("train", "bus", "car"), "bus car train", ""),
 }  # fmt: skip
 
@@ -163,6 +166,25 @@ REFUSED = {
     ),
     "a class without train": (of("cat/{train,val}", "dog/{val}"), ["data.layout=classes"]),
     "splits without classes": (of("part1", "part2"), ["data.layout=classes"]),
+    "labelled and not": (
+        of("labeled/{a,b}", "unlabeled"),
+        ["data.root=ROOT/labeled", "data.layout=nested", "data.layout=classes"],
+    ),
+    "splits in names of classes": (
+        of("big cat_train", "dog_train", "dog_test"),
+        [
+            r"data=filenames data.pattern='^(?P<label>[^/]+?)[\W_]+(?P<split>test|train)/' data.root=ROOT",
+            "data.layout=classes",
+        ],
+    ),
+    "names of classes behind splits": (
+        of("Train - cat", "Train - dog", "Validation - dog"),
+        [
+            r"data=filenames data.pattern='^(?P<split>Train|Validation)[\W_]+(?P<label>[^/]+)/' data.root=ROOT",
+            "data.layout=classes",
+        ],
+    ),
+    "a class that no train has": (of("train_cat", "val_cat", "val_dog"), ["data.layout=classes"]),
     "sports": (of("training", "running", "walking"), ["data.layout=classes"]),
     "two folders for train": (
         of("train1/{a,b}", "train2/{a,b}", "test/{a,b}"),

@@ -27,6 +27,16 @@ def test_words_that_all_folders_share_do_not_count():
     assert splits_of(["express_train", "crash_test"]) == {"express_train": None, "crash_test": None}
 
 
+@pytest.mark.parametrize(
+    ("names", "train"),
+    [("trainval test", "trainval"), ("TrainVal Test", "TrainVal"), ("voc_train_val voc_test", "voc_train_val")]
+    + [(names, None) for names in ("trainval train test", "trainval val test", "trainvalley test")],
+)
+def test_train_and_val_in_one_is_train_beside_test_alone(names, train):
+    found = splits_of(names.split())
+    assert [name for name, split in found.items() if split == "train" and name != "train"] == ([train] if train else [])
+
+
 def test_folds_and_what_lies_beside_splits_look_like_splits():
     names = ["fold1", "fold_10", "cv-3", "part2", "data_batch_1", "unlabeled", "seg_pred", "PublicTest", "trainval"]
     assert all(map(looks_like_split, names))

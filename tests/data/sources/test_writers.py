@@ -83,6 +83,12 @@ WRITERS: dict[str, tuple[str, str, tuple[str, str]]] = {
     "windows": (WINDOWS, "utf-8", LABELS),
     "powershell": ("#TYPE System.Object\r\n" + joined('"path","label"', quote='"'), "utf-16", LABELS),
     "database, bars": (joined("path|label", "|", end="\n"), "utf-8", LABELS),
+    "quotes behind blanks": (joined('"path", "label"', ", ", quote='"'), "utf-8", LABELS),
+    "quotes behind blanks, some": (
+        joined('Datei; "Tier"', '; "', end='"\n', tail='"').replace('""', '"'),
+        "utf-8",
+        LABELS,
+    ),
     "json lines": ("".join(json.dumps({"file_name": p, "label": c}) + "\n" for p, c in rows()), "utf-8", LABELS),
     "pandas, records": (json.dumps([{"image": p, "target": c} for p, c in rows()]), "utf-8", LABELS),
 }
@@ -206,6 +212,11 @@ def test_a_parquet_table_without_the_extra_says_how(folder, monkeypatch):
         (b"version https://git-lfs.github.com/spec/v1\n", "not a table but a Git LFS pointer.*git lfs pull"),
         (b'{"path": "a/0.jpg", "label": "x"}\n[1]\n', "line 2 is not a JSON object"),
         (b'{"path": "a/0.jpg", "label": "x"\n', "cannot be read as a table"),
+        (b'{"path": {"0": "a/0.jpg"}, "label": {"0": "x"}}', "one JSON object; expected one for each image"),
+        (b'{"a/0.jpg": "x", "a/1.jpg": "y"}', "one JSON object; expected one for each image"),
+        (b"path,label\na/0.jpg,x\0\n", "bytes of zero"),
+        (b"path:label\na/0.jpg:x\n", "found path:label\nit is one column: the names stand in the first line, with , ;"),
+        (b"Pets of 2026,,\npath,label,\na/0.jpg,x,\n", "it is one column: the names stand in the first line"),
     ],
 )
 def test_what_is_no_table_is_named(folder, content, words):
@@ -249,10 +260,16 @@ class TestColumns:
         with pytest.raises(DataError, match=r"no column breed \(data\.columns\.label\); it has path,label"):
             listed(self.write(folder, "path,label"), "data.columns.label=breed")
 
-    def test_a_table_without_a_header_is_refused_with_the_line_to_add(self, folder):
-        file = self.write(folder, "a/0.jpg,Kätzchen")
-        with pytest.raises(DataError, match="put a line with the names of the columns above it: path,label"):
-            listed(file)
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0), (1, 0, 2)])
+    @pytest.mark.parametrize("separator", [",", ";", "|", "\t", " "])
+    def test_a_table_without_a_header_is_refused_with_the_line_to_add(self, folder, separator, order):
+        body = "".join(separator.join([*row, "3"][place] for place in order) + "\n" for row in rows())
+        (folder / "table.csv").write_text(body, encoding="utf-8")
+        with pytest.raises(DataError) as caught:
+            listed(folder / "table.csv")
+        line = str(caught.value).partition("put a line with the names of the columns above it: ")[2]
+        (folder / "table.csv").write_text(line.replace("<tab>", "\t") + "\n" + body, encoding="utf-8")
+        assert listed(folder / "table.csv") == right(LABELS)
 
     def test_a_column_that_looks_like_splits_is_said(self, folder):
         file = self.write(folder, "path,label,subset", "train")
@@ -278,6 +295,32 @@ class TestPaths:
             assert hint == f"they are there with data.root={root}"
             found = listed(place / "table.csv", hint.split()[-1])
             assert found == right(LABELS)
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            "data/train/{}",
+            "C:\\pics\\{}",
+            "/content/{}",
+            "~/{}",
+            "https://x.org/{}",
+            "'{}'",
+            "{upper}",
+            "{quoted}",
+            "{png}",
+        ],
+    )
+    def test_paths_of_another_machine_are_refused_with_what_they_must_be(self, folder, written):
+        forms = [
+            written.format(path, upper=path.upper(), quoted=path.replace("/", "%2F"), png=path.replace("jpg", "png"))
+            for path, _ in FILES
+        ]
+        text = "path,label\n" + "".join(f"{form},x\n" for form in forms)
+        (folder / "table.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(DataError) as caught:
+            listed(folder / "table.csv")
+        line = f"write the paths as they are in {folder}: a/0.jpg, and not {forms[0]}"
+        assert str(caught.value).splitlines()[-1] == line
 
     def test_an_id_that_may_be_two_files_is_refused(self, folder):
         fill(folder, "a/0.png")

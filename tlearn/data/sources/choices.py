@@ -39,7 +39,10 @@ def choices(tree: Folder, name: str, unclear: LayoutError) -> list[Choice]:
         path = offer.get("data.root", "")
         folder, where = tree.at(path), f"{path}/ alone, " if path else ""
         if "(?P<split>" in offer.get("data.pattern", ""):
-            found.append(Choice(f"splits in each class folder, {_classes(folder.filled)}", offer))
+            names = [re.match(offer["data.pattern"], f"{name}/") for name in folder.filled]
+            found_labels = {match["label"] for match in names if match}
+            where = "splits in the names of the folders" if found_labels else "splits in each class folder"
+            found.append(Choice(f"{where}, {_classes(found_labels or folder.filled)}", offer))
         elif "data.pattern" in offer:
             found.append(Choice(f"{counted(len(folder.filled) - 1, 'class', 'classes')} without it", offer))
         elif "data" in offer:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tlearn.data.formats import ENDINGS, is_image_name
+from tlearn.data.formats import ENDINGS, ending, is_image_name
 from tlearn.data.sources.base import Sample
-from tlearn.data.sources.tree import Inode, around, ending, entries, inode, kind
+from tlearn.data.sources.tree import Inode, around, entries, inode, kind
 from tlearn.errors import DataError, capped, counted
 
 

@@ -91,7 +91,10 @@ def _called(table: Table, role: str, places: list[int]) -> list[int]:
 def _path_column(file: Path, table: Table, chosen: Mapping[str, int], is_file: Callable[[str], bool]) -> int:
     """Find the one column whose values are images, or is called so."""
     if any(is_file(name) for name in table.columns if name):
-        raise DataError(f"{file}, line 1 names an image: put a line with the names of the columns above it: path,label")
+        others = iter(("label", *(f"column{number}" for number in range(3, len(table.columns) + 2))))
+        line = table.separator.join("path" if is_file(name) else next(others) for name in table.columns)
+        above = f"put a line with the names of the columns above it: {line}".replace("\t", "<tab>")
+        raise DataError(f"{file}, line 1 names an image: {above}")
     if table.columns and table.columns[0].lstrip().startswith("#"):
         raise DataError(f"{file}, line 1 is a comment: delete it, so that the names of the columns come first")
     places = _free(table, chosen)
@@ -136,4 +139,6 @@ def _error(file: Path, table: Table, role: str, places: list[int]) -> DataError:
     reason = f"{file}, line 1: no column {role}, and {fit}; expected path,label or "
     lines = [typed(f"data.columns.{role}", table.columns[place]) for place in places[:20]]
     name_it = ["name it with one of:", *(f"  {line}" for line in lines)] if lines else []
+    if role == "path" and len(lines) == 1:
+        name_it = ["it is one column: the names stand in the first line, with , ; | or a tab between them"]
     return DataError("\n".join([f"{reason}path,label,split, found {_found(table)}", *name_it]))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
+from urllib.parse import unquote
 
 from tlearn.data.sources.base import SPLIT_NAMES, Listing, Sample
 from tlearn.data.sources.columns import ROLES, choose_columns
@@ -104,6 +105,15 @@ def _names_files(table: Table, place: int, files: NamedFiles) -> bool:
     return bool(names) and all(map(files.is_file, names))
 
 
+def _other_forms(names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield names without the folders of another machine, without quotes, in another case or with another ending."""
+    tidy = [name.strip().replace("\\", "/") for name in names]
+    for cut in range(1, 1 + min((name.count("/") for name in tidy), default=0)):
+        yield ["/".join(name.split("/")[cut:]) for name in tidy]
+    changes = (lambda name: name.strip("'\""), str.lower, str.upper, unquote, lambda name: name.rpartition(".")[0])
+    yield from (list(map(change, tidy)) for change in changes)
+
+
 class _Rows:
     """Turn the rows of a table into `samples`, and tell what is wrong or odd about them."""
 
@@ -148,12 +158,17 @@ class _Rows:
             lines.setdefault(key, line)
 
     def elsewhere(self) -> list[str]:
-        """Say which other folder has the images, if one has."""
+        """Say which other folder has the images, or how else their paths must be written, if that is found."""
         names = [path for _, fields in self.table.rows if (path := self._value(fields, "path")).strip()][:_JUDGED]
         root = self.files.root.absolute()
         folders = [root.parent, *(sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else [])]
         having = [folder for folder in folders[:_TRIED] if names and all(map(NamedFiles(folder).is_file, names))]
-        return [f"they are there with {typed('data.root', having[0])}"] if len(having) == 1 else []
+        if len(having) == 1:
+            return [f"they are there with {typed('data.root', having[0])}"]
+        forms = (form for form in _other_forms(names) if all(map(self.files.is_file, form)))
+        if form := next(forms, []):
+            return [f"write the paths as they are in {root}: {self.files.find(form[0])[0]}, and not {names[0]}"]
+        return []
 
     def notes(self, name: str) -> list[str]:
         """Say how paths and labels were read where that is not as they are written."""

@@ -14,6 +14,7 @@ from tlearn.data.sources.names import (
     label_pattern,
     labels_of,
     looks_like_split,
+    split_class_pattern,
     split_of,
     splits_of,
 )
@@ -139,7 +140,10 @@ def _check_classes(tree: Folder, top: str) -> None:
     if several := _more_than_one_reading(here, top):
         first = next(iter(here.filled))
         one = [{"data.root": join(top, first)}] if _shared(here) else []
-        raise LayoutError(several, [NESTED, *one, CLASSES])
+        # labeled/ beside unlabeled/
+        whole = [name for name in here.filled if not looks_like_split(name)]
+        only = [{"data.root": join(top, whole[0])}] if len(whole) == 1 else []
+        raise LayoutError(several, [*only, NESTED, *one, CLASSES])
 
 
 def _check_depth(tree: Folder, top: str) -> None:
@@ -182,7 +186,10 @@ def _check_names(here: Folder, top: str) -> None:
         listed = capped((f"{name}/" for name in names), 5)
         raise LayoutError(f"{listed} hold images with labels in their file names", [NAMES, CLASSES])
     if len(names) > 1 and all(map(looks_like_split, names)):
-        raise LayoutError(f"{capped(f'{name}/' for name in names)} look like splits or folds and not like classes")
+        reason = f"{capped(f'{name}/' for name in names)} look like splits or folds and not like classes"
+        if (pattern := split_class_pattern(names)) and not here.images:
+            raise LayoutError(reason, [{**NAMES, "data.pattern": pattern, "data.root": top}, CLASSES])
+        raise LayoutError(reason)
 
 
 def _more_than_one_reading(here: Folder, path: str) -> str | None:

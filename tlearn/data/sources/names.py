@@ -24,6 +24,7 @@ _FILLERS = _listed("""
 """)
 _FILLER = "|".join(sorted(_FILLERS))
 _WORD = re.compile(f"({_FILLER})?({'|'.join(_SPLIT_WORDS)})({_FILLER})?")
+_TRAINVAL = re.compile(r"train[\W_]*val(?![a-z])", re.IGNORECASE)
 # What lies beside splits and is none: images to predict on, or more of them
 _BESIDE = _listed("""
     pred predict prediction predictions inference infer unlabeled unlabelled unknown unsup unsupervised extra trainval
@@ -56,15 +57,34 @@ def split_of(name: str, common: Collection[str] = ()) -> str | None:
 
 
 def splits_of(names: Collection[str]) -> dict[str, str | None]:
-    """Return the split that each of sibling folders means; words that all share do not count: seg_train, seg_val."""
+    """Return the split that each of sibling folders means; words that all share do not count: seg_train, seg_val.
+
+    A trainval beside test is train, of which val is a part.
+    """
     shared = set[str].intersection(*(set(_words(name)) for name in names)) if len(names) > 1 else set()
-    return {name: split_of(name, shared) for name in names}
+    meant = {name: split_of(name, shared) for name in names}
+    if not {"train", "val"} & set(meant.values()):
+        meant = {name: split_of(_TRAINVAL.sub("train", name), shared) for name in names}
+    return meant
 
 
 def looks_like_split(name: str) -> bool:
     """Return whether a name has a word for a split, for what lies beside splits, or for a fold."""
     hint = any(_WORD.fullmatch(word) or word in _BESIDE for word in _words(name))
     return hint or bool(_FOLD.fullmatch(name))
+
+
+def split_class_pattern(names: Collection[str]) -> str | None:
+    """Return the regular expression that finds label and split in all names of folders such as cat_train, or None."""
+    words = "|".join(_SPLIT_WORDS)
+    for form in (r"(?P<label>[^/]+?)[\W_]+(?P<split>%s)", r"(?P<split>%s)[\W_]+(?P<label>[^/]+)"):
+        matches = [match for name in names if (match := re.fullmatch(form % words, name, re.IGNORECASE))]
+        splits = {match["split"] for match in matches}
+        trained = {match["label"] for match in matches if split_of(match["split"]) == "train"}
+        found = len(matches) == len(names) and len(splits) > 1 and len(trained) > 1
+        if found and trained == {match["label"] for match in matches}:
+            return f"^{form % '|'.join(sorted(splits))}/"
+    return None
 
 
 def is_container(name: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tlearn.data.formats import HEAD, foreign_kind
+from tlearn.data.formats import HEAD, foreign_kind, is_image_name
 from tlearn.data.sources.encoding import TRIED, beyond_ascii, decoded, is_unicode, readings
 from tlearn.errors import ConfigError, DataError, capped, counted
 
@@ -29,12 +29,14 @@ class Table:
         rows: the line (or the number) of each row, and its fields, of which there may be more or fewer than columns.
         notes: what was found out about the file, and left out.
         unit: what rows are counted by.
+        separator: what parts the fields of a line.
     """
 
     columns: list[str]
     rows: Rows
     notes: list[str] = field(default_factory=list)
     unit: str = "line"
+    separator: str = ","
 
 
 def read_table(file: Path, encoding: str | None = None) -> dict[str, Table]:
@@ -85,15 +87,18 @@ def _texts(file: Path, content: bytes, encoding: str | None) -> dict[str, str]:
 def _of_text(name: str, text: str, encoding: str) -> Table:
     guessed = encoding and not is_unicode(encoding)
     notes = [f"{name} is read as {encoding}, in which alone it makes sense"] if guessed else []
+    if "\0" in text:
+        raise ValueError("it has bytes of zero, as no text has")
+    separator = ","
     if text.lstrip().startswith(("{", "[")):
         columns, rows = _json(text)
     else:
-        columns, rows = _delimited(text)
+        separator, columns, rows = _delimited(text)
     columns = ["" if _INDEX.fullmatch(column) else column.strip() for column in columns]
     kept = [(line, fields) for line, fields in rows if any(value.strip() for value in fields)]
     if empty := len(rows) - len(kept):
         notes.append(f"ignored {counted(empty, 'row')} of {name} without any value")
-    return Table(columns, kept, notes)
+    return Table(columns, kept, notes, separator=separator)
 
 
 def _json(text: str) -> tuple[list[str], Rows]:
@@ -104,6 +109,10 @@ def _json(text: str) -> tuple[list[str], Rows]:
         objects = [(line, json.loads(row)) for line, row in enumerate(text.splitlines(), 1) if row.strip()]
     if wrong := [line for line, row in objects if not isinstance(row, dict)]:
         raise ValueError(f"line {wrong[0]} is not a JSON object")
+    if len(objects) == 1 and any(
+        isinstance(value, dict | list) or is_image_name(key) for key, value in objects[0][1].items()
+    ):
+        raise ValueError('it is one JSON object; expected one for each image, as {"path": "a.jpg", "label": "cat"}')
     columns = list(dict.fromkeys(key for _, row in objects for key in row))
     return columns, [(line, [_text(row.get(column)) for column in columns]) for line, row in objects]
 
@@ -114,8 +123,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _delimited(text: str) -> tuple[list[str], Rows]:
-    """Read CSV with the separator that the header and the rows agree on."""
+def _delimited(text: str) -> tuple[str, list[str], Rows]:
+    """Read CSV with the separator that the header and the rows agree on, and return that, the columns and the rows."""
     # First lines of Excel and of PowerShell
     told = re.match(r"(?:\"?sep=(.)\"?|#TYPE [^\r\n]*)\r?\n", text)
     first, text = (1, text[told.end() :]) if told else (0, text)
@@ -125,18 +134,20 @@ def _delimited(text: str) -> tuple[list[str], Rows]:
     # R's write.table, with names in quotes
     if not separators and len(_header(text, " ")) > 1:
         separators = [" "]
-    parsed = [_parse(text, separator) for separator in separators or [","]]
-    rows = max(parsed, key=_agreement)
+    parsed = {separator: _parse(text, separator) for separator in separators or [","]}
+    separator, rows = max(parsed.items(), key=lambda one: _agreement(one[1]))
     columns, body = (rows[0][1], rows[1:]) if rows else ([], [])
     # R's write.table names no column for the names of its rows.
     numbers = [fields[0] for _, fields in body if len(fields) == len(columns) + 1]
     if len(numbers) == len(body) and numbers == [str(number) for number in range(1, len(body) + 1)]:
         columns = ["", *columns]
-    return columns, [(line + first, fields) for line, fields in body]
+    return separator, columns, [(line + first, fields) for line, fields in body]
 
 
 def _parse(text: str, separator: str) -> Rows:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    # A quote behind a blank opens a field as well: "path", "label"
+    quoted = re.search(rf'{re.escape(separator)} +"', text) is not None
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=quoted)
     return [(reader.line_num, fields) for fields in reader if fields]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from tlearn.data.formats import is_image_name
+from tlearn.data.formats import ending, is_hidden, is_image_name
 from tlearn.errors import DataError, capped, counted
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -134,17 +134,8 @@ def entries(folder: str | Path) -> tuple[list[os.DirEntry[str]], int]:
             listed = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error.strerror}") from error
-    visible = [entry for entry in listed if not _is_hidden(entry.name)]
+    visible = [entry for entry in listed if not is_hidden(entry.name)]
     return visible, len(listed) - len(visible)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
-
-
-def ending(name: str) -> str:
-    """Return the ending of a file name for messages."""
-    return os.path.splitext(name)[1].lower() or "(no ending)"
 
 
 def kind(entry: os.DirEntry[str]) -> str:
