@@ -88,6 +88,8 @@ def test_a_notebook_is_committed_with_its_outputs_and_without_logic_of_its_own(n
     assert [cell.execution_count for cell in _code(book)] == list(range(1, len(_code(book)) + 1))
     for cell in _code(book):
         assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in cell.outputs)
+        # The end of what a sweep prints is its whole table.
+        assert "| tail" not in cell.source or cell.outputs[0].text.startswith("val top-1 ")
         # Own code is written into files of a package, as users do.
         if not cell.source.startswith(("%%writefile", "!")):
             logic = (ast.FunctionDef, ast.ClassDef, ast.While, ast.If)
