@@ -123,3 +123,9 @@ def test_a_linked_folder_is_searched(folder):
     other = draw(folder.parent / "other" / "x.png", (1, 2, 3)).parent
     (folder / "link").symlink_to(other, target_is_directory=True)
     assert folder / "link" / "x.png" in found(folder)
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~nobody-of-this-name/pictures"])
+def test_a_name_that_no_system_takes_is_not_there(name):
+    with pytest.raises(DataError, match="no images there"):
+        found(name)

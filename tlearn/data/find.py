@@ -38,11 +38,12 @@ def find_images(images: str | Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _found(images: str) -> tuple[list[Path], list[str]]:
+    # os.path, here and below: the methods of Path raise for a name that is too long or a folder that is closed.
     given = Path(os.path.expanduser(images))
     others: Counter[str] = Counter()
-    if given.is_dir():
+    if os.path.isdir(given):
         paths = sorted(_below(given, others))
-    elif given.exists():
+    elif os.path.exists(given):
         paths = [given]
     else:
         paths = sorted(_matching(given))
@@ -57,8 +58,8 @@ def folder_targets(
     Nothing is guessed: unless every image lies in a folder that has the name of a class, none has a target. The note
     tells which folders do not, where some do.
     """
-    folder = Path(images if isinstance(images, str) else images[0]).expanduser()
-    if not (isinstance(images, str) or len(images) == 1) or not folder.is_dir():
+    folder = Path(os.path.expanduser(images if isinstance(images, str) else images[0]))
+    if not (isinstance(images, str) or len(images) == 1) or not os.path.isdir(folder):
         return {}, []
     names = {str(path): next(iter(path.relative_to(folder).parts[:-1]), "") for path in paths}
     odd = sorted(set(names.values()) - set(classes))
@@ -110,5 +111,5 @@ def _matching(given: Path) -> Iterator[Path]:
         raise ConfigError(f"images={given}: {error}") from error
     for path in found:
         hidden = any(map(is_hidden, path.relative_to(folder).parts))
-        if path.is_file() and (asked or not hidden):
+        if os.path.isfile(path) and (asked or not hidden):
             yield path

@@ -1,5 +1,6 @@
 """Images as a caller has them, in files, of Pillow, as arrays or tensors, -> uint8 RGB tensors."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from os import PathLike
 from pathlib import Path
@@ -39,7 +40,7 @@ def _items(images: Any) -> tuple[Sequence[Any], bool]:
     if isinstance(images, str | PathLike):
         found, notes = find_images(str(images))
         say(*notes)
-        single = Path(images).expanduser().is_file()
+        single = os.path.isfile(os.path.expanduser(images))
         return ([images] if single else found), single
     if isinstance(images, np.ndarray | Tensor):
         numbers = isinstance(images, Tensor) or images.dtype.kind not in "OUS"
@@ -77,4 +78,4 @@ def decode_input(decoder: Decoder, image: ImageInput) -> Decoded:
         return Decoded((pixels if pixels.ndim == 3 else pixels[..., None].expand(-1, -1, 3)).permute(2, 0, 1))
     if isinstance(image, Tensor):
         return Decoded(image.detach().cpu().permute(1, 2, 0).contiguous().permute(2, 0, 1))
-    return decoder.read(image if isinstance(image, Image.Image) else Path(image).expanduser())
+    return decoder.read(image if isinstance(image, Image.Image) else Path(os.path.expanduser(image)))

@@ -37,6 +37,11 @@ class TestCsv:
         assert listing.root == tmp_path / "b"
         assert listing.samples == [Sample("3.jpg", "x")]
 
+    @pytest.mark.parametrize("name", ["a" * 300, "~nobody-of-this-name/labels.csv"])
+    def test_a_name_that_no_system_takes_is_refused(self, name):
+        with pytest.raises(DataError, match=f"cannot read data.csv={name}"):
+            CsvSource(name).listing()
+
     def test_absolute_paths_are_kept(self, tmp_path):
         elsewhere = fill(tmp_path / "elsewhere", "4.jpg") / "4.jpg"
         path = self.write(tmp_path / "here", f"path,label\n{elsewhere},x\n")

@@ -29,7 +29,7 @@ class Archive:
     @property
     def folder(self) -> Path:
         """The folder of the images."""
-        return Path(self.download_root).expanduser() / self.name
+        return Path(os.path.expanduser(self.download_root)) / self.name
 
     def fetch(self) -> None:
         """Download and extract the archive unless the folder is there."""

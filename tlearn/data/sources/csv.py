@@ -36,8 +36,8 @@ class CsvSource:
         columns: Mapping[str, str | int | None] | None = None,
         encoding: str | None = None,
     ) -> None:
-        self.csv = Path(csv).expanduser()
-        self.root = Path(root).expanduser() if root is not None else None
+        self.csv = Path(os.path.expanduser(csv))
+        self.root = Path(os.path.expanduser(root)) if root is not None else None
         self.columns, self.encoding = dict(columns or {}), encoding
         if encoding is not None:
             require("data.encoding", encoding)
@@ -47,7 +47,7 @@ class CsvSource:
 
     def listing(self) -> Listing:
         """List the images; raise DataError naming file and lines for what cannot be used."""
-        if self.csv.is_dir():
+        if os.path.isdir(self.csv):
             return self._folder()
         root = self.root if self.root is not None else self.csv.parent
         samples, notes = self._samples(self.csv, root)
@@ -55,8 +55,8 @@ class CsvSource:
 
     def _folder(self) -> Listing:
         """List the images of a folder whose tables name files relative to themselves."""
-        folders = [self.csv, *sorted(path for path in self.csv.iterdir() if path.is_dir())]
-        files = [folder / name for folder in folders for name in METADATA if (folder / name).is_file()]
+        folders = [self.csv, *sorted(filter(os.path.isdir, self.csv.iterdir()))]
+        files = [folder / name for folder in folders for name in METADATA if os.path.isfile(folder / name)]
         if not files:
             raise DataError(
                 f"data.csv={self.csv} is a folder without {', '.join(METADATA)}: name a table in it, or take its "
@@ -161,7 +161,7 @@ class _Rows:
         """Say which other folder has the images, or how else their paths must be written, if that is found."""
         names = [path for _, fields in self.table.rows if (path := self._value(fields, "path")).strip()][:_JUDGED]
         root = self.files.root.absolute()
-        folders = [root.parent, *(sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else [])]
+        folders = [root.parent, *(sorted(filter(os.path.isdir, root.iterdir())) if os.path.isdir(root) else [])]
         having = [folder for folder in folders[:_TRIED] if names and all(map(NamedFiles(folder).is_file, names))]
         if len(having) == 1:
             return [f"they are there with {typed('data.root', having[0])}"]

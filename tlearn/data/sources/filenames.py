@@ -1,5 +1,6 @@
 """Labels in file names, or in the names of folders at any depth."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ class FilenamesSource:
         require("data.pattern", pattern)
         if root is None:
             raise ConfigError("data.root must be given: data.root=FOLDER")
-        self.root, self.pattern = Path(root).expanduser(), re.compile(pattern)
+        self.root, self.pattern = Path(os.path.expanduser(root)), re.compile(pattern)
 
     def prepare(self) -> None:
         """Do nothing: the images are there already."""

@@ -1,5 +1,6 @@
 """Folders of images: one per class, or splits with one per class in each."""
 
+import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,7 +46,7 @@ class FolderSource:
         if root is None and archive is None:
             raise ConfigError("data.root must be given: data.root=FOLDER")
         self.archive = archive if root is None else None
-        self.root = Path(root).expanduser() if root is not None else archive.folder  # type: ignore[union-attr]
+        self.root = Path(os.path.expanduser(root)) if root is not None else archive.folder  # type: ignore[union-attr]
         self.allow_empty, self.layout, self.unlabelled_test = allow_empty, layout, unlabelled_test
 
     def prepare(self) -> None:

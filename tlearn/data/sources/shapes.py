@@ -165,8 +165,8 @@ class ShapesSource:
         self.name, self.seed = name, seed
         self.counts = {split: counts[split] for split in SPLITS}
         self.given = root is not None
-        drawn = Path(cache).expanduser() / "shapes" / f"{name}-{self._digest()}"
-        self.root = drawn if root is None else Path(root).expanduser()
+        drawn = Path(os.path.expanduser(cache)) / "shapes" / f"{name}-{self._digest()}"
+        self.root = drawn if root is None else Path(os.path.expanduser(root))
 
     def prepare(self) -> None:
         """Draw the images unless a root was given or they are there; raise OutputError."""

@@ -55,7 +55,7 @@ class TorchvisionSource:
     ) -> None:
         require("data.source.dataset", dataset, one_of(*_LAYOUTS))
         self.dataset, self.layout, self.given = dataset, _LAYOUTS[dataset], root is not None
-        self.root = Path(download_root if root is None else root).expanduser()
+        self.root = Path(os.path.expanduser(download_root if root is None else root))
         self.folder = self.root / self.layout.folder
         self.urls = [url] if isinstance(url, str) else list(url)
 
