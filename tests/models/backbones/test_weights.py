@@ -181,3 +181,6 @@ def test_only_a_file_ending_makes_a_path(tmp_path, monkeypatch):
     assert weights_path("~/w.pt") == tmp_path / "w.pt"
     with pytest.raises(CheckpointError, match=f"no weights file {tmp_path}/none.pth"):
         weights_path(str(tmp_path / "none.pth"))
+    for name in ("a" * 300, "~nobody-of-this-name/w"):
+        with pytest.raises(CheckpointError, match="no weights file"):
+            weights_path(f"{name}.pth")

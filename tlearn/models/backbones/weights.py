@@ -1,6 +1,7 @@
 """Read weights files as plain tensors only, and load them into a body."""
 
 import hashlib
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, MutableMapping
@@ -23,8 +24,8 @@ def weights_path(weights: str | None) -> Path | None:
     """Return the file that `weights` names by its ending, or None for a name; CheckpointError if it is missing."""
     if weights is None or not weights.lower().endswith(ENDINGS):
         return None
-    path = Path(weights).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(weights))
+    if not os.path.isfile(path):
         raise CheckpointError(f"there is no weights file {path.absolute()}; set backbone.weights to one that exists")
     return path
 
