@@ -29,7 +29,7 @@ _COMMANDS = {
 def main() -> None:
     """Run the program."""
     arguments = _parser().parse_args()
-    folder = Path(arguments.cache).expanduser()
+    folder = Path(os.path.expanduser(arguments.cache))
     try:
         sys.exit({"list": _list, "prune": _prune, "clear": _clear}[arguments.command](folder, arguments))
     except OSError as error:

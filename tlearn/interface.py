@@ -97,7 +97,7 @@ class Run:
 
     def __init__(self, folder: str | Path, trust: Sequence[str] = ()) -> None:
         require("trust", trust)
-        given = Path(_folder(folder)).expanduser()
+        given = Path(os.path.expanduser(_folder(folder)))
         found = folder_around(given, lambda path: (path / "metrics.json").is_file())
         self.folder, self.trust = found.absolute(), list(trust)
         if found != given:

@@ -29,8 +29,8 @@ def predict(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.predictions import device_of, predictions_of
 
     settings = settings_of(config)
-    output = STDOUT if settings["output"] == "-" else Path(settings["output"]).expanduser()
-    page = None if settings["page"] is None else Path(settings["page"]).expanduser()
+    output = STDOUT if settings["output"] == "-" else Path(os.path.expanduser(settings["output"]))
+    page = None if settings["page"] is None else Path(os.path.expanduser(settings["page"]))
     images, notes = find_images(settings["images"])
     _check_targets({"output": output, **({} if page is None else {"page": page})}, images)
     # With the table on standard output, everything else goes to standard error.

@@ -1,5 +1,6 @@
 """Build the objects of a program from its settings: images, network and module; see `trainer` and `seats`."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def backbone(settings: Mapping[str, Any]) -> Backbone:
 
 def cache_folder(settings: Mapping[str, Any]) -> Path:
     """Return the cache folder, which may be deleted at any time."""
-    return Path(settings["paths"]["cache"]).expanduser()
+    return Path(os.path.expanduser(settings["paths"]["cache"]))
 
 
 def image_set(settings: Mapping[str, Any], run: RunFolder) -> ImageSet:

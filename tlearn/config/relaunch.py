@@ -135,7 +135,7 @@ def resumed_run(arguments: list[str]) -> Path | None:
     given = [argument for argument in arguments if key_of(argument) == "resume"]
     if not given or given[-1].endswith(("resume=", "resume=null")):
         return None
-    path = Path(_unquoted(given[-1].partition("=")[2])).expanduser().absolute()
+    path = Path(os.path.expanduser(_unquoted(given[-1].partition("=")[2]))).absolute()
     run = folder_around(path, lambda folder: (folder / ".hydra").is_dir())
     if path.suffix == ".ckpt" and run != path and path != last_path(run):
         raise ConfigError(f"{path}: a run goes on from its last checkpoint alone, with {typed('resume', run)}")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -159,7 +160,7 @@ def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
         lines = str(error).splitlines()
         raise CheckpointError(f"{folder / WEIGHTS} does not fit {DESCRIPTION}: {' '.join(lines[:2])}") from error
     if Path(run).suffix == ".ckpt":
-        check_weights(Path(run).expanduser(), network, folder)
+        check_weights(Path(os.path.expanduser(run)), network, folder)
     # As in training, so that metrics are equal to the last digits
     return Model(folder, network.eval().to(memory_format=torch.channels_last), description)
 
@@ -170,7 +171,7 @@ def read_description(run: str | Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    run, given = folder_around(run, lambda path: _model_in(path) is not None), Path(run).expanduser()
+    run, given = folder_around(run, lambda path: _model_in(path) is not None), Path(os.path.expanduser(run))
     folder = _model_in(run)
     if folder is None:
         there = f"holds no model ({DESCRIPTION}): it appears there when a run has finished"

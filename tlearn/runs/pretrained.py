@@ -1,5 +1,6 @@
 """A backbone with its own classifier as a model: it predicts the classes of its weights, without training."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def _names(backbone: Backbone, classes: str | None) -> list[str]:
             "the weights that come with tlearn are a body without classes; take another backbone, or run="
         )
     if classes is not None:
-        return _imagenet() if classes == IMAGENET else _read(Path(classes).expanduser())
+        return _imagenet() if classes == IMAGENET else _read(Path(os.path.expanduser(classes)))
     names = backbone.categories() if hasattr(backbone, "categories") else None
     if names is None:
         which = f" with backbone.weights={weights}" if weights else ""
