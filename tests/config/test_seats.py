@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tlearn.config import seats
 from tlearn.data.sources.base import Listing, Sample, listing_of
-from tlearn.errors import ConfigError
+from tlearn.errors import ConfigError, DataError
 from tlearn.models.backbones.base import Body
 
 HERE = __name__
@@ -257,6 +257,13 @@ def test_a_source_needs_two_methods():
 def test_what_a_source_lists_is_checked(monkeypatch, listed, reason):
     monkeypatch.setattr(Images, "listed", listed)
     with pytest.raises(ConfigError, match=reason):
+        listing_of(Images())
+
+
+def test_an_image_that_is_listed_twice_is_refused(monkeypatch):
+    twice = [Sample("a.png", "a"), Sample("b.png", "b"), Sample("a.png", "b")]
+    monkeypatch.setattr(Images, "listed", Listing(Path(), twice))
+    with pytest.raises(DataError, match=r"data\.source: .*Images listed images twice in \.: a\.png$"):
         listing_of(Images())
 
 

@@ -1,10 +1,11 @@
 """The contract of an image source: implement `Source` for your own, and name it in data.source._target_."""
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tlearn.errors import ConfigError, DataError
+from tlearn.errors import ConfigError, DataError, capped
 
 SPLITS = ("train", "val", "test")
 # What folders and tables may call the splits
@@ -60,7 +61,7 @@ def listing_of(source: Source) -> Listing:
 
     Raises:
         ConfigError: what it returns is not as `Listing` says.
-        DataError: it lists no images.
+        DataError: it lists no images, or one twice.
     """
     source.prepare()
     listing, name = source.listing(), f"listing() of {type(source).__module__}.{type(source).__qualname__}"
@@ -74,4 +75,7 @@ def listing_of(source: Source) -> Listing:
             known = f"Sample(path, label, split), path and label texts, split one of {', '.join(SPLITS)} or None"
             raise ConfigError(f"data.source: {name} has {sample!r}, and not {known}")
     # The order decides what a seed draws.
-    return replace(listing, samples=sorted(listing.samples, key=lambda sample: sample.path))
+    samples = sorted(listing.samples, key=lambda sample: sample.path)
+    if twice := [one.path for one, other in pairwise(samples) if one.path == other.path]:
+        raise DataError(f"data.source: {name} listed images twice in {listing.root}: {capped(dict.fromkeys(twice))}")
+    return replace(listing, samples=samples)
