@@ -59,7 +59,7 @@ def read_table(file: Path, encoding: str | None = None) -> dict[str, Table]:
     texts = _texts(file, content, encoding)
     try:
         return {name: _of_text(file.name, text, "" if encoding else name) for name, text in texts.items()}
-    except (csv.Error, ValueError) as error:
+    except (csv.Error, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as a table: {error}") from error
 
 
@@ -106,7 +106,8 @@ def _json(text: str) -> tuple[list[str], Rows]:
     if text.lstrip().startswith("["):
         objects = list(enumerate(json.loads(text), 1))
     else:
-        objects = [(line, json.loads(row)) for line, row in enumerate(text.splitlines(), 1) if row.strip()]
+        # Not splitlines: JSON may hold other ends of lines, such as U+2028, in its texts.
+        objects = [(line, json.loads(row)) for line, row in enumerate(text.split("\n"), 1) if row.strip()]
     if wrong := [line for line, row in objects if not isinstance(row, dict)]:
         raise ValueError(f"line {wrong[0]} is not a JSON object")
     if len(objects) == 1 and any(
