@@ -341,6 +341,16 @@ class TestPaths:
         (folder / "table.csv").write_text("path,label\na\\0.jpg,x\na/0.jpg,y\n", encoding="utf-8")
         assert listed(folder / "table.csv") == [Sample("a/0.jpg", "y"), Sample("a\\0.jpg", "x")]
 
+    def test_lines_of_json_end_at_line_feeds_alone(self, folder):
+        text = json.dumps({"path": "a/0.jpg", "label": "one\u2028two\x85three"}, ensure_ascii=False)
+        (folder / "table.jsonl").write_text(text + "\r\n" + text.replace("0", "1"), encoding="utf-8", newline="")
+        assert [sample.label for sample in listed(folder / "table.jsonl")] == ["one\u2028two\x85three"] * 2
+
+    def test_json_that_is_nested_too_deep_is_refused(self, folder):
+        (folder / "table.json").write_text("[" * 100_000, encoding="utf-8")
+        with pytest.raises(DataError, match="cannot be read as a table"):
+            CsvSource(folder / "table.json").listing()
+
     def test_labels_that_blanks_alone_tell_apart_are_said(self, folder):
         (folder / "table.csv").write_text("path,label\na/0.jpg,cat\na/1.jpg, cat\na/2.jpg,dog \n", encoding="utf-8")
         listing = CsvSource(folder / "table.csv").listing()
@@ -390,6 +400,15 @@ class TestImageFolder:
     def test_one_table_without_splits(self, tmp_path):
         self.write(tmp_path, "")
         assert listed(tmp_path) == [Sample("0.jpg", "cat"), Sample("1.jpg", "dog"), Sample("x/2.jpg", "dog")]
+
+    @pytest.mark.parametrize(("split", "form"), [("", "jsonl"), ("x", "csv")])
+    def test_an_image_that_two_tables_list_is_refused(self, tmp_path, split, form):
+        self.write(tmp_path, "")
+        fill(tmp_path, "x/2.jpg")
+        row = json.dumps({"file_name": "0.jpg", "label": "cat"}) if form == "jsonl" else "file_name,label\n2.jpg,cat"
+        (tmp_path / split / f"metadata.{form}").write_text(row, encoding="utf-8")
+        with pytest.raises(DataError, match=r"metadata\.csv and .*metadata\.\w+ both list .*\.jpg: remove one"):
+            CsvSource(tmp_path).listing()
 
     def test_a_folder_without_a_table_is_refused(self, folder):
         with pytest.raises(DataError, match=r"a folder without metadata\.csv.*data=folder data\.root="):

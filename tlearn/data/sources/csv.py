@@ -64,10 +64,15 @@ class CsvSource:
             )
         found: list[Sample] = []
         all_notes: list[str] = []
+        tables: dict[str, Path] = {}
         for file in files:
             samples, notes = self._samples(file, file.parent)
             inner = file.parent.relative_to(self.csv)
-            found += [sample._replace(path=(inner / sample.path).as_posix()) for sample in samples]
+            samples = [sample._replace(path=(inner / sample.path).as_posix()) for sample in samples]
+            for sample in samples:
+                if (other := tables.setdefault(sample.path, file)) != file:
+                    raise DataError(f"{other} and {file} both list {sample.path}: remove one of the two")
+            found += samples
             all_notes += notes
         if all(sample.split is None for sample in found):
             splits = [SPLIT_NAMES.get(PurePath(sample.path).parts[0].lower()) for sample in found]
