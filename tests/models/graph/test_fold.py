@@ -115,3 +115,28 @@ def test_networks_of_timm_are_folded_too(name):
     folded = fold(body)
     torch.testing.assert_close(folded(images), outputs(body, images), rtol=1e-9, atol=1e-9)
     assert norms(folded) == []
+
+
+class Tripled(nn.Identity):
+    def forward(self, values):
+        return 3 * values
+
+
+class Unusual(nn.Module):
+    """Layers that look like others: an Identity that is none, weights made by a hook, a Dropout called by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.norm = nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)
+        self.tripled, self.dropout = Tripled(), nn.Dropout()
+
+    def forward(self, images):
+        return self.dropout(input=self.tripled(self.norm(self.convolution(images))))
+
+
+def test_what_only_looks_like_a_known_layer_computes_the_same():
+    body, images = Unusual(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    outputs(body, images)
+    folded = fold(body.requires_grad_(False).eval())
+    assert len(norms(folded)) == 1
+    torch.testing.assert_close(folded(images), body(images))

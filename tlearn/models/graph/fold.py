@@ -42,8 +42,9 @@ class _Tracer(Tracer):
 
 def _pass_by(root: nn.Module, graph: fx.Graph) -> None:
     for node in list(graph.nodes):
-        if node.op == "call_module" and isinstance(root.get_submodule(node.target), _NOTHING_IN_EVALUATION):
-            node.replace_all_uses_with(node.args[0])
+        # Exact types: a subclass can compute something else.
+        if node.op == "call_module" and type(root.get_submodule(node.target)) in _NOTHING_IN_EVALUATION:
+            node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
 
 
@@ -55,7 +56,7 @@ def _fold_norms(root: nn.Module, graph: fx.Graph) -> None:
         if not isinstance(source, fx.Node) or {len(source.users), calls[source.target], calls[node.target]} != {1}:
             continue
         convolution, norm = root.get_submodule(str(source.target)), root.get_submodule(node.target)
-        if type(convolution) is not nn.Conv2d or not _is_plain_norm(norm):
+        if not _is_plain_convolution(convolution) or not _is_plain_norm(norm):
             continue
         root.set_submodule(str(source.target), _folded(convolution, norm))
         activation = getattr(norm, "act", None)
@@ -64,6 +65,11 @@ def _fold_norms(root: nn.Module, graph: fx.Graph) -> None:
         else:
             node.replace_all_uses_with(source)
             graph.erase_node(node)
+
+
+def _is_plain_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    # Hooks such as those of spectral_norm compute a weight, no parameter then, anew in every pass.
+    return type(layer) is nn.Conv2d and "weight" in dict(layer.named_parameters())
 
 
 def _is_plain_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
