@@ -283,3 +283,8 @@ def test_networks_of_timm_are_divided_too(name, stage):
     network, images = copy.deepcopy(whole), torch.randn(3, 3, 160, 160)
     values = values_of(divided(network, size=160), images)
     torch.testing.assert_close(learn(network, values), learn(whole, images), rtol=1e-6, atol=1e-6)
+
+
+def test_a_body_without_parameters_is_computed_whole():
+    network = TransferNetwork(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten()), nn.Linear(12, 2))
+    assert divided(network).shape == (12,)

@@ -4,6 +4,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -46,7 +47,8 @@ def divide(body: nn.Module, trains: Callable[[str], bool], size: int) -> FrozenP
 
     Raises NotDivisibleError: there is no such place, or torch.fx cannot see the body's structure.
     """
-    first = next(body.parameters())
+    # A body need not have parameters.
+    first = next(chain(body.parameters(), body.buffers()), torch.empty(0))
     images = torch.zeros(2, 3, size, size, device=first.device, dtype=first.dtype)
     if not any(trains(name) for name, _ in body.named_parameters()):
         shape = _picture_shape(body, images)
