@@ -108,6 +108,19 @@ def test_a_full_disk_can_stop_the_run(tmp_path, monkeypatch):
         obtain(Space(tmp_path, {}), Body(), stop=True)
 
 
+def test_a_loader_that_fails_is_not_taken_for_a_disk_that_does(tmp_path, capsys):
+    bodies: list[Body] = []
+
+    def failing() -> Body:
+        bodies.append(Body(fails_at=7, error=OutputError))
+        return bodies[-1]
+
+    with pytest.raises(OutputError):
+        compute(Space(tmp_path, {}), ITEMS, KEYS, failing)
+    assert len(bodies) == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_a_folder_that_cannot_be_made_leaves_features_in_memory_or_stops(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     space = Space(tmp_path / "file", {})

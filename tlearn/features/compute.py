@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def compute(
         stop_on_write_error: raise instead of keeping in memory what cannot be written.
 
     Raises:
-        OutputError: features cannot be written, and `stop_on_write_error`.
+        OutputError: features cannot be written, and `stop_on_write_error`; or no images come from the loader's workers.
         BadImageError: an image cannot be read; the features of those before it are kept.
         NonFiniteError: the body outputs NaN or infinity.
     """
@@ -43,11 +43,11 @@ def compute(
     if rows is not None:
         return rows
     writer = _Writer(space, stop_on_write_error)
-    try:
-        with space.only_writer():
-            return _complete(space, items, keys, extractor, writer)
-    except OutputError as error:
-        writer.give_up(error)
+    with ExitStack() as held:
+        try:
+            held.enter_context(space.only_writer())
+        except OutputError as error:
+            writer.give_up(error)
         return _complete(space, items, keys, extractor, writer)
 
 
