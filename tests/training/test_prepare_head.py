@@ -115,6 +115,29 @@ def test_a_run_says_so_and_leaves_a_plain_model(tmp_path, folder_data, capsys):
         assert not [key for key in saved if key.endswith(("shift", "scale"))]
 
 
+def test_the_layers_of_a_sequence_may_have_names():
+    head = nn.Sequential()
+    head.add_module("first", nn.Linear(4, 8))
+    head.add_module("last", nn.Linear(8, 3))
+    network, features = TransferNetwork(nn.Identity(), head), torch.rand(5, 4)
+    expected = head(features)
+    prepare_head.standardise(network)
+    assert [type(layer) for layer in head] == [StandardisedLinear, nn.Linear]
+    torch.testing.assert_close(head(features), expected)
+    prepare_head.fold(network)
+    assert [(name, type(layer)) for name, layer in head.named_children()] == [
+        ("first", nn.Linear),
+        ("last", nn.Linear),
+    ]
+
+
+def test_a_layer_whose_weight_is_computed_stays_as_it_is():
+    layer = torch.nn.utils.spectral_norm(nn.Linear(4, 3))
+    network = TransferNetwork(nn.Identity(), layer)
+    prepare_head.standardise(network)
+    assert network.head is layer
+
+
 @pytest.mark.parametrize("more", ["callbacks.prepare_head=null", "finetune=full", "module=full_batch"])
 def test_other_runs_are_as_without(tmp_path, folder_data, capsys, more):
     runs.run(tmp_path / "run", folder_data, runs.write_weights(tmp_path / "weights.pth"), more)

@@ -117,7 +117,8 @@ class PrepareHead(Callback):
 def standardise(network: TransferNetwork) -> None:
     """Put the standardising layer in place of the head's first one, where that is a plain linear layer."""
     parent, name, layer = _first_layer(network)
-    if type(layer) is nn.Linear and layer.bias is not None:
+    # A weight that is computed, as by torch.nn.utils.weight_norm, is not the layer's to give away.
+    if type(layer) is nn.Linear and layer.bias is not None and isinstance(layer.weight, nn.Parameter):
         setattr(parent, name, StandardisedLinear(layer))
 
 
@@ -162,7 +163,10 @@ def fold(network: TransferNetwork) -> None:
 def _first_layer(network: TransferNetwork) -> tuple[nn.Module, str, nn.Module]:
     """Return the layer that takes the features, the module that it is part of, and its name there."""
     head = network.head
-    return (head, "0", head[0]) if isinstance(head, nn.Sequential) and len(head) else (network, "head", head)
+    if isinstance(head, nn.Sequential) and len(head):
+        # A sequence of your own may give its layers names.
+        return head, *next(head.named_children())
+    return network, "head", head
 
 
 @torch.no_grad()
