@@ -33,8 +33,9 @@ from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.backbones.weights import sha256_of
 from tlearn.models.network import TransferNetwork
 from tlearn.predict import predict
+from tlearn.report.predictions_page import predictions_page
 from tlearn.runs.model import load_model, save_model
-from tlearn.runs.predictions import device_of
+from tlearn.runs.predictions import Prediction, device_of
 from tlearn.runs.pretrained import pretrained_model
 
 CLASSES = ["blue", 'a "green", one', "rød"]
@@ -189,6 +190,12 @@ def test_a_page_tells_right_from_wrong_where_folders_name_the_classes(ask, tmp_p
     with pytest.raises(DataError):
         ask(sorted_pictures, page=str(tmp_path / "q.html"))
     assert "6 of 7 images" in (tmp_path / "q.html").read_text(encoding="utf-8")
+
+
+def test_a_page_has_images_from_the_working_folder_and_from_elsewhere(tmp_path):
+    paths = (str(tmp_path / "there.png"), "here.png")
+    text = predictions_page([Prediction(path, [("blue", 1.0)]) for path in paths], 2, "a model", {}, None)
+    assert all(path in text for path in paths)
 
 
 def test_targets_are_never_guessed(ask, tmp_path, sorted_pictures, capsys):

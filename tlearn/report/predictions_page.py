@@ -32,12 +32,16 @@ def predictions_page(
         bit_depth: as the decoder takes it.
     """
     thumbnails = Thumbnails(Path(), MOST_SHOWN, bit_depth=bit_depth)
-    # The common prefix of all paths carries no information.
     answers = [(str(prediction.image), prediction.best) for prediction in predictions]
-    common = os.path.commonpath([os.path.dirname(path) for path, _ in answers]) if answers else ""
+    try:
+        # It carries no information.
+        common = os.path.commonpath([os.path.dirname(path) for path, _ in answers])
+    # None is shown, or they share no folder: from the root and from the working folder, or on two drives.
+    except ValueError:
+        common = ""
     cards = []
     for path, best in answers:
-        target, name = targets.get(path), os.path.relpath(path, common or ".")
+        target, name = targets.get(path), os.path.relpath(path, common) if common else path
         facts = [("target", target), ("prediction", "right" if best[0][0] == target else "wrong")] if target else []
         bars = [(label, share, label == target) for label, share in best]
         cards.append([Card(thumbnails(path), name, facts, bars)])
