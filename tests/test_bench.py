@@ -95,3 +95,15 @@ def test_a_batch_that_is_too_large_says_so(tmp_path, monkeypatch):
     done = _bench(tmp_path)
     assert done.returncode == 8
     assert "data.batch_size=4 does not fit into the memory of cpu: lower it" in done.stderr
+
+
+def test_the_memory_of_a_process_stays_empty_where_the_system_does_not_tell_it(tmp_path, monkeypatch):
+    def timed(network, optimizer, shapes, device, *_):
+        times = dict.fromkeys(("forward_s", "backward_s", "step_s", "total_s", "images_per_s"), 0.5)
+        return times if device.type == "cpu" else {**times, "peak_memory_gb": 1.25}
+
+    monkeypatch.setattr(timing, "devices", lambda _: {torch.device("cpu"): "CPU", torch.device("cuda"): "A GPU"})
+    monkeypatch.setattr(timing, "time_steps", timed)
+    done = _bench(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[-1] for line in done.stdout.splitlines() if "GPU" in line or "GB" in line] == ["GB", "1.2500"]

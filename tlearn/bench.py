@@ -37,8 +37,9 @@ def bench(config: DictConfig) -> dict[str, float]:
                 times = time_steps(network, optimizer, shapes, device, settings["batches"], settings["warmup"])
                 metrics |= {f"{device}/{key}": value for key, value in times.items()}
                 rows.append([name, *(f"{value:.{1 if 'images' in key else 4}f}" for key, value in times.items())])
-            heads = ["forward s", "backward s", "step s", "total s", "images/s", "peak GB"]
-            print_table(["medians of a batch", *heads[: len(rows[0]) - 1]], rows)
+            columns = ["medians of a batch", "forward s", "backward s", "step s", "total s", "images/s", "peak GB"]
+            # Not every system tells what memory a process took.
+            print_table(columns, [[*row, *[""] * (len(columns) - len(row))] for row in rows])
         run.write_json("metrics.json", metrics)
         run.write_json("environment.json", environment())
         answer(run.path)

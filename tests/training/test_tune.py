@@ -17,8 +17,9 @@ from tlearn.config.settle import IMAGENET, settled
 from tlearn.config.trainer import training_trainer
 from tlearn.config.tree import plain
 from tlearn.config.tuning import tuning
-from tlearn.errors import ConfigError
+from tlearn.errors import ConfigError, NonFiniteError
 from tlearn.runs.folder import RunFolder
+from tlearn.training import tune
 from tlearn.training.module import TransferModule
 from tlearn.training.tune import BatchSize, LearningRate
 
@@ -54,8 +55,18 @@ def test_a_resumed_run_keeps_the_rate_that_was_found(tmp_path, folder_data, weig
     assert resumed.returncode == 0, resumed.stderr
     kept = json.loads((folder / "tune.json").read_text(encoding="utf-8"))
     assert json.loads((folder / "metrics.json").read_text())["tune/optimizer.lr"] == kept["optimizer.lr"]
-    given = program("train", *overrides(folder_data, weights, "tune=lr", "optimizer.lr=1"), cwd=tmp_path)
-    assert "tune=lr finds optimizer.lr, which is given, too" in given.stderr
+    for rate in ("optimizer.lr=1", "++optimizer.lr=1"):
+        given = program("train", *overrides(folder_data, weights, "tune=lr", rate), cwd=tmp_path)
+        assert "tune=lr finds optimizer.lr, which is given, too" in given.stderr
+
+
+def test_a_loss_that_is_never_finite_finds_no_rate(tmp_path, monkeypatch):
+    def explode(*_):
+        raise NonFiniteError("train/loss became nan at step 0")
+
+    monkeypatch.setattr(tune, "_try", explode)
+    with pytest.raises(NonFiniteError, match="first step is not finite: leave tune out"):
+        LearningRate().find(None, None, None, tmp_path)
 
 
 def test_the_rates_of_head_and_body_keep_their_ratio(tmp_path, folder_data, weights, monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from tlearn.config.arguments import key_of
 from tlearn.config.seats import build
 from tlearn.config.tree import task_overrides
 from tlearn.data.datamodule import SplitDataModule
@@ -32,7 +33,7 @@ def tuning(
         raise ConfigError(f"tune needs more than single batches to find {tuner.key}: leave out debug or tune")
     if isinstance(tuner, BatchSize) and built.strategy.root_device.type == "cpu":
         raise ConfigError("tune=batch_size fills the memory of a GPU; on a CPU, that would end the process")
-    if isinstance(tuner, LearningRate) and any(one.startswith(f"{tuner.key}=") for one in task_overrides()):
+    if isinstance(tuner, LearningRate) and tuner.key in map(key_of, task_overrides()):
         raise ConfigError(f"tune=lr finds {tuner.key}, which is given, too: leave out one of them")
     # Nothing of the run but its devices, its precision and how it steps
     own = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "profiler": None}

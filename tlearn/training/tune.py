@@ -125,6 +125,11 @@ class LearningRate:
         with suppress(NonFiniteError):
             _try(module, data, trainer, sweep, self.steps)
         losses = [loss for loss in sweep.losses.values() if math.isfinite(loss)]
+        if not losses:
+            raise NonFiniteError(
+                "tune=lr: the loss of the first step is not finite: leave tune out, and the training names the images "
+                "of that batch"
+            )
         rates = rates[: len(losses)]
         found = steepest_rate(rates, losses)
         file = figures / "learning_rate.png"
