@@ -6,15 +6,19 @@ import re
 import shutil
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.nn import functional
 
 import tlearn
 from hydra_plugins.tlearn_launcher import _Composer
@@ -22,7 +26,9 @@ from tests.small_runs import overrides, program, write_weights
 from tests.sweeps.test_sweep import sweep_rows
 from tlearn.config.tree import CONF_DIR, own_hydra
 from tlearn.errors import CheckpointError
-from tlearn.sweeps.heads import Heads
+from tlearn.sweeps.heads import Course, Heads, Recipe
+from tlearn.training.metrics import accuracies, cloned
+from tlearn.training.schedule import Schedule
 
 TOGETHER = "train together"
 
@@ -140,6 +146,26 @@ def test_a_trial_that_fails_in_a_group_fails_alone_with_its_status(sweep, tmp_pa
     assert "checkpoints" not in {path.name for path in (tmp_path / "swept" / "4").iterdir()}
     assert TOGETHER in ended.stdout
     assert "lower optimizer.lr" in rows[2]["error"]
+
+
+def test_the_momentum_of_a_schedule_goes_on_when_the_first_head_has_failed():
+    features, targets = 10 * torch.randn(32, 4, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 3
+    batches = [(features[start : start + 8], targets[start : start + 8]) for start in range(0, 32, 8)]
+    cycle = Schedule(
+        partial(torch.optim.lr_scheduler.OneCycleLR, total_steps=12), "step", from_run={"max_lr": "learning_rates"}
+    )
+    metrics = {split: cloned(accuracies(3), f"{split}/") for split in ("train", "val")}
+    recipe = Recipe(functional.cross_entropy, torch.optim.Adam, cycle, None, 3, "val/loss", "min", 10, metrics)
+
+    def fitted(*rates: float) -> list[Course]:
+        torch.manual_seed(0)
+        return Heads(nn.Linear(4, 3), [{"lr": rate} for rate in rates], recipe, lambda _: iter(batches), batches, 4).fit()
+
+    (failed, beside), (alone,) = fitted(3e38, 0.1), fitted(0.1)
+    assert failed.failed
+    assert [row for row in beside.rows if "val/loss" in row] == [
+        pytest.approx(row, abs=1e-6) for row in alone.rows if "val/loss" in row
+    ]
 
 
 def test_what_cannot_train_together_runs_as_ever_in_the_same_sweep(sweep, tmp_path):

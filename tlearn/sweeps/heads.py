@@ -140,7 +140,7 @@ class Heads:
             logits = self._stack.logits(features, train=True)
             losses = vmap(self._recipe.loss, in_dims=(0, None))(logits, targets)
             losses.sum().backward()
-            self._optimizer.step()
+            self._optimizer.step(self._lead())
             losses = losses.detach()
             total, count = total + losses * len(targets), count + len(targets)
             kept.append((logits.detach(), targets))
@@ -157,6 +157,10 @@ class Heads:
                     "val": (val[place], logits[place], self._val[1]),
                 }
                 self._after_epoch(place, course, epoch, measured)
+
+    def _lead(self) -> Optimizer:
+        """Return the optimizer of a head whose schedule goes on, if there is one."""
+        return next((course for course in self.courses if not course.ended), self.courses[0]).optimizer
 
     def _after_step(self, losses: Tensor, epoch: int) -> None:
         finite = losses.isfinite().tolist()
@@ -182,10 +186,8 @@ class Heads:
 
     def _move(self, course: Course, interval: str, score: float | None = None) -> None:
         for each in course.schedulers:
-            scheduler, watches = (
-                each["scheduler"],
-                isinstance(each["scheduler"], ReduceLROnPlateau),
-            )
+            scheduler = each["scheduler"]
+            watches = isinstance(scheduler, ReduceLROnPlateau)
             if each["interval"] == interval and watches == (score is not None):
                 # Without a gradient it changes nothing, and a scheduler wants to see it first.
                 course.optimizer.step()
@@ -226,10 +228,7 @@ def _stops(course: Course, epoch: int, values: Mapping[str, Tensor]) -> bool:
     if course.stopping is None:
         return False
     # What the callback asks of a Trainer
-    state, strategy = (
-        SimpleNamespace(fn=TrainerFn.FITTING),
-        SimpleNamespace(reduce_boolean_decision=lambda one, all: one),
-    )
+    state, strategy = SimpleNamespace(fn=TrainerFn.FITTING), SimpleNamespace(reduce_boolean_decision=lambda one, all: one)
     seen: Any = SimpleNamespace(state=state, strategy=strategy, sanity_checking=False, fast_dev_run=False)
     seen.callback_metrics, seen.current_epoch, seen.should_stop = dict(values), epoch, False
     course.stopping.on_train_epoch_end(seen, None)  # type: ignore[arg-type]

@@ -67,11 +67,11 @@ class Steps:
         return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Change all heads by their gradients."""
-        rate, first = self._column("lr"), self._own[0].param_groups[0]
-        # OneCycleLR changes momentum, too.
-        self._all.param_groups[0].update({name: first[name] for name in ("betas", "momentum") if name in first})
+    def step(self, lead: Optimizer) -> None:
+        """Change all heads by their gradients, with the momentum that one's optimizer has."""
+        rate, group = self._column("lr"), lead.param_groups[0]
+        # OneCycleLR changes momentum, too, for all alike.
+        self._all.param_groups[0].update({name: group[name] for name in ("betas", "momentum") if name in group})
         before = []
         for one in self._parameters:
             assert one.grad is not None
