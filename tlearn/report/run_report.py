@@ -1,17 +1,13 @@
 """The report page of a finished run: metrics, mistakes, and images to check."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from tlearn.analysis.learning_curves import learning_curves, learning_figure
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.sources.base import SPLITS
-from tlearn.files import write_bytes
 from tlearn.report.gallery import Thumbnails
 from tlearn.report.page import Block, Group, KeyMetrics, Link, Section, Table, Text, number, write_page
 from tlearn.report.page_files import Exhibits
@@ -69,7 +65,7 @@ class RunSummary:
             section out.
         near_duplicates: rows of near-duplicates across splits, or as above.
         run_folder: the folder with metrics.csv, for the learning curves, or None.
-        extras: further figures, PNG files (their bytes, or their paths in the folder) and tables, by their captions.
+        extras: further figures, PNG files in the folder, by their captions.
     """
 
     title: str
@@ -86,7 +82,7 @@ class RunSummary:
     suspects: TableRows | str | None = None
     near_duplicates: TableRows | str | None = None
     run_folder: Path | None = None
-    extras: Mapping[str, Figure | Path | bytes | TableRows] = field(default_factory=dict)
+    extras: Mapping[str, Path] = field(default_factory=dict)
 
 
 def write_report(folder: Path, run: RunSummary) -> Path:
@@ -183,21 +179,8 @@ class _Report:
         return [*notes, *doubt_blocks(run.suspects, run.near_duplicates, self.exhibits, self.thumbnails)]
 
     def more(self) -> list[Block]:
-        """Show further figures and tables."""
-        blocks = []
-        for caption, extra in self.run.extras.items():
-            stem = re.sub(r"\W+", "_", caption.lower()).strip("_")
-            if isinstance(extra, bytes):
-                path = self.folder / "report" / f"{stem}.png"
-                write_bytes(path, extra)
-                blocks.append(self.exhibits.file(path, caption))
-            elif isinstance(extra, Path):
-                blocks.append(self.exhibits.file(extra, caption))
-            elif isinstance(extra, Figure):
-                blocks.append(self.exhibits.figure(stem, caption, lambda drawn=extra: drawn))  # type: ignore[misc]
-            else:
-                blocks.append(self.exhibits.table(stem, caption, extra))
-        return blocks
+        """Show further figures."""
+        return [self.exhibits.file(path, caption) for caption, path in self.run.extras.items()]
 
     def settings(self) -> list[Block]:
         """List overrides, settings and environment, with secrets removed."""
