@@ -158,6 +158,9 @@ def test_under_dp_the_training_pictures_are_not_looked_at():
         assert plan.write
         assert plan.features == plan.train_pictures == looked
         assert ("trainer=dp" in plan.reason) == (not looked)
+    # A head of one's own, without a linear layer
+    own = torch.nn.ParameterDict({"directions": torch.zeros(2, 4), "scale": torch.tensor(16.0)})
+    assert reporting.plan_report({"write": True}, None, trainer, data, SimpleNamespace(head=own)).features
     data.image_set.classes = range(10**8)
     large = reporting.plan_report({"write": True, "train_pictures": "auto"}, None, trainer, data, network)
     assert large.features

@@ -71,7 +71,9 @@ def plan_report(
         return Plan(write=False)
     on_features, classes = isinstance(data, FeatureDataModule), len(data.image_set.classes)
     count = sum(len(dataset) for dataset in data.datasets.values())
-    num_features = next(layer.in_features for layer in network.head.modules() if isinstance(layer, nn.Linear))
+    widths = [layer.in_features for layer in network.head.modules() if isinstance(layer, nn.Linear)]
+    # A head of your own may have no such layer: its widest parameter tells about as much.
+    num_features = (widths or [max(one.shape[-1] for one in network.head.parameters() if one.ndim)])[0]
     size = f"{count:,} images x {num_features:,} features"
     if isinstance(trainer.strategy, DataParallelStrategy):
         return Plan(write=True, reason="trainer=dp runs copies of the head, whose inputs cannot be put in order")
