@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import fill
 from tests.faults import fault
 from tlearn.errors import OutputError
-from tlearn.files import temporary_beside
+from tlearn.files import lock, temporary_beside
 from tlearn.runs.folder import RunFolder
 
 HOLD = """
@@ -63,6 +63,22 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path, elsewhere):
 def test_a_lock_file_that_nobody_holds_is_no_obstacle(tmp_path, content):
     (tmp_path / ".lock").write_text(content, encoding="utf-8")
     RunFolder(tmp_path).claim()
+
+
+def test_a_lock_file_that_is_removed_while_it_is_taken_is_made_anew(tmp_path, monkeypatch):
+    calls = []
+
+    def taken(file):
+        calls.append(file)
+        if len(calls) == 1:
+            (tmp_path / ".lock").unlink()
+        lock(file)
+
+    monkeypatch.setattr("tlearn.runs.folder.lock", taken)
+    run = RunFolder(tmp_path)
+    run.claim()
+    assert RunFolder(tmp_path).is_taken()
+    run.release()
 
 
 @pytest.mark.parametrize("left", ["metrics.json", "checkpoints/last.ckpt", "checkpoints/epoch001.ckpt"])

@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +42,18 @@ def folder_around(given: str | Path, is_wanted: Callable[[Path], bool]) -> Path:
     return next(filter(is_wanted, above), path)
 
 
+def _locked(path: Path) -> IO[str]:
+    """Open and lock a file that is there, and not one that its holder has removed in between."""
+    while True:
+        with ExitStack() as opened:
+            file = opened.enter_context(path.open("a+", encoding="utf-8"))
+            lock(file)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    opened.pop_all()
+                    return file
+
+
 class RunFolder:
     """A folder that one run at a time may write to."""
 
@@ -62,11 +74,9 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / _LOCK).open("a+", encoding="utf-8")
-            lock(self._lock)
+            self._lock = _locked(self.path / _LOCK)
         except BlockingIOError as error:
             holder = (self.path / _LOCK).read_text(encoding="utf-8", errors="replace").strip()
-            self._lock = None
             raise OutputError(f"{self.path} is in use by another run ({holder}): wait for it, or end it") from error
         except OSError as error:
             reason = "it is a file" if self.path.is_file() else error.strerror
