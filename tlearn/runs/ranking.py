@@ -188,7 +188,7 @@ def metric_words(metric: str) -> str:
 
 def four_digits(value: float) -> str:
     """Write a number with the four digits that matter, and a whole one in full."""
-    if isinstance(value, int) or abs(value) >= 10_000:
+    if isinstance(value, int) or abs(value) >= 9_999.5:
         return f"{value:,.0f}"
     return f"{value:#.4g}".rstrip(".")
 
