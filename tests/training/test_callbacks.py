@@ -4,14 +4,17 @@ import csv
 import re
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.callbacks import EarlyStopping
 
 from tests.small_runs import run, write_weights
 from tlearn.config.relaunch import resume_command
 from tlearn.console import percent, short
 from tlearn.files import write_text
 from tlearn.training import callbacks
+from tlearn.training.best import ending
 from tlearn.training.module import TransferModule
 
 
@@ -117,6 +120,14 @@ def test_an_early_end_is_explained(tmp_path, folder_data, weights, capsys):
     best = figures["epoch/best"] + 1
     reason = "val/loss has not improved for 2 epochs"
     assert _said(capsys)[-1] == f"stopped after epoch 3: {reason}; best epoch {best}"
+
+
+def test_an_early_end_in_the_first_epoch_is_explained():
+    stopping = EarlyStopping("val/loss", patience=1)
+    stopping.wait_count = 1
+    seen = SimpleNamespace(early_stopping_callbacks=[stopping], val_check_interval=2, check_val_every_n_epoch=None)
+    reason = "val/loss has not improved for 1 validation"
+    assert ending(seen, 0) == f"stopped after epoch 1: {reason}; best epoch 1"
 
 
 def test_an_interrupted_run_shows_its_epochs_and_names_what_goes_on(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 
 from tlearn.analysis.outputs import Outputs
 from tlearn.console import report_only, say
@@ -94,7 +94,8 @@ def _load_best(trainer: Trainer, module: TransferModule, folder: Path) -> dict[s
 
 def ending(trainer: Trainer, best: int) -> str:
     """Say which epoch is kept, and why the fit stopped early if it did; epochs are counted from 1 here."""
-    stopped = next((one for one in trainer.early_stopping_callbacks if one.stopped_epoch), None)
+    # Where it is the first epoch, its number is 0, as if none had stopped.
+    stopped = next((one for one in trainer.early_stopping_callbacks if one.stopped_epoch or _is_exhausted(one)), None)
     if stopped is None:
         monitor, epochs = getattr(trainer.checkpoint_callback, "monitor", None), trainer.current_epoch
         found = f"best epoch {best + 1} of {epochs}" + (f" by {monitor}" if monitor else "")
@@ -102,7 +103,11 @@ def ending(trainer: Trainer, best: int) -> str:
             return found
         return f"stopped in epoch {epochs} of {trainer.max_epochs} by a limit of trainer or a callback; {found}"
     each_epoch = trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1
-    checks = f"{stopped.wait_count} {'epochs' if each_epoch else 'validations'}"
-    exhausted = stopped.wait_count >= stopped.patience
-    reason = f"has not improved for {checks}" if exhausted else "has reached a limit of callbacks.early_stopping"
+    checks = counted(stopped.wait_count, "epoch" if each_epoch else "validation")
+    patience = f"has not improved for {checks}"
+    reason = patience if _is_exhausted(stopped) else "has reached a limit of callbacks.early_stopping"
     return f"stopped after epoch {stopped.stopped_epoch + 1}: {stopped.monitor} {reason}; best epoch {best + 1}"
+
+
+def _is_exhausted(stopping: EarlyStopping) -> bool:
+    return stopping.wait_count >= max(1, stopping.patience)
