@@ -54,7 +54,7 @@ def test_list_of_an_empty_cache(tmp_path):
 
 def test_prune_to_a_size(cache):
     done = run("prune", "--cache", str(cache), "--gb", "0.0015")
-    assert done.stdout == "removed 1 sets of features, 0.001 GB\n"
+    assert done.stdout == "removed 1 set of features, 0.001 GB\n"
     assert spaces(cache) == 1
     assert (cache / "verified" / "a.json").exists()
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from tlearn import __version__
 from tlearn.console import answer, complain
-from tlearn.errors import OutputError
+from tlearn.errors import OutputError, counted
 from tlearn.features.prune import folder_size, kept, prune
 
 _GIGABYTE = 1e9
@@ -104,7 +104,7 @@ def _prune(folder: Path, arguments: argparse.Namespace) -> int:
     limit = float("inf") if arguments.gb is None else arguments.gb * _GIGABYTE
     since = None if arguments.days is None else time.time() - arguments.days * _DAY
     removed = prune(folder / _FEATURES, limit, since)
-    answer(f"removed {len(removed)} sets of features, {sum(space.size for space in removed) / _GIGABYTE:.3f} GB")
+    answer(f"removed {counted(len(removed), 'set')} of features, {sum(space.size for space in removed) / _GIGABYTE:.3f} GB")
     return 0
 
 

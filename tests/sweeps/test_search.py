@@ -77,7 +77,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_trial_that_it_was_in(start):
     assert start(*SEARCH, "hydra.sweeper.n_trials=3", task=task).status == 130
     again = start(*SEARCH, "hydra.sweeper.n_trials=3", task=task)
     assert again.status == 0, again.err
-    assert "swept goes on: 1 trials are done" in again.out
+    assert "swept goes on: 1 trial is done" in again.out
     assert again.err == ""
     # With the settings that it had
     assert task.numbers == {"0": 1, "1": 2, "2": 1}

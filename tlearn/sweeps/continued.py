@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tlearn.errors import OutputError
+from tlearn.errors import OutputError, counted
 from tlearn.files import json_text, write_text
 from tlearn.sweeps.rows import collect
 
@@ -43,4 +43,4 @@ def claim_sweep(
         raise OutputError(f"{folder} holds a sweep with other defaults or options: choose another hydra.sweep.dir")
     if not goes_on:
         raise OutputError(f"{folder} already holds a search, which cannot go on: choose another hydra.sweep.dir")
-    return f"{folder} goes on: {sum(trial.status == 'done' for trial in trials)} trials are done"
+    return f"{folder} goes on: {counted(sum(trial.status == 'done' for trial in trials), 'trial is', 'trials are')} done"
