@@ -16,7 +16,7 @@ class Trial:
         number: as Hydra counts, from 0.
         overrides: its part of the command line.
         folder: its run folder; None where it never had one.
-        status: running, done, failed, or missing (it left no word, or only that it had started).
+        status: running, done, pruned, failed, or missing (it left no word, or only that it had started).
         metrics: all that its program returned.
         objective: the metric that the sweep optimises, if any.
         exit_status: what the program alone would have ended with.
