@@ -169,7 +169,7 @@ GUARDS = [
         "training/last_checkpoint.py",
         'restore_rng_state(own["random"], _gpus(trainer))',
         "pass",
-        "training/test_last_checkpoint.py -k without_interruption and dropout",
+        "training/test_last_checkpoint.py -k without_interruption and cached",
     ),
     Guard(
         "loaders that draw late",

@@ -126,6 +126,20 @@ def packed(kind: str) -> bytes:
     return PACKED[kind](file.getvalue())
 
 
+def other_than_pillow(path: Path) -> str:
+    """Decode an image; return how it differs from what Pillow alone decodes, or an empty text."""
+    found = Decoder()(path).permute(1, 2, 0).numpy()
+    try:
+        with Image.open(path) as image:
+            image.load()
+            expected = ImageOps.exif_transpose(image)
+    except Exception as error:
+        return f"decoded, and Pillow says {type(error).__name__}: {error}"
+    if expected.has_transparency_data or expected.mode not in ("RGB", "L", "P", "1", "CMYK", "YCbCr"):
+        return "" if found.shape[1::-1] == expected.size else "of another size"
+    return "" if np.array_equal(found, np.array(expected.convert("RGB"))) else "other pixels than Pillow's"
+
+
 class Readers:
     """Whole files of each kind, and how each is read once it is damaged: the result is what was wrong."""
 
@@ -144,20 +158,7 @@ class Readers:
         ending = draw.choice(list(self.drawn))
         path = folder / f"a.{ending.partition('-')[0]}"
         path.write_bytes(mutated(self.drawn[ending], draw))
-
-        def read() -> str:
-            found = Decoder()(path).permute(1, 2, 0).numpy()
-            try:
-                with Image.open(path) as image:
-                    image.load()
-                    expected = ImageOps.exif_transpose(image)
-            except Exception as error:
-                return f"decoded, and Pillow says {type(error).__name__}: {error}"
-            if expected.has_transparency_data or expected.mode not in ("RGB", "L", "P", "1", "CMYK", "YCbCr"):
-                return "" if found.shape[1::-1] == expected.size else "of another size"
-            return "" if np.array_equal(found, np.array(expected.convert("RGB"))) else "other pixels than Pillow's"
-
-        return answer(read, path)
+        return answer(lambda: other_than_pillow(path), path)
 
     def table(self, draw: random.Random, folder: Path) -> str:
         """List the samples of a table."""
