@@ -14,8 +14,13 @@ from typing import Any
 import torch
 import torchvision
 from hydra.core.singleton import Singleton
+from omegaconf import DictConfig
 
+from tlearn.config import build, seats
 from tlearn.config.compose import compose
+from tlearn.config.settle import settled
+from tlearn.config.trainer import training_trainer
+from tlearn.config.tree import settings_of
 from tlearn.models.digests import with_digest
 from tlearn.train import train
 
@@ -60,6 +65,16 @@ def run(folder: Path, data: Path, weights: Path | str, *more: str) -> dict[str, 
     """Train in this process and give metrics.json."""
     train(compose(overrides(data, weights, *more), output_dir=folder))
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def build_without_images(config: DictConfig, folder: Path) -> None:
+    """Build what a training can be built of before its images are looked at."""
+    backbone = build.backbone(settings_of(config))
+    settings = settled(config, backbone.preprocessing())
+    training_trainer(settings, folder)
+    build.transforms(settings)
+    build.step_optimizer(settings)
+    seats.loss(settings["loss"], 3, None, mixed=False)
 
 
 def describe_anew(model: Path, **values: Any) -> None:

@@ -8,12 +8,9 @@ import torch
 
 from tests.config.test_compose import composed
 from tests.config.test_rules import keys
-from tlearn.config import build, seats
+from tests.small_runs import build_without_images
 from tlearn.config.compose import compose
 from tlearn.config.messages import explain
-from tlearn.config.settle import settled
-from tlearn.config.trainer import training_trainer
-from tlearn.config.tree import settings_of
 from tlearn.errors import TlearnError
 
 VALUES = (
@@ -48,12 +45,7 @@ def answer(overrides: list[str], folder) -> str | None:
     """Compose and build what needs no images; return what was refused with, or None."""
     try:
         config = compose(["backbone=tiny", "trainer=cpu", "logger=csv", *overrides], output_dir=folder)
-        backbone = build.backbone(settings_of(config))
-        settings = settled(config, backbone.preprocessing())
-        training_trainer(settings, folder)
-        build.transforms(settings)
-        build.step_optimizer(settings)
-        seats.loss(settings["loss"], 3, None, mixed=False)
+        build_without_images(config, folder)
     except TlearnError as error:
         return str(error)
     except Exception as error:

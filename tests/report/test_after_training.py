@@ -15,7 +15,7 @@ from tlearn.analysis.calibration import calibrate
 from tlearn.config.compose import compose
 from tlearn.config.evaluation import measure
 from tlearn.config.tree import plain
-from tlearn.data.split import read_manifest
+from tlearn.data.manifest import read_manifest
 from tlearn.evaluate import evaluate
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.files import read_table

@@ -13,9 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from tlearn.analysis.drawing import Drawing, lettering, shown
 from tlearn.data.header import image_size
-from tlearn.data.sources.base import Sample
-
-Splits = Mapping[str, Sequence[Sample]]
+from tlearn.data.sources.base import Sample, Splits
 
 # A longer figure would exceed the limits of viewers and PNG writers.
 _MOST_NAMES = 300

@@ -14,8 +14,8 @@ from tlearn.config.trainer import measuring_trainer
 from tlearn.config.valid_values import DECODING
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule
+from tlearn.data.manifest import check_manifest
 from tlearn.data.prepare import ImageSet, class_counts, readable
-from tlearn.data.split import check_manifest
 from tlearn.data.transforms import Transform
 from tlearn.runs.evaluated import evaluated_samples
 from tlearn.runs.model import Model, load_model

@@ -70,14 +70,8 @@ def prepare(
     splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {counted(len(bad), 'unreadable image')}{_per_class(listing.samples, bad)}"] if bad else []
-    return ImageSet(
-        listing.root,
-        splits,
-        classes,
-        [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more],
-        bad,
-        digests,
-    )
+    notes = [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more]
+    return ImageSet(listing.root, splits, classes, notes, bad, digests)
 
 
 def readable(

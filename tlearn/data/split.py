@@ -1,41 +1,18 @@
-"""The split: seeded and stratified by class; the class list; and the manifest that records both."""
+"""The split: seeded and stratified by class; and the class list."""
 
-import csv
 import hashlib
-import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
-from tlearn.data.file_state import file_state
-from tlearn.data.sources.base import SPLITS, Sample
-from tlearn.errors import ConfigError, DataError, capped, counted
-from tlearn.files import active, inert, writing_text
+from tlearn.data.sources.base import SPLITS, Sample, Splits
+from tlearn.errors import ConfigError, DataError, capped
 from tlearn.ranges import require
 
-COLUMNS = ["path", "label", "split", "bytes", "sha256"]
-# As earlier versions wrote it
-_OLD_COLUMNS = COLUMNS[:-1]
-SIZE = re.compile("[0-9]{1,18}")
-_DIGEST = re.compile("[0-9a-f]{64}|")
 NO_TEST = "no test split: no test metrics are reported"
 TEST_AS_VAL = "the test images are val, as data.split.test_as_val says: no test metrics, and val chose the best epoch"
 
 # How many classes a note lists
 _MOST_CLASSES = 10
-
-Splits = Mapping[str, Sequence[Sample]]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The recorded split of a run: samples by split, and of each file its size in bytes and, if known, its digest."""
-
-    splits: dict[str, list[Sample]]
-    sizes: dict[str, int]
-    digests: dict[str, str] = field(default_factory=dict)
 
 
 def make_splits(
@@ -125,79 +102,6 @@ def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[
     return classes, [f"warning: few images: {'; '.join(few)}"] if few else []
 
 
-def write_manifest(path: Path, root: Path, splits: Splits, digests: Mapping[str, str]) -> None:
-    """Write path, label, split, size and digest of every sample as CSV; raise OutputError where that fails."""
-    rows = [(*map(inert, row), digests.get(row[0], "")) for row in _rows(root, splits)]
-    with writing_text(path, durable=True) as file:
-        # The default \r\n: with \n alone, a name that contains \r would not be quoted.
-        csv.writer(file).writerows([COLUMNS, *rows])
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read a manifest of `write_manifest`; raise DataError for any other file."""
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header, rows = next(reader, []), [(reader.line_num, [active(cell) for cell in row]) for row in reader]
-    except OSError as error:
-        raise DataError(f"cannot read the split manifest {path}: {error.strerror}") from error
-    except csv.Error as error:
-        raise DataError(f"{path} is not a split manifest: {error}") from error
-    if header not in (COLUMNS, _OLD_COLUMNS) or not rows:
-        raise DataError(f"{path} is not a split manifest: it must have the columns {','.join(COLUMNS)} and a row")
-    splits: dict[str, list[Sample]] = {}
-    sizes: dict[str, int] = {}
-    digests: dict[str, str] = {}
-    for line, row in rows:
-        valid = len(row) == len(header) and row[0] and row[1] and row[2] in SPLITS and SIZE.fullmatch(row[3])
-        if not (valid and _DIGEST.fullmatch("".join(row[4:]))):
-            raise DataError(f"{path}, line {line} is not {','.join(header)}: {','.join(row)}")
-        if row[0] in sizes:
-            raise DataError(f"{path}, line {line}: {row[0]} is listed twice")
-        splits.setdefault(row[2], []).append(Sample(*row[:3]))
-        sizes[row[0]] = int(row[3])
-        if any(row[4:]):
-            digests[row[0]] = row[4]
-    return Manifest({name: splits[name] for name in SPLITS if name in splits}, sizes, digests)
-
-
-def manifest_digest(root: Path, splits: Splits) -> str:
-    """Compute a SHA-256 of every sample's path, label, split and size, in hexadecimal."""
-    digest = hashlib.sha256()
-    for row in _rows(root, splits):
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def unchanged_files(manifest: Manifest, root: Path) -> int:
-    """Count the files of a manifest that exist with the recorded size."""
-    return sum(_size(root / path) == size for path, size in manifest.sizes.items())
-
-
-def check_manifest(manifest: Manifest, root: Path, found: Mapping[str, str] | None = None) -> None:
-    """Raise DataError unless every file of a manifest exists with the recorded size, and digest where it was found.
-
-    Args:
-        manifest: the record.
-        root: what its paths are relative to.
-        found: the digests of files as they are now, by path.
-    """
-    problems = []
-    for path, expected in manifest.sizes.items():
-        size = _size(root / path)
-        if size is None:
-            problems.append(f"missing: {path}")
-        elif size != expected:
-            problems.append(f"{size} instead of {expected} bytes: {path}")
-        elif found and path in found and manifest.digests.get(path, found[path]) != found[path]:
-            problems.append(f"other content: {path}")
-    if problems:
-        raise DataError(
-            f"{len(problems)} of {len(manifest.sizes)} images in {root} are not those of the split manifest\n"
-            + capped(problems, separator="\n")
-        )
-
-
 def _with_test_as_val(samples: Sequence[Sample], given: set[str | None], notes: list[str]) -> list[Sample]:
     """Move the test images to val."""
     if given != {"train", "test"}:
@@ -242,22 +146,3 @@ def _counts(number: int, fractions: Sequence[float]) -> list[int]:
 
 def _classes(labels: Sequence[str]) -> str:
     return f"{'class' if len(labels) == 1 else f'{len(labels)} classes'} {capped(labels, _MOST_CLASSES)}"
-
-
-def _size(path: Path) -> int | None:
-    state = file_state(path)
-    return None if state is None else state.size
-
-
-def _rows(root: Path, splits: Splits) -> list[tuple[str, str, str, int]]:
-    """Collect path, label, split and size of every sample by path; raise DataError for missing files."""
-    rows, missing = [], []
-    for sample, name in sorted((sample, name) for name, chosen in splits.items() for sample in chosen):
-        size = _size(root / sample.path)
-        if size is None:
-            missing.append(sample.path)
-        else:
-            rows.append((sample.path, sample.label, name, size))
-    if missing:
-        raise DataError(f"{counted(len(missing), 'image')} missing in {root}: {capped(missing)}")
-    return rows

@@ -15,9 +15,9 @@ from tlearn.analysis.outputs import Outputs
 from tlearn.console import is_main_process, report_only, say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.dataset import class_counts
+from tlearn.data.manifest import read_manifest
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sources.base import SPLITS
-from tlearn.data.split import read_manifest
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.files import write_table
 from tlearn.machine import environment

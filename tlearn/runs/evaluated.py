@@ -7,9 +7,9 @@ from pathlib import Path
 from tlearn.analysis.outputs import Outputs
 from tlearn.console import say
 from tlearn.data.file_state import content_digest
+from tlearn.data.manifest import Manifest, check_manifest, read_manifest, unchanged_files
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sources.base import Sample, Source, listing_of
-from tlearn.data.split import Manifest, check_manifest, read_manifest, unchanged_files
 from tlearn.errors import DataError
 from tlearn.machine import available_cpus
 from tlearn.runs.model import MANIFEST, Model, read_description

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tlearn.data.datamodule import ImageDataModule
+from tlearn.data.manifest import check_manifest, manifest_digest, read_manifest, write_manifest
 from tlearn.data.prepare import ImageSet
-from tlearn.data.split import check_manifest, manifest_digest, read_manifest, write_manifest
 from tlearn.errors import DataError
 from tlearn.files import linked, write_bytes
 from tlearn.machine import environment

@@ -34,9 +34,7 @@ def evaluate_best(
     metrics = _load_best(trainer, module, folder)
     # What is measured is what is kept, to its last digits.
     fold(module.network)
-    # An averaging callback would show its last average to validations, and the checkpoint has the best.
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ExactAverage | WeightAveraging)]
+    _end_averaging(trainer)
     # The log already has the validation of this epoch.
     loggers, trainer.loggers = trainer.loggers, []
     collector, outputs = Collector(plan.features), {}
@@ -59,6 +57,12 @@ def evaluate_best(
                 outputs["train"], _ = collector.take("train", data)
     trainer.loggers = loggers
     return metrics, outputs
+
+
+def _end_averaging(trainer: Trainer) -> None:
+    """Remove averaging callbacks: validations would see their last average, and the checkpoint has the best one."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks[:] = [callback for callback in callbacks if not isinstance(callback, ExactAverage | WeightAveraging)]
 
 
 def _load_best(trainer: Trainer, module: TransferModule, folder: Path) -> dict[str, float]:

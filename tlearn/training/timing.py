@@ -79,10 +79,15 @@ def time_steps(
     # BatchNorm refuses a single value.
     except ValueError as error:
         raise ConfigError(f"data.batch_size={count} and images of {images.shape[-1]} pixels: {error}") from error
-    parts = {name: median(one[place] for one in seconds) for place, name in enumerate(("forward", "backward", "step"))}
-    total, memory = median(map(sum, seconds)), peak_memory(device)
-    found = {f"{name}_s": value for name, value in parts.items()} | {"total_s": total, "images_per_s": count / total}
-    return found if memory is None else {**found, "peak_memory_gb": memory / 1e9}
+    memory = peak_memory(device)
+    return _medians(seconds, count) | ({} if memory is None else {"peak_memory_gb": memory / 1e9})
+
+
+def _medians(seconds: list[tuple[float, ...]], count: int) -> dict[str, float]:
+    """Return the medians of what `_step` took of batches of so many images, and images per second."""
+    parts = zip(("forward_s", "backward_s", "step_s"), zip(*seconds, strict=True), strict=True)
+    total = median(map(sum, seconds))
+    return {name: median(part) for name, part in parts} | {"total_s": total, "images_per_s": count / total}
 
 
 def _step(network: TransferNetwork, optimizer: Optimizer, images: Tensor, targets: Tensor) -> tuple[float, ...]:

@@ -41,6 +41,21 @@ def check_validation(trainer: Trainer, batches: int) -> None:
         # Lightning tells the smallest fraction.
         return
     total = min(batches * epochs, _batches_of_steps(trainer, batches))
+    _check_first(trainer, batches, epochs, total)
+    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        _check_kept(trainer.checkpoint_callback, epochs, every or 1, each_epoch=interval == 1.0 and every == 1)
+
+
+def _check_first(trainer: Trainer, batches: int, epochs: float, total: float) -> None:
+    """Refuse a first validation that would come after the end of the training.
+
+    Args:
+        trainer: the Trainer before the fit.
+        batches: those that an epoch trains.
+        epochs: the limit of epochs.
+        total: batches of the whole training.
+    """
+    interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
     if every is None and interval > total:
         raise ConfigError(
             f"trainer.val_check_interval={interval}: the whole training has {counted(int(total), 'batch', 'batches')}, "
@@ -63,8 +78,6 @@ def check_validation(trainer: Trainer, batches: int) -> None:
                 f"trainer.max_steps={trainer.max_steps}: the training would end before its first validation, which is "
                 f"after {counted(first, 'batch', 'batches')}; give more, or set trainer.val_check_interval={int(total)}"
             )
-    if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-        _check_kept(trainer.checkpoint_callback, epochs, every or 1, each_epoch=interval == 1.0 and every == 1)
 
 
 def _batches_of_steps(trainer: Trainer, batches: int) -> float:

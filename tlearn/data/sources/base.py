@@ -1,5 +1,6 @@
 """The contract of an image source: implement `Source` for your own, and name it in data.source._target_."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,10 @@ class Sample(NamedTuple):
     path: str
     label: str
     split: str | None = None
+
+
+# Samples by split
+Splits = Mapping[str, Sequence[Sample]]
 
 
 @dataclass(frozen=True)
