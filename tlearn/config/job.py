@@ -1,12 +1,13 @@
 """The job that Hydra runs: a task in its run folder, or a trial of a sweep, and the end of either past Hydra."""
 
 import errno
-import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -51,7 +52,7 @@ def run_job(config_name: str, task: Task, shows_only: bool) -> int:
 def _job(config_name: str, task: Task, full_error: str | None) -> Callable[[DictConfig], float | None]:
     """Make of the task what Hydra calls; `full_error` is what the user's own HYDRA_FULL_ERROR is."""
 
-    @functools.wraps(task)
+    @wraps(task)
     def job(config: DictConfig) -> float | None:
         hydra_config = HydraConfig.get()
         if hydra_config.job.chdir:
@@ -70,7 +71,7 @@ def _job(config_name: str, task: Task, full_error: str | None) -> Callable[[Dict
             try:
                 if in_sweep:
                     objective, nodes = config.get("optimized_metric"), config.get("metrics")
-                    return run_trial(run, objective, functools.partial(_check_trial, config_name, config), nodes)
+                    return run_trial(run, objective, lambda: _check_trial(config_name, partial(plain, config)), nodes)
                 run(None)
             except BaseException as error:
                 # The sweep goes on, and not a trial of it alone.
@@ -80,15 +81,15 @@ def _job(config_name: str, task: Task, full_error: str | None) -> Callable[[Dict
     return job
 
 
-def _check_trial(config_name: str, config: DictConfig) -> None:
-    """Check the configuration of a trial, as that of a single run was before Hydra began."""
+def _check_trial(config_name: str, content: Callable[..., dict[str, Any]]) -> None:
+    """Check the configuration of a trial, which `plain` makes of it, as a single run's was before Hydra began."""
     job = HydraConfig.get()
     sources = [one.path for one in job.runtime.config_sources if one.provider == "command-line"]
     asked = Asked(config_name, list(job.overrides.task), next(iter(sources), None))
-    unresolved = plain(config, resolve=False)
+    unresolved = content(resolve=False)
     check_home("hydra.sweep.dir", job.sweep.dir)
     check_run_folder(unresolved["paths"])
-    check_rules(plain(config), unresolved, job.runtime.choices, asked)
+    check_rules(content(), unresolved, job.runtime.choices, asked)
 
 
 @contextmanager
