@@ -38,6 +38,7 @@ INSIDE_FUNCTIONS = {
     ("tlearn.config.ranks", "_told"): "help and configuration errors do not wait for torch",
     ("tlearn.files", "lock"): "help and configuration errors, which lock nothing, do not wait for it",
     ("tlearn.machine", "environment"): "folders are looked at before anything slow is imported",
+    ("tlearn.machine", "_version"): "help and configuration errors, which look no versions up, do not wait for it",
     ("tlearn.machine", "has_bf16"): "as above",
     ("tlearn.machine", "has_tf32"): "as above",
     ("tlearn.machine", "peak_memory"): "as above",
