@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: no network, small drawn pictures, the optional folder of real pictures."""
 
 import ctypes
+import itertools
 import os
 import socket
 from collections.abc import Generator, Iterator
@@ -14,6 +15,7 @@ from PIL import Image
 from tlearn.machine import available_cpus
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+_CACHES = itertools.count()
 
 # Workers of a parallel run share the CPUs: torch reads this when first imported, here and in the programs started.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -28,11 +30,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def first_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def first_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep the caches of fixtures that outlive a test out of the user's own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TLEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+        patch.setenv("TLEARN_CACHE", str(folder := tmp_path_factory.mktemp("caches")))
+        yield folder
 
 
 @pytest.hookimpl(wrapper=True)
@@ -64,9 +66,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_caches(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def own_caches(monkeypatch: pytest.MonkeyPatch, first_cache: Path) -> None:
     """Keep every cache of a test in its own folder."""
-    monkeypatch.setenv("TLEARN_CACHE", str(tmp_path_factory.mktemp("cache")))
+    # Not mktemp, which lists the folders of all tests before
+    (folder := first_cache / f"test{next(_CACHES)}").mkdir()
+    monkeypatch.setenv("TLEARN_CACHE", str(folder))
 
 
 @pytest.fixture(scope="session")

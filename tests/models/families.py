@@ -52,19 +52,18 @@ NARROW: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def _narrow(name: str, replace: str, pooling: str) -> Body:
+def _narrow(name: str, replace: str) -> Body:
     classifier, size = NARROW[name](), FAMILIES[name][0]
     skeleton = copy.deepcopy(classifier).to("meta")
     cut = plan_cut(skeleton, size, replace)
     width = count_features(apply_cut(skeleton, cut), size)
-    return pooled(Body(apply_cut(classifier, cut), width), pooling, name)
+    return Body(apply_cut(classifier, cut), width)
 
 
 @cache
-def _built(name: str, replace: str, pooling: str) -> Body:
+def _built(name: str, replace: str) -> Body:
     torch.manual_seed(0)
-    build = _narrow if name in NARROW else lambda *of: TorchvisionBackbone(name, None, pooling).build(replace)
-    body = build(name, replace, pooling)
+    body = _narrow(name, replace) if name in NARROW else TorchvisionBackbone(name, None).build(replace)
     norms = [layer for layer in body.module.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in norms:
         nn.init.uniform_(layer.weight, 0.5, 1.5)
@@ -80,7 +79,7 @@ def _built(name: str, replace: str, pooling: str) -> Body:
 
 def body_of(name: str, replace: str = "classifier", pooling: str = "avg") -> nn.Module:
     """Build a body; the same name gives the same weights."""
-    return copy.deepcopy(_built(name, replace, pooling).module)
+    return pooled(copy.deepcopy(_built(name, replace)), pooling, name).module
 
 
 def images_for(name: str, count: int = 2) -> torch.Tensor:

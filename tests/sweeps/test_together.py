@@ -61,14 +61,14 @@ def results(folder: Path) -> dict[str, float]:
 
 RATES = "optimizer.lr=0.01,0.1"
 GRIDS = {
-    "linear": "trainer.max_epochs=6 callbacks.early_stopping.patience=2 optimizer.lr=0.0001,0.01,0.3 "
+    "linear": "trainer.max_epochs=6 callbacks.early_stopping.patience=2 optimizer.lr=0.0001,0.3 "
     "optimizer.weight_decay=0,0.1",
     "unprepared": f"callbacks.prepare_head=null optimizer=adamw,sgd {RATES} optimizer.weight_decay=0.1",
-    "momentum": "optimizer=sgd optimizer.nesterov=true,false optimizer.lr=0.5,1",
-    "mlp": "head=mlp head.hidden=[8],[16,8] head.dropout=0.0,0.5 optimizer.lr=0.001,0.003",
-    "losses": f"loss.label_smoothing=0,0.1 loss.weight=null,[1.0,3.0,2.0] {RATES}",
+    "momentum": "optimizer=sgd optimizer.nesterov=true,false optimizer.lr=0.5",
+    "mlp": "head=mlp head.hidden=[8],[16,8] head.dropout=0.0,0.5",
+    "losses": "loss.label_smoothing=0,0.1 loss.weight=null,[1.0,3.0,2.0]",
     "balance": f"data.balance=none,weights {RATES}",
-    "schedules": f"scheduler=cosine,onecycle,plateau,step {RATES} trainer.max_epochs=5",
+    "schedules": "scheduler=cosine,onecycle,plateau,step trainer.max_epochs=5",
     "views": f"transforms=light features.views=2 {RATES}",
     "metric": f"metrics=full monitor.metric=val/top1 {RATES}",
 }

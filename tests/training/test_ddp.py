@@ -203,10 +203,17 @@ def test_ddp_trains_and_leaves_one_exact_run_folder(tmp_path, folder_data):
 
 
 @pytest.mark.slow
-def test_ddp_runs_every_trial_of_a_sweep(tmp_path, folder_data):
-    command = [*overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu"), "seed=1,2"]
-    done = process("train", "-m", *command, f"hydra.sweep.dir={tmp_path / 'sweep'}", cwd=tmp_path)
+def test_ddp_runs_every_trial_of_a_sweep_on_the_features_of_one_process(tmp_path, folder_data):
+    weights = write_weights(tmp_path / "w.pth")
+    one = run(tmp_path / "one", folder_data, weights, "optimizer=sgd", "seed=1")
+    several = ["trainer=ddp_cpu", "data.batch_size=4", "optimizer=sgd", "seed=1,2"]
+    command = [*overrides(folder_data, weights, *several), f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    done = process("train", "-m", *command, cwd=tmp_path, TLEARN_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("images in") <= 1
+    two = json.loads((tmp_path / "sweep" / "0" / "metrics.json").read_text())
+    for name in ("val/loss", "val/top1", "test/loss", "test/top1", "epoch/best", "params/trainable"):
+        assert two[name] == pytest.approx(one[name], abs=1e-4), name
     with (tmp_path / "sweep" / "results.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["done", "done"]
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == ["0", "1"]

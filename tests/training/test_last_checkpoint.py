@@ -24,7 +24,7 @@ KINDS = {
     "cached": ["head=mlp", "head.dropout=0.5", "trainer.accumulate_grad_batches=2"],
     "views": ["transforms=light", "features.views=2"],
     "mixup": [*OFF, "transforms.mixup_alpha=0.4", "head=mlp"],
-    "gradual": [*OFF, "finetune=gradual", "finetune.unfreeze_epoch=1"],
+    "gradual": [*OFF, "finetune=gradual", "finetune.later_stages=[stage4.3]", "finetune.unfreeze_epoch=1"],
     "early stopping": ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=10"],
     "validated within": ["trainer.val_check_interval=2", "scheduler=onecycle"],
     "plateau": ["scheduler=plateau", "scheduler.build.patience=0", "monitor.metric=val/top1"],
@@ -82,7 +82,9 @@ def result(folder: Path) -> dict[str, Any]:
     return {
         "metrics": {name: value for name, value in metrics.items() if not name.startswith("time/")},
         "rows": rows,
-        "tensors": {name: value.tolist() for name, value in tensors.items() if isinstance(value, torch.Tensor)},
+        "tensors": {
+            name: value.numpy().tobytes() for name, value in tensors.items() if isinstance(value, torch.Tensor)
+        },
         "files": sorted(path.name for path in (folder / "checkpoints").iterdir()),
     }
 

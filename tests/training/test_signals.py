@@ -62,8 +62,7 @@ def end(running: subprocess.Popen[str]) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("number", "to_all", "options"),
     [
-        (signal.SIGTERM, True, ["data.num_workers=2"]),
-        (signal.SIGHUP, False, []),
+        (signal.SIGHUP, False, ["data.num_workers=2"]),
         (signal.SIGINT, True, ["trainer=ddp_cpu"]),
     ],
     ids=str,
@@ -102,7 +101,9 @@ def _validated(folder: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_a_sweep_ends_at_a_signal_too(place, tmp_path):
-    running = start(place, *LONG, "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}", flags=["-m"])
+    running = start(
+        place, *LONG, "data.num_workers=2", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}", flags=["-m"]
+    )
     wait_for(running, "epoch    1/2000")
     os.killpg(running.pid, signal.SIGTERM)
     assert end(running)[0] == 143
