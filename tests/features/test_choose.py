@@ -388,6 +388,18 @@ def test_other_runs_features_make_room(tmp_path, folder_data, weights):
     assert new != old
 
 
+def test_room_is_not_made_of_what_another_run_has_computed_of_the_same(
+    tmp_path, folder_data, weights, computed, draw_split
+):
+    store = Path(os.environ["TLEARN_CACHE"]) / "features"
+    runs.run(tmp_path / "first", folder_data, weights)
+    size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+    draw_split(folder_data / "val", 1, ("red",), first=300)
+    gc.collect()
+    runs.run(tmp_path / "second", folder_data, weights, f"features.limit_gb={1.1 * size / 1e9}")
+    assert computed == [48, 1]
+
+
 @pytest.mark.slow
 def test_two_runs_at_once_compute_everything_once(tmp_path, folder_data, weights):
     commands = [

@@ -183,10 +183,11 @@ class _Features:
         kind, limit = self._precision(items, keys, key), self._options.limit_gb * 1e9
         space = Space(self._options.folder, {**key, "precision": kind})
         dtype = precision.DTYPES[kind]
-        rows, _ = space.find(keys)
+        rows, missing = space.find(keys)
         if rows is None:
-            # Make space before it is needed.
-            prune(self._options.folder, limit - dtype.itemsize * math.prod(self._part.shape) * len(keys))
+            # Make space before it is needed, but not of what a stopped run has computed already.
+            needed = dtype.itemsize * math.prod(self._part.shape) * len(missing)
+            prune(self._options.folder, limit - needed, spared=space.folder)
             rows = compute(space, items, keys, partial(self._make, dtype), self._options.on_write_error == "stop")
         if space.size() > limit:
             space.drop_others(keys)

@@ -44,7 +44,7 @@ def folder_size(folder: Path) -> int:
     return total
 
 
-def prune(root: Path, limit: float, unused_since: float | None = None) -> list[Kept]:
+def prune(root: Path, limit: float, unused_since: float | None = None, spared: Path | None = None) -> list[Kept]:
     """Remove the least recently used spaces until all together have at most `limit` bytes; return those removed.
 
     Spaces that a process writes or reads stay.
@@ -53,12 +53,13 @@ def prune(root: Path, limit: float, unused_since: float | None = None) -> list[K
         root: the folder of all spaces.
         limit: bytes.
         unused_since: remove also everything last used before this time (seconds since the epoch).
+        spared: the folder of a space that stays, whenever it was used.
     """
     spaces, removed = kept(root), []
     total = sum(space.size for space in spaces)
     for space in spaces:
         old = unused_since is not None and space.used < unused_since
-        if (total > limit or old) and _remove(space.folder):
+        if (total > limit or old) and space.folder != spared and _remove(space.folder):
             total -= space.size
             removed.append(space)
     return removed
