@@ -108,6 +108,22 @@ def test_a_full_disk_can_stop_the_run(tmp_path, monkeypatch):
         obtain(Space(tmp_path, {}), Body(), stop=True)
 
 
+def test_what_another_run_removes_meanwhile_is_computed_in_memory(tmp_path, capsys):
+    space = Space(tmp_path, {})
+    obtain(space, Body(), count=5)
+
+    class Removing(Body):
+        def __call__(self, items: Sequence[tuple[Path, None]]) -> Iterator[torch.Tensor]:
+            for segment in space.folder.glob("*.safetensors"):
+                segment.unlink()
+            return super().__call__(items)
+
+    body = Removing()
+    assert obtain(Space(tmp_path, {}), body) == list(range(10))
+    assert sorted(body.computed) == list(range(10))
+    assert "5 features" in capsys.readouterr().err
+
+
 def test_a_loader_that_fails_is_not_taken_for_a_disk_that_does(tmp_path, capsys):
     bodies: list[Body] = []
 

@@ -48,16 +48,24 @@ def compute(
             held.enter_context(space.only_writer())
         except OutputError as error:
             writer.give_up(error)
-        return _complete(space, items, keys, extractor, writer)
+        # Another process may have done some of it meanwhile.
+        rows, missing = space.find(keys)
+        while rows is None:
+            _compute(items, keys, missing, extractor, writer)
+            rows, missing = space.find(keys)
+            if rows is None:
+                writer.give_up(OutputError(f"{len(missing)} features in {space.folder} were removed by another run"))
+    return rows
 
 
-def _complete(
-    space: Space, items: Sequence[Item], keys: Sequence[bytes], extractor: Callable[[], Extractor], writer: "_Writer"
-) -> FeatureRows:
-    # Another process may have done some of it meanwhile.
-    rows, missing = space.find(keys)
-    if rows is not None:
-        return rows
+def _compute(
+    items: Sequence[Item],
+    keys: Sequence[bytes],
+    missing: Sequence[int],
+    extractor: Callable[[], Extractor],
+    writer: "_Writer",
+) -> None:
+    """Compute the features of the images at the missing places."""
     places = iter(missing)
     images = [items[place] for place in missing]
     with progress("features", len(images)) as advance, closing(extractor()(images)) as batches:
@@ -69,10 +77,6 @@ def _complete(
                 advance(len(features))
         finally:
             writer.flush()
-    rows, missing = space.find(keys)
-    if rows is None:
-        raise OutputError(f"{len(missing)} of the features in {space.folder} vanished while others were computed")
-    return rows
 
 
 def _check_finite(features: Tensor, items: Sequence[Item]) -> None:
