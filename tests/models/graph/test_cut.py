@@ -10,7 +10,7 @@ from tlearn.models.graph.cut import apply_cut, count_features, plan_cut
 from tlearn.models.network import TransferNetwork, count_parameters
 
 # Names that differ in more than width and depth from the smallest of their file, or whose weights set the image size
-FURTHER = ["efficientnet_v2_s", "mobilenet_v3_large", "regnet_x_400mf", "swin_v2_t", "vgg11_bn", "vit_h_14"]
+FURTHER = ["efficientnet_v2_s", "mobilenet_v3_large", "regnet_x_400mf", "resnet50", "swin_v2_t", "vgg11_bn", "vit_h_14"]
 
 
 def smallest_of_each_file() -> list[str]:
