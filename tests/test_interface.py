@@ -377,6 +377,8 @@ class TestPredict:
         ("images", "message"),
         [
             ([], "no images: expected a path"),
+            ("", "an empty path: expected a path"),
+            (["a.jpg", ""], "image 1: an empty path: expected"),
             (np.zeros((4, 4, 3), np.float32), "an array [4, 4, 3] of float32: expected a path"),
             (np.zeros((3, 4, 4), np.uint8), "an array [3, 4, 4] of uint8: expected"),
             (np.zeros((4, 4, 4), np.uint8), "an array [4, 4, 4] of uint8: expected"),

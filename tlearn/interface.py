@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+
 from tlearn.analysis.outputs import Outputs
 from tlearn.config.command import run_program
 from tlearn.config.compose import compose, override_list
@@ -47,7 +49,7 @@ def _has_model(folder: Path) -> bool:
     return (folder / "model").is_dir()
 
 
-def load_model(path: str | Path, trust: Sequence[str] = (), device: str = "auto") -> Classifier:
+def load_model(path: str | Path, trust: Sequence[str] = (), device: str | torch.device = "auto") -> Classifier:
     """Load the model of a run folder, or of a copied model folder.
 
     Args:
@@ -119,7 +121,7 @@ class Run:
         file = self.folder / "report.html"
         return file if file.is_file() else None
 
-    def model(self, device: str = "auto") -> Classifier:
+    def model(self, device: str | torch.device = "auto") -> Classifier:
         """Load the model; see `load_model`."""
         return load_model(self.folder, self.trust, device)
 

@@ -626,6 +626,25 @@ class TestResume:
         assert "pictures" not in str(caught.value)
         assert restored_arguments([stored, f"resume={run}"]).count(stored) == 1
 
+    @pytest.mark.parametrize(
+        "stored",
+        [
+            ["~loss", "+loss={_target_: mine.loss}"],
+            ["~loss", "+loss._target_=mine.loss", "+loss.gamma=2"],
+            ["~callbacks.early_stopping", "+callbacks.early_stopping={_target_: mine.Stop}"],
+        ],
+        ids=len,
+    )
+    def test_code_that_took_the_place_of_something_comes_back_by_the_line_that_is_printed(self, tmp_path, stored):
+        run = self.stopped(tmp_path / "run", *stored)
+        with pytest.raises(ConfigError, match="must be given again") as caught:
+            restored_arguments([f"resume={run}"])
+        given = shlex.split(str(caught.value).partition("tlearn.train ")[2])
+        again, first = (
+            plain(compose(arguments), resolve=False) for arguments in (restored_arguments(given)[:-2], stored)
+        )
+        assert (again["loss"], again["callbacks"]) == (first["loss"], first["callbacks"])
+
     @pytest.mark.parametrize("stored", ["--experimental-rerun=x.pickle", "hydra.searchpath=[x]", "+hydra/launcher=x"])
     def test_a_stored_run_cannot_steer_hydra(self, tmp_path, stored):
         run = self.stopped(tmp_path / "run", stored)

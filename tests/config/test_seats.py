@@ -60,12 +60,22 @@ class Head(nn.Module):
     def __init__(self, in_features: int, num_classes: int, **how: Any) -> None:
         super().__init__()
         self.layer, self.how = nn.Linear(in_features, num_classes), how
+        self.register_buffer("seen", torch.tensor(0), persistent=False)
 
     def forward(self, features: Tensor) -> Any:
         if "add" in self.how:
             return features + self.layer(features)
+        self.seen += self.training
         logits = self.layer(features)
-        return (logits, logits) if "pair" in self.how else logits[:, :1] if "cut" in self.how else logits
+        wrong = {
+            "pair": (logits, logits),
+            "cut": logits[:, :1],
+            "trained_pair": (logits, logits) if self.training else logits,
+            "whole": logits.long(),
+            "nan": logits / 0 * 0,
+            "detached": logits.detach(),
+        }
+        return next((wrong[name] for name in self.how), logits)
 
 
 class LearntLoss(nn.Module):
@@ -165,7 +175,7 @@ def test_weights_are_left_out_where_they_are_an_argument_and_refused_where_they_
         seats.body(seats.backbone({"_target_": f"{HERE}.Net"}, False), "classifier", pretrained=False)
 
 
-def test_a_head_draws_nothing_for_its_check():
+def test_a_head_is_as_it_was_before_its_check():
     torch.manual_seed(0)
     built = head()
     after = torch.rand(())
@@ -173,6 +183,7 @@ def test_a_head_draws_nothing_for_its_check():
     assert torch.equal(nn.Linear(5, 3).weight, built.layer.weight)
     assert torch.rand(()) == after
     assert built.training
+    assert built.seen == 0
 
 
 @pytest.mark.parametrize(
@@ -180,7 +191,11 @@ def test_a_head_draws_nothing_for_its_check():
     [
         ({"cut": 1}, r"turns features \[2, 5\] into \[2, 1\], and not into \[2, 3\]"),
         ({"pair": 1}, r"into builtins\.tuple"),
-        ({"add": 1}, r"called with in_features=5, num_classes=3: RuntimeError"),
+        ({"trained_pair": 1}, r"into builtins\.tuple, and not into \[2, 3\], in train mode"),
+        ({"whole": 1}, r"makes torch\.int64 of features"),
+        ({"nan": 1}, "makes values that are not finite of features"),
+        ({"detached": 1}, "its logits no gradient"),
+        ({"add": 1}, r"called with 5, 3 \(in_features, num_classes\): RuntimeError"),
         ({"in_features": 3}, "TypeError"),
         ({"_args_": [1]}, "give arguments by name"),
     ],
@@ -252,11 +267,12 @@ def test_a_source_needs_two_methods():
         (Listing("here", []), "its root a pathlib.Path"),
         (Listing(Path(), [("a.png", "a", None)]), r"has \('a.png', 'a', None\), and not Sample"),
         (Listing(Path(), [Sample("a.png", "a", "validation")]), "split one of train, val, test or None"),
+        (Listing(Path(), [Sample("a.png", "a", "test"), Sample("a.png", "a", "train")]), "lists a.png more than once"),
     ],
 )
 def test_what_a_source_lists_is_checked(monkeypatch, listed, reason):
     monkeypatch.setattr(Images, "listed", listed)
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises((ConfigError, DataError), match=reason):
         listing_of(Images())
 
 
@@ -269,6 +285,8 @@ def test_an_image_that_is_listed_twice_is_refused(monkeypatch):
 
 def test_images_come_in_the_order_of_their_paths(monkeypatch):
     monkeypatch.setattr(Images, "listed", Listing(Path(), [Sample("b.png", "a"), Sample("a.png", "b")]))
+    assert [sample.path for sample in listing_of(Images()).samples] == ["a.png", "b.png"]
+    monkeypatch.setattr(Images, "listed", Listing(Path(), iter([Sample("b.png", "a"), Sample("a.png", "b")])))
     assert [sample.path for sample in listing_of(Images()).samples] == ["a.png", "b.png"]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
-from torchvision.transforms import v2
+from torchvision.transforms import ToTensor, v2
 from torchvision.transforms.functional import to_pil_image
 
 from tlearn.config.build import backbone, transforms
@@ -306,7 +306,7 @@ def test_the_global_generator_is_put_back_where_a_step_fails():
 
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="broken step"):
+    with pytest.raises(ConfigError, match="broken step"):
         Transform(SMALL, [Failing()])(noise(), draw=7)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -367,8 +367,24 @@ def test_a_step_that_is_not_one_is_refused_at_once():
         Transform(SMALL, [3])
 
 
-@pytest.mark.parametrize("step", [lambda image: None, v2.ToPILImage()], ids=["None", "image"])
-def test_a_step_that_returns_no_tensor_is_named(step):
-    name = type(step).__name__ if isinstance(step, nn.Module) else "<lambda>"
-    with pytest.raises(ConfigError, match=f"^transforms.train: {name} returned (NoneType|Image), and a step returns"):
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        (lambda image: None, "<lambda> returned NoneType, and a step returns"),
+        (v2.ToPILImage(), "ToPILImage returned Image, and a step returns"),
+        (v2.Grayscale(), r"Grayscale returned \[1, 37, 91\], and a step returns the image, a tensor \[3, H, W\]"),
+        (ToTensor(), r"ToTensor cannot take the image, torch.uint8 \[3, 37, 91\]: TypeError: pic should be"),
+        (v2.Normalize([0.5] * 3, [0.5] * 3), "Normalize cannot take the image, torch.uint8"),
+        (lambda image, target: image, "<lambda> cannot take .* missing 1 required positional argument"),
+        (v2.CutMix(num_classes=3), "CutMix cannot take the image"),
+        (lambda image: image.float(), "<lambda> left values from 0 to 255: floats are from 0 to 1"),
+        (
+            v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.2] * 3)]),
+            "Compose left values",
+        ),
+        (lambda image: image * float("nan"), "<lambda> left values from nan"),
+    ],
+)
+def test_a_step_that_does_not_turn_an_image_into_one_is_named(step, said):
+    with pytest.raises(ConfigError, match=f"^transforms.train: {said}"):
         Transform(SMALL, [step])(noise(), draw=1)

@@ -68,7 +68,7 @@ def same(one: dict[str, float], other: dict[str, float]) -> bool:
 
 def refused(done: subprocess.CompletedProcess[str], status: int, words: str) -> None:
     assert done.returncode == status, done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 1 + ("\noptions of" in done.stderr)
     assert words in done.stderr
 
 
@@ -320,18 +320,127 @@ def test_every_way_to_start_finds_the_package_in_the_working_folder(lab, tmp_pat
             "training_step of Wrong must return one loss, and returned [3]",
         ),
         (
+            "modules.py",
+            "    def training_step(self, *step):\n        super().training_step(*step)",
+            ["module=noisy", "module._target_=mylab.modules.Wrong", "optimizer=none"],
+            "training_step of Wrong must return one loss, and returned none",
+        ),
+        (
+            "modules.py",
+            "    def training_step(self, batch, _):\n        return self.loss(self(batch[0]), batch[1])",
+            ["module=noisy", "module._target_=mylab.modules.Wrong", "optimizer=none"],
+            'training_step of Wrong must call self.measure("train", ',
+        ),
+        (
+            "modules.py",
+            "    def validation_step(self, *step):\n        self(step[0][0])",
+            ["module=noisy", "module._target_=mylab.modules.Wrong", "optimizer=none"],
+            'validation_step of Wrong must call self.measure("val", ',
+        ),
+        (
+            "modules.py",
+            "    def configure_optimizers(self):\n        pass",
+            ["module=noisy", "module._target_=mylab.modules.Wrong", "optimizer=none"],
+            "configure_optimizers of Wrong returned none for a parameter of the module",
+        ),
+        (
+            "modules.py",
+            "    pass",
+            ["module=noisy", "module._target_=mylab.modules.Wrong", "optimizer=none", "+module.nois=0.2"],
+            "module: mylab.modules.Wrong: TransferModule.__init__() got an unexpected keyword argument 'nois'",
+        ),
+        (
+            "heads.py",
+            "    def get_extra_state(self):\n        return {}",
+            ["head=cosine", "head.build._target_=mylab.heads.Wrong"],
+            "head._extra_state of the network is not a tensor",
+        ),
+        (
+            "heads.py",
+            "    def parameters(self, *_):\n        return iter(())",
+            ["head=cosine", "head.build._target_=mylab.heads.Wrong"],
+            "nothing trains: the head has no parameters",
+        ),
+        (
+            "training.py",
+            "    def step(self):\n        pass",
+            ["optimizer=signed", "optimizer._target_=mylab.training.Wrong"],
+            "optimizer: step() of Wrong takes no closure",
+        ),
+        (
+            "nets.py",
+            "    def build(self):\n        pass",
+            ["backbone._target_=mylab.nets.Wrong"],
+            "backbone: mylab.nets.Wrong is called by build(replace): too many positional arguments",
+        ),
+        (
+            "nets.py",
+            "    def build(self, replace):\n        return Body(super().build(replace).module.half(), 32)",
+            ["backbone._target_=mylab.nets.Wrong"],
+            "made cannot take [1, 3, 32, 32]: ",
+        ),
+        (
+            "nets.py",
+            "    def architecture(self):\n        return {'width': {8}}",
+            ["backbone._target_=mylab.nets.Wrong"],
+            "error: backbone: architecture() of mylab.nets.Wrong must return plain data",
+        ),
+        (
+            "training.py",
+            "    pass",
+            ["~scheduler", "+scheduler={_target_:torch.optim.lr_scheduler.StepLR,_partial_:true,step_size:1}"],
+            "scheduler: torch.optim.lr_scheduler.StepLR goes into scheduler.build",
+        ),
+        (
+            "training.py",
+            "    pass",
+            ["optimizer._target_=torch.optim.Adm"],
+            "torch.optim has no Adm; did you mean Adam",
+        ),
+        ("heads.py", "    pass", ["head=cosine", "head.build._target_=mylab.heads.Cosin"], "did you mean CosineHead?"),
+        (
+            "training.py",
+            "    pass\n\n\nclass Old(Callback):\n    def on_train_epoch_end(self, trainer):\n        pass",
+            ["+callbacks.old._target_=mylab.training.Old"],
+            "callbacks.old is called by Old.on_train_epoch_end(trainer, pl_module): too many positional arguments",
+        ),
+        (
+            "training.py",
+            "    pass\n\n\nclass Old(Notebook):\n    def log_metrics(self, values, step):\n        pass",
+            ["logger=notebook", "logger.notebook._target_=mylab.training.Old"],
+            "logger.notebook is called by Old.log_metrics(metrics, step): ",
+        ),
+        (
+            "training.py",
+            "    pass",
+            ["+trainer.callbacks=[{_target_: mylab.training.Diary, path: diary.txt}]"],
+            "trainer.callbacks is what the run builds itself, and would be ignored: give it as +callbacks.NAME.",
+        ),
+        (
+            "heads.py",
+            "    pass",
+            ["head=mylab.heads.CosineHead"],
+            "did you mean head.build._target_=mylab.heads.",
+        ),
+        (
+            "training.py",
+            "    pass",
+            ["+scheduler.build=mylab.training.halving"],
+            'did you mean "+scheduler.build={_target_: mylab.training.halving, _partial_: true}"?',
+        ),
+        (
             "data.py",
             "    def __call__(self, image):\n        image * 0.5",
             ["transforms.train=[{_target_:mylab.data.Wrong}]", "features=off"],
             "transforms.train: Wrong returned NoneType, and a step returns the image, a tensor",
         ),
     ],
-    ids=["module", "transform"],
+    ids=lambda value: value.split(".")[0] if isinstance(value, str) and value.endswith(".py") else None,
 )
 def test_what_own_code_returns_is_said_in_one_line_where_it_is_wrong(lab, file, code, given, said):
-    parent = "NoisyModule" if file == "modules.py" else "object"
+    parents = {"modules.py": "NoisyModule", "heads.py": "CosineHead", "training.py": "SGD", "nets.py": "SmallNet"}
     with (lab / "mylab" / file).open("a", encoding="utf-8") as written:
-        written.write(f"\n\nclass Wrong({parent}):\n{code}\n")
+        written.write(f"\n\nclass Wrong({parents.get(file, 'object')}):\n{code}\n")
     (lab / "tiles").mkdir(exist_ok=True)
     done = program("train", "--config-dir", "conf", *SMALL, *QUICK, "hydra.run.dir=wrong", *given, cwd=lab)
     refused(done, 2, said)

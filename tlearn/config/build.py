@@ -123,6 +123,8 @@ def network(settings: Mapping[str, Any], chosen: Backbone, num_classes: int, siz
     torch.manual_seed(settings["seed"])
     new = seats.head(head["build"], body.num_features, num_classes)
     built = TransferNetwork(body.module, new, finetune["stages"])
+    if odd := [key for key, value in built.state_dict().items() if not isinstance(value, torch.Tensor)]:
+        raise ConfigError(f"{odd[0]} of the network is not a tensor, and no model folder holds else: make it a buffer")
     if size != chosen.preprocessing()["size"]:
         _check_size(built, size)
     # Checked here so that a wrong name fails now and not when its epoch comes.
@@ -165,7 +167,7 @@ def module(settings: Mapping[str, Any], built: TransferNetwork, data: ImageDataM
         num_classes=len(classes),
         loss=seats.loss(settings["loss"], len(classes), weight, mixed=mix is not None),
         optimizer=build("optimizer", settings["optimizer"] or None),
-        schedule=build("scheduler", settings["scheduler"]),
+        schedule=seats.schedule(settings["scheduler"]),
         body_lr_scale=finetune["body_lr_scale"],
         later_stages=finetune["later_stages"],
         mix=mix,

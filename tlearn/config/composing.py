@@ -27,6 +27,18 @@ _PLUGINS = {
     "hydra/launcher/submitit_slurm": "hydra-submitit-launcher",
 }
 
+# How a class or function is given that was named in the place of an option
+_OWN = {
+    "head": "head.build._target_={}",
+    "loss": "~loss +loss._target_={}",
+    "optimizer": "optimizer._target_={}",
+    "scheduler": '"+scheduler.build={{_target_: {}, _partial_: true}}"',
+    "module": "module._target_={}",
+    "metrics": "+metrics.NAME._target_={}",
+    "callbacks": "+callbacks.NAME._target_={}",
+    "logger": "+logger.NAME._target_={}",
+}
+
 # Options of earlier versions and their replacements
 _GONE = {
     "optimizer/lbfgs": "optimizer=lbfgs is now module=full_batch, and its options are module.weight_decays and so on",
@@ -89,6 +101,8 @@ def _unknown_option(error: MissingConfigException) -> str:
     known = sorted(error.options or [])
     more = ", and timm/NAME for a model of timm" if group == "backbone" else ""
     listed = f"options of {group}: {', '.join(known)}{more}"
+    if group in _OWN and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", option):
+        return f"unknown option {group}={option}; did you mean {_OWN[group].format(option)}?\n{listed}"
     if group == "data" and Path(option).exists():
         return f"unknown option data={option}; did you mean data=folder {typed('data.root', option)}?\n{listed}"
     meant = did_you_mean(option, known, f"{group}={{}}")

@@ -100,8 +100,9 @@ def _in_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, TlearnError) as error:
-        # What has ended the fit comes before a logger that cannot be closed then.
-        failure = error.__context__ if isinstance(error.__context__, TlearnError) else error
+        # What has ended the fit comes before a logger that cannot be closed then; `raise ... from` says it anew.
+        ended = isinstance(error.__context__, TlearnError) and not error.__suppress_context__
+        failure = error.__context__ if ended else error
     if was_there and not (folder / ".hydra").is_dir():
         raise OutputError(f"the run folder {folder} was moved or removed while the run wrote to it") from failure
     if isinstance(failure, OSError) and failure.errno in (errno.ENOENT, errno.ENOTDIR):

@@ -11,8 +11,9 @@ from hydra.errors import InstantiationException
 from tlearn.config.composing import chain, of_composing, place
 from tlearn.config.suggestions import Asked
 from tlearn.data.workers import KILLED, KILLED_REMEDY, is_killed_worker
-from tlearn.errors import ConfigError, OutOfMemoryError, OutputError, TlearnError, is_out_of_memory
+from tlearn.errors import CheckpointError, ConfigError, OutOfMemoryError, OutputError, TlearnError, is_out_of_memory
 from tlearn.files import FULL
+from tlearn.runs.trust import locate
 from tlearn.training.signals import Stopped, stopping_signal
 
 # Exit statuses after a signal, and what is said
@@ -69,6 +70,8 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
         return ConfigError.exit_status, "a number is too large for float32: lower optimizer.lr, or what else is given"
     if _is_misconfiguration(error):
         return ConfigError.exit_status, str(error)
+    if isinstance(error, RuntimeError) and place(error) == "lightning.pytorch.core.optimizer":
+        return ConfigError.exit_status, f"module: {' '.join(str(error).split())}"
     if _is_complaint(error):
         return ConfigError.exit_status, f"callbacks: {' '.join(str(error).split())}"
     return TlearnError.exit_status, None
@@ -146,7 +149,19 @@ def _constructor(error: InstantiationException) -> tuple[int, str | None]:
     expected = isinstance(cause, TypeError | ValueError | ImportError | InstantiationException)
     if expected or _is_misconfiguration(cause):
         text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        if absent := re.match(r"Error loading '(.+)':", text):
+            text = _why_absent(absent[1])
         if where and where.group(1) in _PARTIAL and re.search(r"missing \d+ required", text):
             text += f"; the run adds it, so add {where.group(1)}._partial_=true"
-        return ConfigError.exit_status, f"{where.group(1)}: {text}" if where else text
+        # Hydra counts the items of a list without a sign of it.
+        key = where and re.sub(r"^(transforms\.train)(\d+)", r"\1[\2]", where.group(1))
+        return ConfigError.exit_status, f"{key}: {text}" if key else text
     return TlearnError.exit_status, None
+
+
+def _why_absent(target: str) -> str:
+    try:
+        locate(target)
+    except CheckpointError as error:
+        return str(error)
+    return f"{target} cannot be imported"

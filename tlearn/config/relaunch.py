@@ -52,13 +52,15 @@ def _merged(stored: list[str], given: list[str]) -> list[str]:
     """Return the stored overrides that the given ones leave, and the given ones after them, as Hydra applies them.
 
     What is set, or removed, is set anew. What was added (`+key`) stays before what changes or removes it. What was
-    removed or null does not hide what is given below it.
+    removed or null does not hide what is given below it, and is removed before what is added (`+key`) in its place.
     """
 
     def is_left(argument: str) -> bool:
         key = key_of(argument)
         for one in given:
             removes, extends = one.startswith("~"), argument.startswith("+") and not one.startswith("+")
+            if argument.startswith("~") and one.startswith("+"):
+                continue
             if key_of(one) == key and (argument.startswith("~") if removes else not extends):
                 return False
             if key_of(one).startswith(f"{key}.") and (argument.startswith("~") or argument.endswith("=null")):

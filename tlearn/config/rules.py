@@ -144,6 +144,8 @@ def _check_named(group: str, parts: Any, known: list[str]) -> None:
             key = f"{group}.{name}"
             others = [one for one in known if one.startswith(f"{group}.") and one.count(".") == 1]
             meant = f"; did you mean {key}=null?" if without(key, str(part)) else did_you_mean(key, others)
+            if isinstance(part, str) and "." in part:
+                meant = f"; did you mean +{key}._target_={part}?"
             raise ConfigError(f"{key} has no _target_{meant}")
 
 

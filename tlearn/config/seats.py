@@ -6,12 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from tlearn.analysis.direction import MEASURED
+from tlearn.config.contracts import (
+    called_in_both_modes,
+    check_hooks,
+    class_name,
+    needs_logits,
+    parameters_of,
+    require_methods,
+)
 from tlearn.config.valid_values import PREPROCESSING
 from tlearn.data.sources.base import Source
 from tlearn.errors import CheckpointError, ConfigError, TlearnError
@@ -22,9 +30,14 @@ from tlearn.runs.architecture import described_backbone, described_head
 from tlearn.runs.trust import Seat, named_packages, stored_builder
 from tlearn.training.metrics import shifted
 from tlearn.training.module import TransferModule
+from tlearn.training.schedule import Schedule
 
 # Others of torchmetrics load models by name, which a stored run must not choose.
 _METRIC = Seat("metric", Metric, ("tlearn.training.metrics", "torchmetrics.classification", "torchmetrics.wrappers"))
+
+
+class MetricError(ConfigError):
+    """A metric that does not work for a number of classes."""
 
 
 def build(key: str, node: Any, **more: Any) -> Any:
@@ -38,15 +51,15 @@ def build(key: str, node: Any, **more: Any) -> Any:
 
 def backbone(node: Mapping[str, Any], pretrained: bool = True) -> Backbone:
     """Build a backbone, which loads no weights yet; without `pretrained`, one that will not."""
-    without = not pretrained and "weights" in _parameters(node)
+    without = not pretrained and "weights" in parameters_of(node)
     chosen: Backbone = build("backbone", node, **({"weights": None} if without else {}))
-    contract = ("build", "preprocessing", "architecture", "from_architecture")
-    _require(chosen, contract, f"backbone: {_name(chosen)}", "tlearn.models.backbones.base.Backbone")
+    contract = {"build": ("replace",), "preprocessing": (), "architecture": (), "from_architecture": ("architecture",)}
+    require_methods(chosen, contract, f"backbone: {class_name(chosen)}", "tlearn.models.backbones.base.Backbone")
     preprocessing = chosen.preprocessing()
     if not isinstance(preprocessing, Mapping):
-        raise ConfigError(f"backbone: preprocessing() of {_name(chosen)} must return a dictionary")
+        raise ConfigError(f"backbone: preprocessing() of {class_name(chosen)} must return a dictionary")
     if missing := [key for key in PREPROCESSING if key not in preprocessing]:
-        raise ConfigError(f"backbone: preprocessing() of {_name(chosen)} must have {', '.join(missing)}, too")
+        raise ConfigError(f"backbone: preprocessing() of {class_name(chosen)} must have {', '.join(missing)}, too")
     try:
         # What a model folder could not hold is refused now and not after training.
         described_backbone(chosen)
@@ -57,13 +70,19 @@ def backbone(node: Mapping[str, Any], pretrained: bool = True) -> Backbone:
 
 def body(chosen: Backbone, replace: str, pretrained: bool) -> Body:
     """Build the body of a backbone and load its weights."""
-    built, name = chosen.build(replace), f"build() of {_name(chosen)}"
+    built, name = chosen.build(replace), f"build() of {class_name(chosen)}"
     if not isinstance(built, Body):
-        raise ConfigError(f"backbone: {name} must return tlearn.models.backbones.base.Body, and not {_name(built)}")
+        raise ConfigError(
+            f"backbone: {name} must return tlearn.models.backbones.base.Body, and not {class_name(built)}"
+        )
     if not pretrained and built.digest is not None:
         raise ConfigError(f"finetune.pretrained=false: {name} loads weights, and has no argument weights to leave out")
-    if not _name(chosen).startswith("tlearn."):
-        width = count_features(built.module, chosen.preprocessing()["size"])
+    if not class_name(chosen).startswith("tlearn."):
+        size = chosen.preprocessing()["size"]
+        try:
+            width = count_features(built.module, size)
+        except RuntimeError as error:
+            raise ConfigError(f"backbone: what {name} made cannot take [1, 3, {size}, {size}]: {error}") from error
         if width != built.num_features:
             raise ConfigError(f"backbone: {name} says num_features={built.num_features}, and it has {width}")
     return built
@@ -72,7 +91,9 @@ def body(chosen: Backbone, replace: str, pretrained: bool) -> Body:
 def source(node: Mapping[str, Any]) -> Source:
     """Build a source of images, which reads nothing yet."""
     built: Source = build("data.source", node)
-    _require(built, ("prepare", "listing"), f"data.source: {_name(built)}", "tlearn.data.sources.base.Source")
+    require_methods(
+        built, {"prepare": (), "listing": ()}, f"data.source: {class_name(built)}", "tlearn.data.sources.base.Source"
+    )
     return built
 
 
@@ -84,20 +105,25 @@ def head(node: Mapping[str, Any], in_features: int, num_classes: int) -> nn.Modu
         described_head(node)
         built = build("head.build", node, _partial_=True)(in_features, num_classes)
         if not isinstance(built, nn.Module):
-            raise ConfigError(f"{name} must build a torch.nn.Module, and not {_name(built)}")
-        # Drawn numbers and layers that are made in the first pass must not depend on this check.
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            logits = built.eval()(torch.zeros(2, in_features))
+            raise ConfigError(f"{name} must build a torch.nn.Module, and not {class_name(built)}")
+        passes = called_in_both_modes(built, torch.Size((2, in_features)))
     except CheckpointError as error:
         raise ConfigError(f"head.build: {error}") from error
     except TlearnError:
         raise
     except Exception as error:
-        called = f"called with in_features={in_features}, num_classes={num_classes}"
+        called = f"called with {in_features}, {num_classes} (in_features, num_classes)"
         raise ConfigError(f"{name}, {called}: {type(error).__name__}: {error}") from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
-        found = list(logits.shape) if isinstance(logits, Tensor) else _name(logits)
-        raise ConfigError(f"{name} turns features [2, {in_features}] into {found}, and not into [2, {num_classes}]")
+    for mode, logits in passes.items():
+        if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
+            found = list(logits.shape) if isinstance(logits, Tensor) else class_name(logits)
+            wanted = f"turns features [2, {in_features}] into {found}, and not into [2, {num_classes}]"
+            raise ConfigError(f"{name} {wanted}, in {mode} mode")
+        if not logits.is_floating_point() or not logits.isfinite().all():
+            found = f"{logits.dtype}" if not logits.is_floating_point() else "values that are not finite"
+            raise ConfigError(f"{name} makes {found} of features between 0 and 1, in {mode} mode")
+    if any(parameter.requires_grad for parameter in built.parameters()) and not passes["train"].requires_grad:
+        raise ConfigError(f"{name} has parameters, and its logits no gradient: nothing of it could train")
     return built.train()
 
 
@@ -116,13 +142,13 @@ def loss(node: Mapping[str, Any], num_classes: int, weight: Sequence[float] | No
     name, made = f"loss: {node['_target_']}", build("loss", node, _partial_=True)
     arguments = dict(made.keywords)
     if weight is not None:
-        if "weight" not in _parameters(node):
+        if "weight" not in parameters_of(node):
             raise ConfigError(f"data.balance=weights: {node['_target_']} takes no weight; choose data.balance=sampler")
         arguments["weight"] = torch.tensor(list(weight), dtype=torch.float32)
     logits = torch.zeros(2, num_classes, requires_grad=True)
     targets = torch.arange(2) % num_classes
     try:
-        direct = not inspect.isclass(made.func) and _is_loss(made.func, arguments)
+        direct = not inspect.isclass(made.func) and needs_logits(made.func, arguments)
         built = FunctionLoss(made.func, **arguments) if direct else made.func(*made.args, **arguments)
         value = built(logits, nn.functional.one_hot(targets, num_classes).float() if mixed else targets)
     except TlearnError:
@@ -130,10 +156,23 @@ def loss(node: Mapping[str, Any], num_classes: int, weight: Sequence[float] | No
     except Exception as error:
         raise ConfigError(f"{name}: {type(error).__name__}: {error}") from error
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
-        found = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else _name(value)
+        found = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else class_name(value)
         raise ConfigError(f"{name} must compute one number with a gradient from logits and targets, and not {found}")
     if isinstance(built, nn.Module) and any(parameter.requires_grad for parameter in built.parameters()):
         raise ConfigError(f"{name} has parameters, which no optimizer gets: train them in a module of your own")
+    return built
+
+
+def schedule(node: Mapping[str, Any]) -> Schedule:
+    """Build the schedule of the learning rate."""
+    if isinstance(node.get("build"), str):
+        meant = f'"+scheduler.build={{_target_: {node["build"]}, _partial_: true}}"'
+        raise ConfigError(f"scheduler.build={node['build']}: expected what is built; did you mean {meant}?")
+    built = build("scheduler", node)
+    if not isinstance(built, Schedule):
+        raise ConfigError(
+            f"scheduler: {node['_target_']} goes into scheduler.build, below defaults: [none, _self_] of your option"
+        )
     return built
 
 
@@ -150,9 +189,17 @@ def module(node: Mapping[str, Any], **given: Any) -> TransferModule:
         inspect.signature(made.func).bind(**made.keywords, **given)
     except TypeError as error:
         raise ConfigError(f"{name}: {error} ({called})") from error
-    built = made(**given)
+    try:
+        built = made(**given)
+    except TypeError as error:
+        # A subclass hands on what it does not know.
+        if any(f"'{key}'" in str(error) for key in made.keywords):
+            raise ConfigError(f"{name}: {error}") from error
+        raise
     if not isinstance(built, TransferModule):
-        raise ConfigError(f"{name} makes a {_name(built)}, which is not a subclass of {wanted}")
+        raise ConfigError(f"{name} makes a {class_name(built)}, which is not a subclass of {wanted}")
+    if not hasattr(built, "network"):
+        raise ConfigError(f"{name} must call super().__init__ with the keywords that it does not use itself")
     return built
 
 
@@ -173,7 +220,7 @@ def metrics(nodes: Mapping[str, Any], num_classes: int, trust: Sequence[str] | N
 
 
 def _metric(name: str, node: Any, num_classes: int, trust: Sequence[str] | None) -> Metric | None:
-    if name in (*MEASURED, "step_loss", "tta") or "/" in name:
+    if name in (*MEASURED, "step_loss", "tta") or "/" in name or hasattr(MetricCollection({}), name):
         raise ConfigError(f"metrics.{name}: this name is taken or has a /: choose another")
     label = f"metrics.{name}: {node['_target_']}, called with num_classes={num_classes}"
     try:
@@ -183,7 +230,7 @@ def _metric(name: str, node: Any, num_classes: int, trust: Sequence[str] | None)
         if built is None:
             return None
         if not isinstance(built, Metric):
-            raise ConfigError(f"metrics.{name}: {_name(built)} must be a subclass of torchmetrics.Metric")
+            raise ConfigError(f"metrics.{name}: {class_name(built)} must be a subclass of torchmetrics.Metric")
         # Most of what is wrong shows on two images.
         tried = built.clone()
         with warnings.catch_warnings(action="ignore"):
@@ -197,10 +244,11 @@ def _metric(name: str, node: Any, num_classes: int, trust: Sequence[str] | None)
         raise
     except Exception as error:
         told = (str(error).strip() or "no reason given").splitlines()[0]
-        raise ConfigError(f"{label}: {type(error).__name__}: {told}") from error
+        given = f"logits [2, {num_classes}] and targets [2]"
+        raise MetricError(f"{label} and updated with {given}: {type(error).__name__}: {told}") from error
     if not isinstance(value, Tensor) or value.numel() != 1:
-        found = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else _name(value)
-        raise ConfigError(f"{label}, must compute one number, and not {found}")
+        found = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else class_name(value)
+        raise MetricError(f"{label}, must compute a tensor of one number, and not {found}")
     return built
 
 
@@ -210,35 +258,6 @@ def parts(nodes: Mapping[str, Any] | None, kind: type, key: str) -> dict[str, An
     for name, part in built.items():
         if not isinstance(part, kind):
             package = kind.__module__.rpartition(".")[0]
-            raise ConfigError(f"{key}.{name}: {_name(part)} must be a subclass of {package}.{kind.__name__}")
+            raise ConfigError(f"{key}.{name}: {class_name(part)} must be a subclass of {package}.{kind.__name__}")
+        check_hooks(part, kind, f"{key}.{name}")
     return built
-
-
-def _is_loss(function: Any, arguments: Mapping[str, Any]) -> bool:
-    """Return whether a function needs logits and targets beside its arguments."""
-    try:
-        signature = inspect.signature(function)
-    # Some functions of torch that are written in C++ have none.
-    except ValueError:
-        return True
-    try:
-        signature.bind(**arguments)
-    except TypeError:
-        return True
-    return False
-
-
-def _parameters(node: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(get_object(node["_target_"])).parameters
-    except (ImportError, TypeError, ValueError):
-        return {}
-
-
-def _require(part: Any, methods: Sequence[str], name: str, contract: str) -> None:
-    if missing := [method for method in methods if not callable(getattr(part, method, None))]:
-        raise ConfigError(f"{name} lacks {', '.join(f'{method}()' for method in missing)}: see {contract}")
-
-
-def _name(part: Any) -> str:
-    return f"{type(part).__module__}.{type(part).__qualname__}"

@@ -9,6 +9,7 @@ from tlearn.config import seats
 from tlearn.config.tree import Settings, settings_of
 from tlearn.data.transforms import complete
 from tlearn.errors import ConfigError
+from tlearn.runs.trust import locate
 
 # Preprocessing of most ImageNet weights, for looking at images without a backbone
 IMAGENET: dict[str, Any] = {
@@ -40,9 +41,9 @@ def settled(config: DictConfig, preprocessing: Mapping[str, Any]) -> Settings:
 def _best_end(monitor: Mapping[str, Any], nodes: Mapping[str, Any]) -> str:
     """Return min or max, as the metric says of itself, and refuse metrics that cannot be built."""
     metric, mode = monitor["metric"], monitor["mode"]
-    # Any number of classes for which every metric exists: the images are not listed yet.
-    built = seats.metrics(nodes, 10)
-    higher = False if metric == "val/loss" else built[metric.removeprefix("val/")].higher_is_better
+    higher = {"loss": False, **{name: _higher_is_better(name, node) for name, node in nodes.items()}}[
+        metric.removeprefix("val/")
+    ]
     if higher is None:
         if mode == "auto":
             raise ConfigError(f"{metric} does not say which end is best: give monitor.mode=min or max")
@@ -51,3 +52,13 @@ def _best_end(monitor: Mapping[str, Any], nodes: Mapping[str, Any]) -> str:
     if mode not in ("auto", right):
         raise ConfigError(f"monitor.mode={mode}: {metric} is best at its {right}imum, so {right}")
     return right
+
+
+def _higher_is_better(name: str, node: Any) -> bool | None:
+    try:
+        # Any number of classes for which every metric of tlearn's exists: the images are not listed yet.
+        return next((built.higher_is_better for built in seats.metrics({name: node}, 10).values()), None)
+    except seats.MetricError:
+        # It may want another number of classes, such as a weight for each; then it is built again with theirs.
+        higher = getattr(locate(node["_target_"]), "higher_is_better", None)
+        return higher if isinstance(higher, bool) else None

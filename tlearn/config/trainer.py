@@ -64,6 +64,9 @@ def measuring_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
 def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer:
     """Build a Trainer with its strategy from its settings and further arguments."""
     ignore_expected_warnings()
+    for key in sorted(settings["trainer"].keys() & parts.keys()):
+        own = f": give it as +{key}.NAME._target_=..." if key in ("callbacks", "logger") else ""
+        raise ConfigError(f"trainer.{key} is what the run builds itself, and would be ignored{own}")
     built: Trainer = build("trainer", settings["trainer"], **parts)
     check_limits(built)
     keep_signals(built)
@@ -83,7 +86,7 @@ def _callbacks(settings: Mapping[str, Any]) -> list[Callback]:
             "callbacks has no checkpoint, and a run keeps its best one: an option of your own begins with "
             "defaults: [default, _self_]"
         )
-    build("scheduler", settings["scheduler"]).train_to_the_end(callbacks)
+    seats.schedule(settings["scheduler"]).train_to_the_end(callbacks)
     callbacks[:0] = [ExactAverage(callback) for callback in callbacks if isinstance(callback, WeightAveraging)]
     if tuning["unfreeze_epoch"] is not None:
         callbacks.append(Unfreeze(tuning["unfreeze_epoch"], tuning["later_stages"]))

@@ -37,7 +37,8 @@ def listed(images: ImageInput | Iterable[ImageInput]) -> tuple[Sequence[ImageInp
 
 
 def _items(images: Any) -> tuple[Sequence[Any], bool]:
-    if isinstance(images, str | PathLike):
+    # Else it would be the folder that one is in.
+    if isinstance(images, str | PathLike) and str(images):
         found, notes = find_images(str(images))
         say(*notes)
         single = os.path.isfile(os.path.expanduser(images))
@@ -45,7 +46,7 @@ def _items(images: Any) -> tuple[Sequence[Any], bool]:
     if isinstance(images, np.ndarray | Tensor):
         numbers = isinstance(images, Tensor) or images.dtype.kind not in "OUS"
         return ([images], True) if numbers and images.ndim != 4 else (list(images), False)
-    if isinstance(images, Mapping | Set | bytes) or not isinstance(images, Iterable):
+    if isinstance(images, str | Mapping | Set | bytes) or not isinstance(images, Iterable):
         return [images], True
     # Pillow's images are no iterables
     return list(images), False
@@ -54,7 +55,7 @@ def _items(images: Any) -> tuple[Sequence[Any], bool]:
 def _fault(image: Any) -> str | None:
     """Say why something is not an image, as far as can be seen without decoding it."""
     if isinstance(image, str | PathLike):
-        return None
+        return None if str(image) else "an empty path"
     if isinstance(image, Image.Image):
         return None if min(image.size) > 0 else "an image without pixels"
     if not isinstance(image, np.ndarray | Tensor):

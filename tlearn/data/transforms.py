@@ -13,6 +13,8 @@ from torchvision.transforms.v2 import functional
 from tlearn.errors import ConfigError
 from tlearn.ranges import require
 
+# How far noise or interpolation may take floats out of 0 to 1
+_OVERSHOOT = 0.5
 _DRAWING = threading.Lock()
 # Preprocessing that weights do not determine; older model folders lack it
 _DEFAULTS: dict[str, Any] = {"fit": "crop", "average": []}
@@ -121,13 +123,24 @@ class Transform:
         return image
 
     def _stepped(self, image: Tensor) -> Tensor:
+        name = ""
         for step in self._random:
-            image = step(image)
-            if not isinstance(image, Tensor):
-                name = getattr(step, "__name__", type(step).__name__)
-                raise ConfigError(
-                    f"transforms.train: {name} returned {type(image).__name__}, and a step returns the image, a tensor"
-                )
+            name = f"transforms.train: {getattr(step, '__name__', type(step).__name__)}"
+            kind = f"{image.dtype} {list(image.shape)}"
+            try:
+                image = step(image)
+            # A step can be of any library, or own code.
+            except Exception as error:
+                reason = (str(error).strip() or "no reason given").splitlines()[0]
+                raise ConfigError(f"{name} cannot take the image, {kind}: {type(error).__name__}: {reason}") from error
+            if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3:
+                found = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+                raise ConfigError(f"{name} returned {found}, and a step returns the image, a tensor [3, H, W]")
+        if image.is_floating_point() and not (image.amin() > -_OVERSHOOT and image.amax() < 1 + _OVERSHOOT):
+            raise ConfigError(
+                f"{name} left values from {image.amin():.3g} to {image.amax():.3g}: floats are from 0 to 1, and are "
+                "normalised after all steps"
+            )
         return image
 
     def _crop(self, image: Tensor) -> Tensor:

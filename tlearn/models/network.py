@@ -187,10 +187,12 @@ def _covers(stages: Sequence[str], name: str) -> bool:
 
 
 def _unknown_stage(stage: str, parameters: list[str]) -> str:
+    if not parameters:
+        return "the body has no parameters that could train: choose finetune=frozen"
     parts = list(dict.fromkeys(name.split(".")[0] for name in parameters))
     below = {name.rsplit(".", depth)[0] for name in parameters for depth in range(1, name.count(".") + 1)}
     close = difflib.get_close_matches(stage, sorted(below | set(parts)), n=3)
     hint = f"did you mean {', '.join(close)}? " if close else ""
     return (
-        f"stage {stage!r} is not a part of the body with parameters; {hint}Its top-level parts are {', '.join(parts)}"
+        f"stage {stage!r} is not a part of the body with parameters; {hint}its top-level parts are {', '.join(parts)}"
     )

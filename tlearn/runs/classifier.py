@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tlearn.data.image_inputs import ImageInput, decode_input, listed
 from tlearn.data.transforms import Transform
-from tlearn.errors import BadImageError, DataError, capped
+from tlearn.errors import BadImageError, ConfigError, DataError, capped
 from tlearn.runs.model import Model
 from tlearn.runs.predictions import Prediction, Predictions, Result, predictions_of, results_of
 
@@ -47,6 +47,8 @@ class Classifier(Model):
             batch_size: images that are computed at once.
             num_workers: processes that decode files; None: from the CPUs this process may use.
         """
+        if not isinstance(calibrated, bool):
+            raise ConfigError(f"calibrated={calibrated}: expected True or False")
         found, single = listed(images)
         most = min(_MOST_NAMED, len(self.classes)) if topk is None else topk
         loading = {"batch_size": batch_size, "num_workers": num_workers}

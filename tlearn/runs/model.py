@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,6 +107,9 @@ def save_model(
         key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
         for key, tensor in network.state_dict().items()
     }
+    # Safetensors refuses memory that several share, as tied weights do.
+    homes = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
+    state = {k: v.clone() if homes[v.untyped_storage().data_ptr()] > 1 else v for k, v in state.items()}
     version = _WHOLE
     if body is not None:
         version = FORMAT
@@ -153,6 +157,9 @@ def load_model(run: str | Path, trust: Sequence[str] = ()) -> Model:
         raise CheckpointError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
     try:
         kinds = {key: tensor.dtype for key, tensor in network.state_dict().items()}
+        # As they were before they were stored: own layers may hold doubles.
+        single = [key for key, kind in kinds.items() if kind.is_floating_point and key in state]
+        state |= {key: state[key].to(kinds[key]) for key in single if state[key].dtype == torch.float32}
         if other := [key for key, tensor in state.items() if tensor.dtype != kinds.get(key, tensor.dtype)]:
             raise RuntimeError(f"{other[0]} is {state[other[0]].dtype}")
         network.load_state_dict(state, strict=True, assign=True)

@@ -167,13 +167,13 @@ def _loader(dataset: ImageInputDataset, batch_size: int, num_workers: int | None
     return EpochLoader(dataset, batch_size, collate_fn=list, generator=generator, **options)
 
 
-def device_of(name: str) -> torch.device:
+def device_of(name: str | torch.device) -> torch.device:
     """Return the device that auto (a GPU of NVIDIA's or Apple's if there is one), cpu or cuda stands for.
 
     Raises:
         ConfigError: there is no GPU.
     """
-    require("device", name)
+    require("device", name := str(name))
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
     gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

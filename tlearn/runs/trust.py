@@ -5,6 +5,7 @@ library that tlearn builds on, or from a package that the user trusts by name; a
 of the kind that its seat asks for, and is defined where its name says.
 """
 
+import difflib
 import importlib
 import importlib.util
 import sys
@@ -143,7 +144,7 @@ def trusted(target: str, trust: Sequence[str], seat: Seat) -> Callable[..., Any]
 
 def locate(target: str) -> Any:
     """Import what a dotted name gives, from its top-level package alone; CheckpointError if it is not there."""
-    found, parts = None, target.split(".")
+    found, parts, end, inner = None, target.split("."), 1, True
     try:
         found = importlib.import_module(parts[0])
         for end, part in enumerate(parts[1:], 2):
@@ -151,9 +152,22 @@ def locate(target: str) -> Any:
             found = importlib.import_module(".".join(parts[:end])) if inner else getattr(found, part)
     # A module can raise anything while it is imported.
     except Exception as error:
-        advice = "" if found else ": start from the folder that holds it, or install it"
-        raise CheckpointError(f"{target} cannot be imported ({type(error).__name__}: {error}){advice}") from error
+        if found is None:
+            advice = ": start from the folder that holds it, or install it"
+            raise CheckpointError(f"{target} cannot be imported ({_said(error)}){advice}") from error
+        lacking = isinstance(error, ModuleNotFoundError) and error.name == ".".join(parts[:end])
+        if not (lacking or (not inner and isinstance(error, AttributeError))):
+            raise CheckpointError(f"{target} cannot be imported ({_said(error)})") from error
+        close = difflib.get_close_matches(parts[end - 1], dir(found), n=2)
+        meant = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise CheckpointError(
+            f"{target} cannot be imported: {'.'.join(parts[: end - 1])} has no {parts[end - 1]}{meant}"
+        ) from error
     return found
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _unfit(found: Any, kind: type) -> str | None:

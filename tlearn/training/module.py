@@ -1,5 +1,6 @@
 """The Lightning module around a network: one shared step, metrics cloned per split, optimizer and schedule."""
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Self
@@ -28,6 +29,11 @@ Batch = tuple[Tensor, Tensor, Tensor]
 def in_single(logits: Tensor) -> Tensor:
     """Return logits in single precision if theirs is lower: in half, losses and probabilities would be equal ones."""
     return logits.float() if logits.element_size() < 4 else logits
+
+
+def _takes_closure(optimizer: Optimizer) -> bool:
+    parameters = inspect.signature(optimizer.step).parameters
+    return "closure" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 class TransferModule(LightningModule):
@@ -176,6 +182,12 @@ class TransferModule(LightningModule):
         if self._unused:
             name = min(self._unused)
             raise ConfigError(f"{type(self).__name__} does not use the {name} of the run: choose {name}=none")
+        groups = [group["params"] for optimizer in self.trainer.optimizers for group in optimizer.param_groups]
+        own = {id(parameter) for parameter in self.parameters()}
+        if self.automatic_optimization and not any(id(one) in own for params in groups for one in params):
+            raise ConfigError(
+                f"configure_optimizers of {type(self).__name__} returned none for a parameter of the module"
+            )
 
     def on_train_epoch_start(self) -> None:
         """Set the trainable parts to train mode: Lightning keeps the modes in which the network was built."""
@@ -194,6 +206,16 @@ class TransferModule(LightningModule):
         if loss.numel() != 1 or not loss.requires_grad:
             found = f"{list(loss.shape)}" if loss.numel() != 1 else "one without a gradient"
             raise ConfigError(f"training_step of {type(self).__name__} must return one loss, and returned {found}")
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Refuse a `training_step` of a subclass that trains or measures nothing, after the first batch."""
+        if self.current_epoch or batch_idx:
+            return
+        name = f"training_step of {type(self).__name__}"
+        if self.automatic_optimization and not outputs:
+            raise ConfigError(f"{name} must return one loss, and returned none")
+        if self._logged_epoch < 0:
+            raise ConfigError(f'{name} must call self.measure("train", batch_idx, logits, targets, loss)')
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Evaluate one batch; return its logits, targets and indices."""
@@ -214,7 +236,12 @@ class TransferModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Refuse to choose a checkpoint by a metric that is NaN or infinite."""
-        loss = float(self.losses["val/"].compute())  # type: ignore[operator]
+        mean = self.losses["val/"]
+        assert isinstance(mean, MeanLoss)
+        if not mean.update_called:
+            name = f"validation_step of {type(self).__name__}"
+            raise ConfigError(f'{name} must call self.measure("val", batch_idx, logits, targets, loss)')
+        loss = float(mean.compute())
         if not math.isfinite(loss):
             raise NonFiniteError(f"val/loss is {loss} after epoch {self.current_epoch}: lower optimizer.lr")
         kind = self.monitor.removeprefix("val/")
@@ -229,12 +256,16 @@ class TransferModule(LightningModule):
         if rate is None:
             raise ConfigError("optimizer.lr must be given: the body's learning rate is relative to it")
         groups = self.network.parameter_groups(rate, self.body_lr_scale, self.later_stages)
+        if not any(group["params"] for group in groups):
+            raise ConfigError("nothing trains: the head has no parameters, and the body is frozen (finetune=full)")
         try:
             optimizer = self.optimizer(groups)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"optimizer: {error}") from error
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(f"optimizer: {type(optimizer).__name__} is not a subclass of torch.optim.Optimizer")
+        if self.automatic_optimization and not _takes_closure(optimizer):
+            raise ConfigError(f"optimizer: step() of {type(optimizer).__name__} takes no closure, as those of torch do")
         if self.schedule is None:
             return optimizer
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs

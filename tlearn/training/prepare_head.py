@@ -193,6 +193,18 @@ def _together(images: Images, trainer: Trainer, module: TransferModule, most: in
     return images[0][:most], images[1][:most]
 
 
+def _in_double(loss: Any, num_classes: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a loss for logits in double precision, which one with tensors of its own may only take in single."""
+    precise = copy.deepcopy(loss).to(device, torch.double) if isinstance(loss, nn.Module) else loss
+    try:
+        logits = torch.zeros(1, num_classes, dtype=torch.double, device=device)
+        precise(logits, torch.zeros(1, dtype=torch.long, device=device))
+    except RuntimeError:
+        single = copy.deepcopy(loss).to(device) if isinstance(loss, nn.Module) else loss
+        return lambda logits, targets: single(logits.float(), targets).double()
+    return precise
+
+
 class _Fit:
     """Fits of a linear layer to standardised features, by the loss of the run and weight decay."""
 
@@ -201,7 +213,7 @@ class _Fit:
         # In double precision: line searches in single take other turns for images than for cached features, whose last
         # digits differ. Apple's GPUs have none.
         self._device = layer.weight.device if layer.weight.device.type == "cuda" else torch.device("cpu")
-        self._loss = copy.deepcopy(loss).to(self._device, torch.double) if isinstance(loss, nn.Module) else loss
+        self._loss = _in_double(loss, layer.out_features, self._device)
         self._weight, self._bias = (
             torch.zeros_like(one, dtype=torch.double, device=self._device).requires_grad_()
             for one in (layer.weight, layer.bias)

@@ -80,6 +80,9 @@ class Schedule:
                 main = self.build(optimizer, **arguments)
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"scheduler: {error}") from error
+            needed = ("optimizer", "step", "state_dict", "load_state_dict")
+            if missing := [name for name in needed if not hasattr(main, name)]:
+                raise ConfigError(f"scheduler: {type(main).__name__} has no {missing[0]}, as those of torch have")
             if self.warmup_steps and isinstance(main, _SETTING):
                 own = (
                     " has its own (scheduler.build.pct_start)"

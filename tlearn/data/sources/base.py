@@ -72,6 +72,8 @@ def listing_of(source: Source) -> Listing:
     listing, name = source.listing(), f"listing() of {type(source).__module__}.{type(source).__qualname__}"
     if not isinstance(listing, Listing) or not isinstance(listing.root, Path):
         raise ConfigError(f"data.source: {name} must return tlearn.data.sources.base.Listing, its root a pathlib.Path")
+    # It may be an iterator.
+    listing = replace(listing, samples=list(listing.samples))
     if not listing.samples:
         raise DataError(f"data.source: {name} listed no images in {listing.root}")
     for sample in listing.samples:

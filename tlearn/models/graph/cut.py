@@ -86,7 +86,7 @@ def _calls(classifier: nn.Module, size: int) -> list[str]:
 
 
 def _evaluate(module: nn.Module, size: int) -> object:
-    device = next(module.parameters()).device
+    device = next((parameter.device for parameter in module.parameters()), None)
     # BatchNorm must neither refuse one image nor learn from it.
     module.eval()
     try:
