@@ -422,6 +422,7 @@ def test_every_way_to_start_finds_the_package_in_the_working_folder(lab, tmp_pat
             ["head=mylab.heads.CosineHead"],
             "did you mean head.build._target_=mylab.heads.",
         ),
+        ("heads.py", "    pass", ["head.build=mylab.heads.Mine"], "did you mean head.build._target_=mylab.heads.Mine?"),
         (
             "training.py",
             "    pass",

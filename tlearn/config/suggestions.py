@@ -98,6 +98,8 @@ class Asked:
 def unknown_key(key: str, asked: Asked) -> str:
     """Say what is wrong with a key, and which option or program has it or what was meant."""
     group, _, below = key.partition(".")
+    if f"{key}._target_" in asked.keys:
+        return f"unknown key {key}; did you mean {asked.line(f'{key}._target_', key)}?"
     if group in program_groups(asked.program) and below and (having := holders(group, below)):
         chosen = asked.choices.get(group)
         if asked.choices.get("module") == "full_batch" and group in ("optimizer", "scheduler"):
