@@ -8,8 +8,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics import Metric
 
 from tlearn.config import seats
+from tlearn.config.compose import compose
+from tlearn.config.settle import IMAGENET, settled
 from tlearn.data.sources.base import Listing, Sample, listing_of
 from tlearn.errors import ConfigError, DataError
 from tlearn.models.backbones.base import Body
@@ -288,6 +291,38 @@ def test_images_come_in_the_order_of_their_paths(monkeypatch):
     assert [sample.path for sample in listing_of(Images()).samples] == ["a.png", "b.png"]
     monkeypatch.setattr(Images, "listed", Listing(Path(), iter([Sample("b.png", "a"), Sample("a.png", "b")])))
     assert [sample.path for sample in listing_of(Images()).samples] == ["a.png", "b.png"]
+
+
+class ForThree(Metric):
+    """A metric with a number for each of three classes."""
+
+    higher_is_better = True
+
+    def __init__(self, num_classes: int, costs: list[float]) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), "sum")
+        self.costs = torch.tensor(costs).reshape(num_classes)
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        self.total += self.costs[targets].sum()
+
+    def compute(self) -> Tensor:
+        return self.total
+
+
+def test_a_metric_may_want_the_number_of_classes_of_the_images():
+    told = [f"+metrics.cost={{_target_: {HERE}.ForThree, costs: [1, 2, 3]}}", "monitor.metric=val/cost"]
+    settings = settled(compose(told), IMAGENET)
+    assert settings["monitor"]["mode"] == "max"
+    assert list(seats.metrics({"cost": settings["metrics"]["cost"]}, 3)) == ["cost"]
+    with pytest.raises(ConfigError, match=r"^metrics\.cost: .*ForThree, called with num_classes=4 .*RuntimeError"):
+        seats.metrics({"cost": settings["metrics"]["cost"]}, 4)
+
+
+@pytest.mark.parametrize("name", ["items", "update", "a/b", "loss"])
+def test_a_metric_has_no_name_that_is_taken(name):
+    with pytest.raises(ConfigError, match=f"^metrics.{name}: this name is taken or has a /"):
+        seats.metrics({name: {"_target_": f"{HERE}.ForThree", "costs": [1, 2, 3]}}, 3)
 
 
 def test_a_callback_must_be_one_of_lightning():

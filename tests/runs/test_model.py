@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from tlearn.errors import CheckpointError, OutputError
 from tlearn.models import heads
@@ -90,6 +91,29 @@ def test_a_loaded_model_gives_equal_logits(tmp_path, name, head, replace):
         torch.testing.assert_close(model.network(images), network(images), rtol=1e-5, atol=1e-6)
     assert not model.network.training
     assert model.classes == CLASSES
+
+
+class TiedHead(nn.Module):
+    """A head of one's own whose layers share a weight, with a buffer in double precision."""
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.layer, self.same = nn.Linear(in_features, num_classes), nn.Linear(in_features, num_classes)
+        self.same.weight = self.layer.weight
+        self.register_buffer("prior", torch.full((num_classes,), 0.3, dtype=torch.double))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (self.layer(features) + self.same(features) + self.prior).float()
+
+
+def test_tied_weights_and_doubles_of_an_own_head_come_back(tmp_path, saved):
+    model = load_model(saved)
+    model.network.head = TiedHead(1024, len(CLASSES)).eval()
+    save_model(tmp_path, model.network, {**model.description, "head": {"_target_": f"{__name__}.TiedHead"}})
+    again, images = load_model(tmp_path, trust=["tests"]).network, torch.rand(2, 3, 32, 32)
+    assert again.head.prior.dtype == torch.double
+    with torch.no_grad():
+        torch.testing.assert_close(again(images), model.network(images))
 
 
 def test_every_value_of_the_description_comes_back(saved):

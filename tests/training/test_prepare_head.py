@@ -37,6 +37,22 @@ def prepared(
     return layer, fit.start((features, targets), val or (features, targets), weight_decays)
 
 
+@pytest.mark.parametrize("kind", ["module", "function"])
+def test_a_loss_whose_own_tensors_are_in_single_precision_starts_a_head_all_the_same(kind):
+    class Weighted(nn.Module):
+        weight = torch.tensor([1.0, 2.0, 3.0])
+
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            return functional.cross_entropy(logits, targets, weight=self.weight)
+
+    images, exact = problem(), nn.CrossEntropyLoss(weight=Weighted.weight)
+    layers = [StandardisedLinear(nn.Linear(40, 3)) for _ in range(2)]
+    loss = Weighted() if kind == "module" else Weighted().forward
+    for layer, one in zip(layers, (loss, exact), strict=True):
+        prepare_head.prepare(layer, one, images, images, [200.0])
+    torch.testing.assert_close(layers[0].weight, layers[1].weight, rtol=1e-2, atol=1e-3)
+
+
 SCALES = {
     "larger": lambda features: features * 100,
     "smaller": lambda features: features / 100,

@@ -6,6 +6,7 @@ from torch import nn
 
 from tests.models.families import FAMILIES, body_of, images_for
 from tlearn.models.backbones.timm import TimmBackbone
+from tlearn.models.graph.cut import count_features
 from tlearn.models.graph.divide import NotDivisibleError
 from tlearn.models.graph.fold import fold
 from tlearn.models.network import TransferNetwork
@@ -100,6 +101,12 @@ def test_a_body_that_is_frozen_whole_is_computed_whole():
     part = divided(network)
     assert (part.module, part.rest, part.name, part.shape) == (network.body, None, "body", (1280,))
     assert torch.equal(network(values_of(part, images)), expected)
+
+
+def test_a_body_without_parameters_is_computed_whole():
+    body = nn.Sequential(nn.AvgPool2d(8), nn.Flatten())
+    assert count_features(body, 16) == 12
+    assert TransferNetwork(body, nn.Linear(12, 2)).frozen_part(16).shape == (12,)
 
 
 def test_what_trains_later_is_no_part_of_what_is_computed_once():
