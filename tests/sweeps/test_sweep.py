@@ -227,6 +227,7 @@ def test_a_metric_that_no_trial_will_have_fails_them_before_they_train(start, re
     rows = sweep_rows()
     assert not any(row.get("val/top1") for row in rows)
     assert "optimized_metric=val/f1: no such metric; there are val/loss" in rows[0]["error"]
+    assert start("seed=1", "optimized_metric=val/f1").status == 2
     # brier is best at its minimum, as its class says, whatever its name
     brier = "+metrics.distance._target_=tlearn.training.metrics.BrierScore"
     start("-m", "seed=1,2", brier, "optimized_metric=val/distance", NOTED)

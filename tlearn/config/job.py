@@ -20,7 +20,7 @@ from tlearn.config.interpreter import variable
 from tlearn.config.positional import replaced
 from tlearn.config.suggestions import Asked
 from tlearn.config.tree import CONF_DIR, own_hydra, plain
-from tlearn.config.trial import end_sweep, run_trial
+from tlearn.config.trial import check_objective, end_sweep, run_trial
 from tlearn.errors import OutputError, PastHydra, SearchEndedError, TlearnError
 
 Task = Callable[[DictConfig], dict[str, float]]
@@ -69,9 +69,10 @@ def _job(config_name: str, task: Task, full_error: str | None) -> Callable[[Dict
         # Set for Hydra alone: processes that the task starts must follow the user's own setting.
         with variable("HYDRA_FULL_ERROR", full_error):
             try:
+                objective, nodes = config.get("optimized_metric"), config.get("metrics")
                 if in_sweep:
-                    objective, nodes = config.get("optimized_metric"), config.get("metrics")
                     return run_trial(run, objective, lambda: _check_trial(config_name, partial(plain, config)), nodes)
+                check_objective(objective, nodes)
                 run(None)
             except BaseException as error:
                 # The sweep goes on, and not a trial of it alone.

@@ -60,7 +60,7 @@ def run_trial(
     write_trial(trial)
     try:
         check()
-        _check_objective(objective, nodes)
+        check_objective(objective, nodes)
         if before is not None and resumed is None:
             RunFolder(trial.folder).clear()
         metrics = task(resumed)
@@ -99,8 +99,8 @@ def _record_failure(trial: Trial, error: BaseException) -> bool:
     return False
 
 
-def _check_objective(objective: str | None, nodes: Mapping[str, Any] | None) -> None:
-    """Refuse a metric of val or test that no trial will have, before the first has trained."""
+def check_objective(objective: str | None, nodes: Mapping[str, Any] | None) -> None:
+    """Refuse a metric of val or test that no run will have, before it has trained."""
     asked = re.fullmatch(rf"({'|'.join(SPLITS)})([/_.-])(.+)", objective or "")
     known = {**dict.fromkeys(MEASURED, True), **(nodes or {})}
     if nodes is not None and asked and not (asked[2] == "/" and known.get(asked[3])):
