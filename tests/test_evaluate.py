@@ -121,6 +121,19 @@ def test_part_of_the_runs_own_pictures_is_refused(tmp_path, draw_split):
         _evaluate(tmp_path / "b", tmp_path / "run", f"data.root='{tmp_path / 'copy'}'")
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("data.layout=nested", "data.root must be given"),
+        ("data.source._target_=nowhere.Tiles", "nowhere"),
+    ],
+)
+def test_what_is_said_of_other_pictures_is_not_ignored(tmp_path, trained, said, reason):
+    folder, _ = trained
+    with pytest.raises(Exception, match=reason):
+        _evaluate(tmp_path, folder / "run", said)
+
+
 def test_a_table_of_other_pictures_is_measured(tmp_path, trained):
     folder, _ = trained
     for number in range(4):

@@ -10,6 +10,7 @@ from tlearn.analysis.calibration import calibration_metrics
 from tlearn.analysis.outputs import Outputs, view_metrics
 from tlearn.config import seats
 from tlearn.config.build import cache_folder
+from tlearn.config.declared import option_keys
 from tlearn.config.trainer import measuring_trainer
 from tlearn.config.valid_values import DECODING
 from tlearn.console import say
@@ -17,6 +18,7 @@ from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.manifest import check_manifest
 from tlearn.data.prepare import ImageSet, class_counts, readable
 from tlearn.data.transforms import Transform
+from tlearn.runs.dotted_keys import flat
 from tlearn.runs.evaluated import evaluated_samples
 from tlearn.runs.model import Model, load_model
 from tlearn.runs.pretrained import pretrained_model
@@ -45,8 +47,8 @@ def measure(
     data, split, tta = settings["data"], settings["split"], settings["tta"]
     wanted = _metrics(settings, model)
     trainer = measuring_trainer(settings, Path(settings["paths"]["output_dir"]))
-    own = data["root"] is None and data["name"] == "folder"
-    root, chosen, manifest = evaluated_samples(model, split, None if own else seats.source(data["source"]))
+    source = None if _is_of_the_run(data) else seats.source(data["source"])
+    root, chosen, manifest = evaluated_samples(model, split, source)
     transform = Transform(preprocessing_for(tta, model.description["preprocessing"]))
     verified = cache_folder(settings) / "verified"
     unreadable, samples, notes, digests = readable(root, chosen, model.decoder, data["on_bad_image"], verified)
@@ -65,6 +67,13 @@ def measure(
     if views is not None:
         metrics |= view_metrics(outputs, views)
     return metrics, outputs, unreadable
+
+
+def _is_of_the_run(data: Mapping[str, Any]) -> bool:
+    """Return whether nothing is said of other images: data=folder without a folder, and otherwise as it is shipped."""
+    given, shipped = flat(data), option_keys("data", "folder") or {}
+    told = {key: value for key, value in shipped.items() if not isinstance(value, dict) and "$" not in str(value)}
+    return data["root"] is None and all(given.get(key) == value for key, value in told.items() if key != "root")
 
 
 def _metrics(settings: Mapping[str, Any], model: Model) -> dict[str, Metric] | None:
