@@ -50,8 +50,8 @@ def cloned(metrics: Mapping[str, Metric], prefix: str) -> MetricCollection:
     )
 
 
-class _ImageMean(Metric):
-    """The mean over images of what `values` computes; `zero` is where its sum starts, and of the sum's type."""
+class _Mean(Metric):
+    """A mean over images; `zero` is where its sum starts, and of the sum's type."""
 
     full_state_update = False
     total: Tensor
@@ -62,6 +62,14 @@ class _ImageMean(Metric):
         self.add_state("total", torch.tensor(zero), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
+    def compute(self) -> Tensor:
+        """Return the mean over all images so far."""
+        return self.total / self.count
+
+
+class _ImageMean(_Mean):
+    """The mean over images of what `values` computes."""
+
     def values(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return values [N, ...], whose sum over an image counts."""
         raise NotImplementedError
@@ -71,34 +79,20 @@ class _ImageMean(Metric):
         self.total += self.values(logits, targets).sum()
         self.count += len(targets)
 
-    def compute(self) -> Tensor:
-        """Return the mean over all images so far."""
-        return self.total / self.count
 
-
-class MeanLoss(Metric):
+class MeanLoss(_Mean):
     """The mean over images of a loss that is the mean of each batch.
 
     That of torchmetrics looks for NaN in each batch, and leaves it out: three waits for a GPU in a step of training.
     """
 
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
     def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
+        super().__init__(0.0, **more)
 
     def update(self, loss: Tensor, images: int) -> None:
         """Add a batch."""
         self.total += loss * images
         self.count += images
-
-    def compute(self) -> Tensor:
-        """Return the mean over all images so far."""
-        return self.total / self.count
 
 
 class TopK(_ImageMean):
