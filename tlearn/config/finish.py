@@ -45,6 +45,7 @@ class Shared:
 
     Args:
         folder: the run folder that the settings are of.
+        parts: of a training with the first trial's settings.
         data: their cached features.
         batches: those of val and test as heads take them, with targets, by split.
     """
@@ -150,7 +151,8 @@ class Finish:
         for split, batches in self.shared.batches.items():
             metrics: Any = self.module.metrics[f"{split}/"]
             mean: Any = self.module.losses[f"{split}/"]
-            metrics.reset(), mean.reset()
+            metrics.reset()
+            mean.reset()
             logits = []
             for features, targets in batches:
                 logits.append(network.head(features))

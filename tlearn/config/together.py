@@ -25,6 +25,8 @@ from tlearn.sweeps.heads import Batch, Heads, Recipe
 from tlearn.training.module import TransferModule
 from tlearn.training.prepare_head import PrepareHead, StandardisedLinear, most_images, prepare, standardise
 
+# What heads that train as one may each have for itself
+_OWN = ("lr", "weight_decay")
 # Numbers that the heads of one pass have in memory, 512 MiB
 _MOST_NUMBERS = 2**27
 
@@ -62,7 +64,7 @@ def _tell(count: int, error: Exception) -> None:
     say(f"{counted(count, 'trial')} by themselves: {str(error).partition(chr(10))[0] or type(error).__name__}")
 
 
-def _trained(parts: Prepared, folder: Path, group: Group) -> dict[Path, "Finish"]:
+def _trained(parts: Prepared, folder: Path, group: Group) -> dict[Path, Finish]:
     """Train the heads of a group, and return how each trial is finished that did not fail."""
     data = choose_features(
         build.feature_options(parts.settings, parts.backbone), parts.module, parts.images, parts.trainer
@@ -94,7 +96,7 @@ def _stacks(group: Group) -> list[list[Path]]:
     return list(stacks.values())
 
 
-def _stack(shared: Shared, members: Mapping[Path, Member]) -> dict[Path, "Finish"]:
+def _stack(shared: Shared, members: Mapping[Path, Member]) -> dict[Path, Finish]:
     """Train heads that are alike, as many at once as memory holds."""
     parts, started = shared.parts, time.monotonic()
     first, example = next(iter(members.items()))
@@ -114,7 +116,8 @@ def _stack(shared: Shared, members: Mapping[Path, Member]) -> dict[Path, "Finish
         numbers = 6 * sum(one.numel() for one in network.head.parameters()) + 4 * seen * len(classes)
         now, folders = folders[: (most := max(1, _MOST_NUMBERS // numbers))], folders[most:]
         own = [{name: members[folder].nodes["optimizer"].get(name, 0.0) for name in _OWN} for folder in now]
-        heads = Heads(network.head, own, _recipe(settings, module), shared.train, shared.batches["val"], _steps(shared))
+        steps, val = shared.data.count_train_batches(1), shared.batches["val"]
+        heads = Heads(network.head, own, _recipe(settings, module), shared.train, val, steps)
         for folder, course in zip(now, heads.fit(), strict=True):
             if not course.failed:
                 finished[folder] = Finish(shared, members[folder], network.head, module, course)
@@ -122,14 +125,6 @@ def _stack(shared: Shared, members: Mapping[Path, Member]) -> dict[Path, "Finish
     for one in finished.values():
         one.seconds = seconds
     return finished
-
-
-# What heads that train as one may each have for itself
-_OWN = ("lr", "weight_decay")
-
-
-def _steps(shared: Shared) -> int:
-    return shared.data.count_train_batches(1)
 
 
 def _prepare(shared: Shared, network: TransferNetwork, module: TransferModule) -> None:

@@ -128,7 +128,7 @@ def _begin(objective: str | None) -> Trial:
     """
     job = HydraConfig.get()
     sweep, folder = os.path.abspath(os.path.join(job.runtime.cwd, job.sweep.dir)), job.runtime.output_dir
-    if os.path.commonpath([sweep, folder]) != sweep:
+    if not Path(folder).is_relative_to(sweep):
         raise ConfigError(f"hydra.sweep.subdir={job.sweep.subdir}: expected a folder below hydra.sweep.dir={sweep}")
     # Of a search that several processes share, the sweeper counts only its own.
     typed = [one.partition("=")[2] for one in job.overrides.hydra if one.startswith("hydra.sweep.subdir=")]

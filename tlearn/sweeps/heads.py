@@ -90,6 +90,7 @@ class Heads:
         recipe: what they have in common.
         train: epoch -> batches.
         val: all of it.
+        steps: of an epoch.
     """
 
     def __init__(
@@ -228,7 +229,10 @@ def _stops(course: Course, epoch: int, values: Mapping[str, Tensor]) -> bool:
     if course.stopping is None:
         return False
     # What the callback asks of a Trainer
-    state, strategy = SimpleNamespace(fn=TrainerFn.FITTING), SimpleNamespace(reduce_boolean_decision=lambda one, all: one)
+    state, strategy = (
+        SimpleNamespace(fn=TrainerFn.FITTING),
+        SimpleNamespace(reduce_boolean_decision=lambda one, all: one),
+    )
     seen: Any = SimpleNamespace(state=state, strategy=strategy, sanity_checking=False, fast_dev_run=False)
     seen.callback_metrics, seen.current_epoch, seen.should_stop = dict(values), epoch, False
     course.stopping.on_train_epoch_end(seen, None)  # type: ignore[arg-type]
