@@ -104,7 +104,8 @@ def _prune(folder: Path, arguments: argparse.Namespace) -> int:
     limit = float("inf") if arguments.gb is None else arguments.gb * _GIGABYTE
     since = None if arguments.days is None else time.time() - arguments.days * _DAY
     removed = prune(folder / _FEATURES, limit, since)
-    answer(f"removed {counted(len(removed), 'set')} of features, {sum(space.size for space in removed) / _GIGABYTE:.3f} GB")
+    freed = sum(space.size for space in removed) / _GIGABYTE
+    answer(f"removed {counted(len(removed), 'set')} of features, {freed:.3f} GB")
     return 0
 
 

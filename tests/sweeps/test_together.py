@@ -159,9 +159,8 @@ def test_the_momentum_of_a_schedule_goes_on_when_the_first_head_has_failed():
 
     def fitted(*rates: float) -> list[Course]:
         torch.manual_seed(0)
-        return Heads(
-            nn.Linear(4, 3), [{"lr": rate} for rate in rates], recipe, lambda _: iter(batches), batches, 4
-        ).fit()
+        own = [{"lr": rate} for rate in rates]
+        return Heads(nn.Linear(4, 3), own, recipe, lambda _: iter(batches), batches, 4).fit()
 
     (failed, beside), (alone,) = fitted(3e38, 0.1), fitted(0.1)
     assert failed.failed

@@ -43,4 +43,5 @@ def claim_sweep(
         raise OutputError(f"{folder} holds a sweep with other defaults or options: choose another hydra.sweep.dir")
     if not goes_on:
         raise OutputError(f"{folder} already holds a search, which cannot go on: choose another hydra.sweep.dir")
-    return f"{folder} goes on: {counted(sum(trial.status == 'done' for trial in trials), 'trial is', 'trials are')} done"
+    done = sum(trial.status == "done" for trial in trials)
+    return f"{folder} goes on: {counted(done, 'trial is', 'trials are')} done"
