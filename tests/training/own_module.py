@@ -37,6 +37,15 @@ class CentreModule(TransferModule):
         self.measure("train", batch_idx, logits, targets, loss)
 
 
+class SilentModule(TransferModule):
+    """Evaluate without measuring."""
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return what a step returns."""
+        images, targets, indices = batch
+        return {"logits": self(images), "targets": targets, "indices": indices}
+
+
 class NarrowModule(TransferModule):
     """Take fewer keywords than a module is called with."""
 

@@ -236,17 +236,22 @@ class TransferModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Refuse to choose a checkpoint by a metric that is NaN or infinite."""
-        mean = self.losses["val/"]
-        assert isinstance(mean, MeanLoss)
-        if not mean.update_called:
-            name = f"validation_step of {type(self).__name__}"
-            raise ConfigError(f'{name} must call self.measure("val", batch_idx, logits, targets, loss)')
-        loss = float(mean.compute())
+        self._check_measured("val")
+        loss = float(self.losses["val/"].compute())  # type: ignore[operator]
         if not math.isfinite(loss):
             raise NonFiniteError(f"val/loss is {loss} after epoch {self.current_epoch}: lower optimizer.lr")
         kind = self.monitor.removeprefix("val/")
         if kind != "loss" and not math.isfinite(value := float(self.metrics["val/"][kind].compute())):  # type: ignore[index]
             raise ConfigError(f"{self.monitor} is {value} for the images of val: choose another monitor.metric")
+
+    def on_test_epoch_end(self) -> None:
+        """Refuse a test without metrics."""
+        self._check_measured("test")
+
+    def _check_measured(self, split: str) -> None:
+        if not self.losses[f"{split}/"].update_called:
+            step = f"{'validation' if split == 'val' else split}_step of {type(self).__name__}"
+            raise ConfigError(f'{step} must call self.measure("{split}", batch_idx, logits, targets, loss)')
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over head and body groups, and its schedule."""
