@@ -28,6 +28,9 @@ def test_a_training_that_can_start_is_told_so_and_not_started(tmp_path, command)
 
 def test_what_a_training_is_refused_for_a_check_is_too(tmp_path, command, folder_data, monkeypatch):
     assert program("check", *command, "trainer.check_val_every_n_epoch=3", cwd=tmp_path).returncode == 2
+    few = program("check", *command, "trainer=ddp_cpu", "trainer.devices=20", cwd=tmp_path)
+    assert few.returncode == 3
+    assert "are too few for 20 processes: set trainer.devices=" in few.stderr
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage)

@@ -50,6 +50,7 @@ def prepared(config: DictConfig, run: RunFolder) -> Prepared:
     image_set = build.image_set(settings, run)
     network = build.network(settings, backbone, len(image_set.classes), settings["transforms"]["size"])
     images = build.datamodule(settings, image_set)
+    images.check_processes(trainer.world_size)
     module = build.module(settings, network, images)
     if module.full_batch and trainer.precision not in ("32-true", "64-true"):
         raise ConfigError(

@@ -82,7 +82,7 @@ class SplitDataModule(LightningDataModule):
         per_class = self.class_weights()
         weights = [per_class[target] for target in dataset.targets] if self.balance == "sampler" else None
         by_heart = bool(getattr(self.trainer, "overfit_batches", 0))
-        sampler = TrainSampler(len(dataset), self.seed, weights, *self._place("train"), fixed=by_heart)
+        sampler = TrainSampler(len(dataset), self.seed, weights, *self._place(), fixed=by_heart)
         self._batches = TrainBatches(sampler, self.batch_size)
         return self._batches
 
@@ -90,14 +90,23 @@ class SplitDataModule(LightningDataModule):
         """Leave out the first batches of the epoch that comes next, which a resumed run has had."""
         self._batches.skip = count
 
-    def _place(self, split: str) -> tuple[int, int]:
-        """Return this process's rank and the number of processes, each of which must have an image."""
+    def check_processes(self, processes: int) -> None:
+        """Refuse more processes than a split has images: each must have one.
+
+        Raises:
+            DataError: names the split, and how many there may be.
+        """
+        for split, dataset in self.datasets.items():
+            count = len(dataset)
+            if count < processes:
+                raise DataError(
+                    f"{count} images in {split} are too few for {processes} processes: set trainer.devices={count}"
+                )
+
+    def _place(self) -> tuple[int, int]:
+        """Return this process's rank and the number of processes."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        count = len(self.datasets[split])
-        if count < world_size:
-            raise DataError(
-                f"{count} images in {split} are too few for {world_size} processes: set trainer.devices={count}"
-            )
+        self.check_processes(world_size)
         return rank, world_size
 
     def _processes(self) -> int:
@@ -204,7 +213,7 @@ class ImageDataModule(SplitDataModule):
         return shown
 
     def _evaluation(self, split: str) -> DataLoader:
-        sampler = EvaluationSampler(len(self.datasets[split]), *self._place(split))
+        sampler = EvaluationSampler(len(self.datasets[split]), *self._place())
         return self._loader(self._plain_dataset(split), sampler=sampler, batch_size=self.batch_size)
 
     def _plain_dataset(self, split: str) -> ImageDataset:

@@ -68,7 +68,7 @@ class FeatureDataModule(SplitDataModule):
 
     def _evaluation(self, split: str) -> DataLoader:
         dataset = self.datasets[split]
-        indices = list(EvaluationSampler(len(dataset), *self._place(split)))
+        indices = list(EvaluationSampler(len(dataset), *self._place()))
         count = max(1, _EVALUATION_BYTES // dataset.views[0].row_bytes)
         limit = getattr(self.trainer, f"limit_{split}_batches", 1.0)
         # 1.0 is all of them and 1 is one: then somebody counts batches.
