@@ -1,4 +1,4 @@
-"""hydra/launcher=batched: trials of a sweep that differ in their heads alone train together, the others as ever."""
+"""hydra/launcher=batched: trials of a sweep that differ in their heads alone train together, the others one by one."""
 
 import os
 import pickle
@@ -61,9 +61,10 @@ class BatchedLauncher(BasicLauncher):
 
 
 class _Composer:
-    """A loader of configurations that composes a trial from one of the same options: else each takes 0.1 s, twice.
+    """A loader of configurations that composes a trial from one of the same options.
 
-    Trials of a grid mostly differ in single values, which change no other part of the composition.
+    Trials of a grid mostly differ in single values, which change no other part of the composition; composing each anew
+    takes 0.1 s, twice.
     """
 
     def __init__(self, loader: Any) -> None:

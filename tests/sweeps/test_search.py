@@ -227,7 +227,7 @@ def test_a_trial_that_is_good_enough_or_of_no_search_goes_on(searched, tmp_path)
 
 
 def test_what_cannot_prune_is_refused(searched, tmp_path):
-    with pytest.raises(ConfigError, match="a metric of val prunes"):
+    with pytest.raises(ConfigError, match="only metrics of val can prune"):
         reported(tmp_path / "1", metric="test/top1")
     with pytest.raises(ConfigError, match="one process"):
         reported(tmp_path / "1", world_size=2)

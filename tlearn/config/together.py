@@ -61,7 +61,7 @@ def finished_with_others(
 
 
 def _tell(count: int, error: Exception) -> None:
-    say(f"{counted(count, 'trial')} by themselves: {str(error).partition(chr(10))[0] or type(error).__name__}")
+    say(f"{counted(count, 'trial')} not trained together: {str(error).partition(chr(10))[0] or type(error).__name__}")
 
 
 def _trained(parts: Prepared, folder: Path, group: Group) -> dict[Path, Finish]:

@@ -113,7 +113,9 @@ def _loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
 def _check_float32(device: torch.device, asked: str) -> None:
     """Refuse TF32 where there is none; say where it is left unused."""
     if asked == "tf32" and not has_tf32(device):
-        raise ConfigError(f"features.precision=tf32 needs an NVIDIA GPU since Ampere, and the device is {device}: fp32")
+        raise ConfigError(
+            f"features.precision=tf32 needs an NVIDIA GPU since Ampere, and the device is {device}: choose fp32"
+        )
     if asked != "tf32" and has_tf32(device):
         # In the place of Lightning's hint, whose remedy is not a setting of a run
         say(

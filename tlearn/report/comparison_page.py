@@ -106,7 +106,8 @@ def _rows(groups: Sequence[Group], metric: str, folders: Mapping[str, Path], fol
 def _link(group: Group, folders: Mapping[str, Path], folder: Path) -> Any:
     """Lead to the report of a group's best run, where it has one."""
     name, report = entry_names(group.entries), folders[group.entries[0].name] / "report.html"
-    return page.Link(name, os.path.relpath(report, folder)) if report.is_file() else name
+    # An address has no backslashes.
+    return page.Link(name, Path(os.path.relpath(report, folder)).as_posix()) if report.is_file() else name
 
 
 def _drawn(files: Exhibits, named: Mapping[str, Group], metric: str) -> list[page.Block]:

@@ -48,7 +48,7 @@ def _write_results(
     writer: SummaryWriter = board.experiment
     writer.add_text("network", _parameter_table(network))
     chosen = {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}
-    # Under a name of their own: at step 0, they would else be points of the curves.
+    # Under names of their own: at step 0, they would be points of the curves.
     board.log_hyperparams(chosen, {f"final/{name}": value for name, value in metrics.items()})
     writer.flush()
 

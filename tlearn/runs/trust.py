@@ -184,7 +184,7 @@ def _unfit(found: Any, kind: type) -> str | None:
     kinds = typing.get_args(returned) or (returned,)
     if any(isinstance(one, type) and issubclass(one, kind) for one in kinds):
         return None
-    # Else any function of a trusted package could be called with what a stored description says.
+    # Otherwise any function of a trusted package could be called with what a stored description says.
     return f"a function must be annotated to return what it builds (-> {kind.__name__})"
 
 

@@ -37,7 +37,7 @@ class Prune(Callback):
         if trainer.world_size > 1:
             raise ConfigError("callbacks.prune works in one process: leave it out with ~callbacks.prune")
         if not self._metric.startswith("val/"):
-            raise ConfigError(f"optimized_metric={self._metric}: a metric of val prunes; for others ~callbacks.prune")
+            raise ConfigError(f"optimized_metric={self._metric}: only metrics of val can prune: add ~callbacks.prune")
         self._study = Study(self._folder.parent)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -32,7 +32,7 @@ _REFUSED: dict[type[Callback], str] = {
     BasePredictionWriter: "is never called, as a training predicts nothing: use python -m tlearn.predict",
     OnExceptionCheckpoint: "writes what no resume reads: checkpoints/last.ckpt of the last epoch is there already",
     # Lightning 2.6 saves `running` and looks for another name when it loads.
-    SpikeDetection: "cannot be read from a checkpoint, so that no run with it resumes: a loss that is not finite stops",
+    SpikeDetection: "cannot be read from a checkpoint, so no run with it resumes; a loss that is not finite ends any",
 }
 
 

@@ -53,7 +53,7 @@ class LastCheckpoint(Callback):
         if self._restored is None:
             return
         loop, restored, self._restored = trainer.fit_loop, self._restored, None
-        # Else the first epoch of a resumed run would not update a plateau schedule.
+        # Otherwise the first epoch of a resumed run would not update a plateau schedule.
         loop.restarting = False
         batches = loop.epoch_loop.batch_progress.current.completed if restored["within_epoch"] else 0
         if batches:

@@ -27,9 +27,9 @@ def complete_loggers(given: Mapping[str, Logger], folder: Path) -> list[Logger]:
 
 @contextmanager
 def tracked(loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> Iterator[None]:
-    """Log the parameters of the run of this block, and close its trackers behind it.
+    """Log the parameters of the run of this block, and close its trackers afterwards.
 
-    The next run of a sweep or a notebook would else be logged into this one.
+    The next run of a sweep or a notebook would otherwise be logged into this one.
     """
     trackers, status = _trackers(loggers), "failed"
     for tracker in trackers:
@@ -52,7 +52,7 @@ def tracked(loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> Iterato
 
 
 def log_results(loggers: Sequence[Logger], metrics: Mapping[str, float]) -> None:
-    """Log the final metrics, under names of their own: at step 0, they would else be points of the curves."""
+    """Log the final metrics, under names of their own: at step 0, they would be points of the curves."""
     for tracker in _trackers(loggers):
         with report_only("logging the final metrics"):
             tracker.log_metrics({f"final/{name}": value for name, value in metrics.items()})
