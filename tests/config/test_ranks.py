@@ -56,7 +56,7 @@ def test_a_launcher_that_does_not_answer_is_named(ranks, monkeypatch):
         shared_place([], Path("here"))
 
 
-def test_a_restart_goes_on_where_its_folder_has_a_checkpoint(ranks, tmp_path):
+def test_a_restart_goes_on_where_its_folder_has_a_checkpoint(ranks, tmp_path, monkeypatch):
     given = ["seed=3", f"hydra.run.dir={tmp_path}"]
     ranks(1, restarts=1)
     assert restarted_arguments(given) == given
@@ -64,6 +64,8 @@ def test_a_restart_goes_on_where_its_folder_has_a_checkpoint(ranks, tmp_path):
     (tmp_path / "checkpoints" / "last.ckpt").touch()
     assert restarted_arguments(given) == ["seed=3", f"resume='{tmp_path}'"]
     assert restarted_arguments(["seed=3"]) == ["seed=3"]
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert restarted_arguments([f"hydra.run.dir=~/{tmp_path.name}"]) == [f"resume='{tmp_path}'"]
     ranks(1)
     assert restarted_arguments(given) == given
 

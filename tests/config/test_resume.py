@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 
 from tests.small_runs import overrides, program, write_weights
 from tlearn.config.compose import compose
-from tlearn.config.relaunch import restored_arguments, resume_command
+from tlearn.config.relaunch import restored_arguments, resume_command, resumed_run
 from tlearn.config.stored_code import check_stored_code
 from tlearn.config.stored_run import check_resume
-from tlearn.errors import CheckpointError, ConfigError
+from tlearn.errors import CheckpointError, ConfigError, quoted
 
 
 @pytest.fixture(autouse=True)
@@ -214,3 +214,8 @@ def test_what_a_resume_was_told_holds_for_the_next(tmp_path, folder_data):
     assert refused.returncode == ConfigError.exit_status
     assert refused.stderr == ("tlearn: error: trainer.max_epochs=1: the run has trained for 3 epochs; give 3 or more\n")
     assert stored(hidden / "overrides.yaml") == told
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "back\\slash", "back\\", "back\\'s", "${seed}"])
+def test_a_folder_of_any_name_is_resumed(tmp_path, name):
+    assert resumed_run([f"resume={quoted(tmp_path / name)}"]) == tmp_path / name

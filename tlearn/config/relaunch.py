@@ -147,13 +147,16 @@ def resumed_run(arguments: list[str]) -> Path | None:
 def folder_override(arguments: list[str]) -> Path | None:
     """Return the folder of `hydra.run.dir=FOLDER`, or None."""
     given = [argument.partition("=")[2] for argument in arguments if key_of(argument) == "hydra.run.dir"]
-    return Path(_unquoted(given[-1])) if given else None
+    return Path(os.path.expanduser(_unquoted(given[-1]))) if given else None
 
 
 def _unquoted(value: str) -> str:
-    """Parse a value as Hydra would: in quotes, with escaped quotes inside, or bare."""
+    """Parse a value as Hydra would: in quotes as `tlearn.errors.quoted` writes them, or bare."""
     inner = re.fullmatch(r"(['\"])(.*)\1", value, flags=re.S)
-    return inner[2].replace("\\" + inner[1], inner[1]) if inner else value
+    if inner is None:
+        return value
+    text = re.sub(rf"(\\+)(?={inner[1]}|\Z)", lambda found: found[1][: len(found[1]) // 2], inner[2])
+    return text.replace("\\${", "${")
 
 
 def child_command(folder: Path, resumed: bool = False) -> list[str]:
