@@ -13,7 +13,7 @@ def command(tmp_path, folder_data) -> list[str]:
     return [*overrides(folder_data, write_weights(tmp_path / "w.pth")), f"hydra.run.dir={tmp_path / 'run'}"]
 
 
-def test_a_training_that_can_start_is_told_so_and_not_started(tmp_path, command):
+def test_a_training_that_can_start_is_told_so_and_not_started(tmp_path, command, folder_data):
     done = program("check", *command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "nothing is in the way" in done.stdout
@@ -24,10 +24,18 @@ def test_a_training_that_can_start_is_told_so_and_not_started(tmp_path, command)
     resumed = program("check", f"resume={tmp_path / 'run'}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "last.ckpt fits the network" in resumed.stdout
+    next((folder_data / "test" / "red").iterdir()).unlink()
+    changed = program("check", f"resume={tmp_path / 'run'}", cwd=tmp_path)
+    assert changed.returncode == 3
+    assert "files were added, removed or renamed since" in changed.stderr
 
 
 def test_what_a_training_is_refused_for_a_check_is_too(tmp_path, command, folder_data, monkeypatch):
     assert program("check", *command, "trainer.check_val_every_n_epoch=3", cwd=tmp_path).returncode == 2
+    for more in (("features=cache", "transforms=light"), ("tune=lr", "module=full_batch")):
+        refused = [program(name, *command, *more, cwd=tmp_path) for name in ("check", "train")]
+        assert [done.returncode for done in refused] == [2, 2]
+        assert refused[0].stderr == refused[1].stderr
     few = program("check", *command, "trainer=ddp_cpu", "trainer.devices=20", cwd=tmp_path)
     assert few.returncode == 3
     assert "are too few for 20 processes: set trainer.devices=" in few.stderr

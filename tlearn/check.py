@@ -8,12 +8,16 @@ from tlearn.config.command import program
 def check(config: DictConfig) -> dict[str, float]:
     """Do what a training does before its first step, and write data_report.json; a mistake ends it as it ends that."""
     # Imported here: torch and lightning take seconds to load, and help and configuration errors must not wait.
+    from tlearn.config import build
     from tlearn.config.prepared import continued, prepared
     from tlearn.config.tree import plain
+    from tlearn.config.tuning import tuning
     from tlearn.console import say, session
+    from tlearn.features.choose import cacheable_part
     from tlearn.machine import environment
     from tlearn.report.terminal import show_paths
     from tlearn.runs.folder import RunFolder
+    from tlearn.runs.record import RunRecord
     from tlearn.training.checkpoints import CheckpointIO
     from tlearn.training.prepare_head import PrepareHead
 
@@ -24,7 +28,10 @@ def check(config: DictConfig) -> dict[str, float]:
         trainer, module, images = parts.trainer, parts.module, parts.images
         found = images.image_set
         run.write_json("data_report.json", {"unreadable": found.skipped, "notes": found.notes})
+        tuning(parts.settings, trainer, module)
+        cacheable_part(build.feature_options(parts.settings, parts.backbone), module, images, trainer)
         if checkpoint is not None:
+            RunRecord(run, parts.settings, []).check_images(found)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, PrepareHead):
                     callback.setup(trainer, module, "fit")

@@ -81,21 +81,34 @@ def choose_features(
     Raises:
         ConfigError: cached features are required and not possible.
     """
+    found = cacheable_part(options, module, images, trainer)
+    if found is None:
+        return images
+    part, code = found
+    rows = _Features(options, part, images, trainer.strategy.root_device, code).rows()
+    module.network.start_after(part)
+    return FeatureDataModule(images, rows, module.full_batch)
+
+
+def cacheable_part(
+    options: FeatureOptions, module: TransferModule, images: ImageDataModule, trainer: Trainer
+) -> tuple[FrozenPart, dict[str, str]] | None:
+    """Return the part of the body whose output is cached, and the digests of own code; None, and say why, for none.
+
+    Raises ConfigError as `choose_features`, which takes the same arguments.
+    """
     if module.full_batch and (options.views is not None or trainer.world_size > 1):
         raise ConfigError("module=full_batch fits one view of all images in one process: transforms=none, one device")
     try:
         part = _frozen_part(options, module, images, trainer)
         # The whole body: what computes the part may be a forward pass of the layer that holds it.
-        code = code_digests(module.network.body, options.parts)
+        return part, code_digests(module.network.body, options.parts)
     except (_NotCachedError, NotDivisibleError, UnknownCodeError) as reason:
         if options.mode == "cache" or module.full_batch:
             asked = "features=cache" if options.mode == "cache" else "module=full_batch"
             raise ConfigError(f"{asked} needs cached features, and they are not possible: {reason}") from reason
         say(f"features: on the fly, because {reason}")
-        return images
-    rows = _Features(options, part, images, trainer.strategy.root_device, code).rows()
-    module.network.start_after(part)
-    return FeatureDataModule(images, rows, module.full_batch)
+        return None
 
 
 def _frozen_part(

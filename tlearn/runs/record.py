@@ -69,14 +69,19 @@ class RunRecord:
         """
         path = self.folder.path / MANIFEST
         if resumed:
-            manifest = read_manifest(path)
-            if manifest.splits != image_set.splits:
-                raise DataError(f"the images are not those of {path}: files were added, removed or renamed since")
-            check_manifest(manifest, image_set.root, image_set.digests)
+            self.check_images(image_set)
         write_manifest(path, image_set.root, image_set.splits, image_set.digests)
         digest = manifest_digest(image_set.root, image_set.splits)
         data = {"root": str(image_set.root), "classes": image_set.classes, "fingerprint": digest}
         self.folder.write_json(ENVIRONMENT, {**environment(), "data": data})
+
+    def check_images(self, image_set: ImageSet) -> None:
+        """Refuse other images than those that the run was started with; raise DataError."""
+        path = self.folder.path / MANIFEST
+        manifest = read_manifest(path)
+        if manifest.splits != image_set.splits:
+            raise DataError(f"the images are not those of {path}: files were added, removed or renamed since")
+        check_manifest(manifest, image_set.root, image_set.digests)
 
     def start_like(self, other: Path) -> bool:
         """Start as another run of the same images in this process has; return whether its files could be shared."""
