@@ -139,6 +139,24 @@ def test_the_key_of_a_picture_stays_the_same_for_ever(tmp_path):
         image_key(tmp_path / "lost.jpg")
 
 
+# The last of the keys, and of the features before them
+@pytest.mark.parametrize("byte", [-1, -3 * 16 - 1])
+def test_a_damaged_segment_that_cannot_be_removed_is_missing(tmp_path, monkeypatch, capsys, byte):
+    [path] = filled(tmp_path).folder.glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    space = Space(tmp_path, RECIPE)
+    assert space.find(keys(0, 1, 2)) == (None, [0, 1, 2])
+    assert space.find(keys(0)) == (None, [0])
+    assert capsys.readouterr().err.count("is damaged") == 1
+
+
 def test_a_damaged_segment_is_removed_and_missing(tmp_path, capsys):
     space = filled(tmp_path)
     [segment] = space.folder.glob("*.safetensors")

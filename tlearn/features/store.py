@@ -54,6 +54,7 @@ class Space:
         self.folder = root / hashlib.sha256(text.encode()).hexdigest()[:32]
         self._text = text
         self._opened: dict[str, Segment] = {}
+        self._damaged: set[str] = set()
 
     def find(self, keys: Sequence[bytes]) -> tuple[FeatureRows | None, list[int]]:
         """Return the rows of the keys, or the indices of the missing ones; rows in use are not pruned."""
@@ -173,13 +174,15 @@ class Space:
     def _remove(self, path: Path, error: Exception) -> None:
         warn(f"{path} is damaged and will be computed again ({error})")
         self._opened.pop(path.name, None)
+        # It stays where the folder cannot be written to.
+        self._damaged.add(path.name)
         with suppress(OSError):
             path.unlink()
 
     def _segments(self) -> list[Segment]:
         """Map all segments, those first that were there first; a damaged one is removed and computed again."""
         for path in self.folder.glob("*.safetensors"):
-            if path.name not in self._opened:
+            if path.name not in self._opened.keys() | self._damaged:
                 try:
                     self._opened[path.name] = map_segment(path)
                 except (SafetensorError, ValueError) as error:
