@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.transforms import ToTensor, v2
 from torchvision.transforms.functional import to_pil_image
+from torchvision.transforms.v2 import functional
 
 from tlearn.config.build import backbone, transforms
 from tlearn.config.compose import compose
@@ -52,6 +53,18 @@ def test_without_a_resize_the_preset_of_the_weights_is_met_exactly(name):
     own = Transform(preprocessing)(picture)
     assert own.dtype == torch.float32
     torch.testing.assert_close(own, get_model_weights(name)["DEFAULT"].transforms()(picture), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (1, 301), (63, 1), (2, 88), (150, 4)], ids=str)
+def test_of_a_strip_the_middle_alone_is_enlarged(monkeypatch, shape):
+    strip, resize, given = noise(*shape), functional.resize, []
+    monkeypatch.setattr(
+        functional, "resize", lambda image, *how, **more: given.append(image) or resize(image, *how, **more)
+    )
+    found = Transform(SMALL).pixels(strip)
+    assert max(given[0].shape[-2:]) <= 16 * min(shape)
+    whole = functional.center_crop(resize(strip, [20], antialias=True), [16, 16])
+    assert (found.int() - whole.int()).abs().max() <= 1
 
 
 def test_the_deterministic_part_ignores_the_draw():

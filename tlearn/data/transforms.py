@@ -18,6 +18,8 @@ _OVERSHOOT = 0.5
 _DRAWING = threading.Lock()
 # Preprocessing that weights do not determine; older model folders lack it
 _DEFAULTS: dict[str, Any] = {"fit": "crop", "average": []}
+# Long side for each pixel of the short one beyond which an image that is enlarged is cropped before
+_STRIP = 16
 KEYS = ("resize", "size", "interpolation", "mean", "std", *_DEFAULTS)
 
 
@@ -144,6 +146,11 @@ class Transform:
         return image
 
     def _crop(self, image: Tensor) -> Tensor:
+        short, long = sorted(image.shape[-2:])
+        if short < self.resize and long > _STRIP * short:
+            # The whole would be enlarged to gigabytes. With the same parity, the middle stays where it is.
+            kept = _STRIP * short - (long - _STRIP * short) % 2
+            image = functional.center_crop(image, [min(side, kept) for side in image.shape[-2:]])
         return functional.center_crop(self._resized(image, [self.resize]), [self.size, self.size])
 
     def _squash(self, image: Tensor) -> Tensor:
