@@ -163,6 +163,16 @@ class TestWhole:
         assert (tmp_path / "file").read_bytes() == b"content"
 
     @pytest.mark.parametrize("write", WRITERS)
+    def test_a_file_is_synced_while_it_is_open_for_writing(self, tmp_path, monkeypatch, write):
+        def synced_on_windows(descriptor: int) -> None:
+            if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                os.write(descriptor, b"")
+
+        monkeypatch.setattr(os, "fsync", synced_on_windows)
+        write(tmp_path / "file", b"content", durable=True)
+        assert (tmp_path / "file").read_bytes() == b"content"
+
+    @pytest.mark.parametrize("write", WRITERS)
     @pytest.mark.parametrize("target", ["folder", "file/below", "x" * 300, "folder/."])
     def test_a_target_that_cannot_be_is_refused_before_the_work_is_done(self, tmp_path, write, target):
         (tmp_path / "folder").mkdir()

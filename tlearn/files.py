@@ -335,7 +335,8 @@ def _sync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():
         # Windows opens no folder, and keeps names by itself.
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows syncs only what is open for writing, and no system opens a folder so.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     except OSError as error:
