@@ -141,12 +141,9 @@ def quoted(value: object) -> str:
 
 def typed(key: str, value: object) -> str:
     """Write KEY=VALUE as it is typed in a shell, so that Hydra takes the value for text."""
-    # 2750 and null would not be text; a path with a slash is nothing else.
-    if re.fullmatch(r"[A-Za-z][\w-]*|[\w.+-]*/[\w./+-]*", str(value), re.ASCII) and str(value) not in (
-        "null",
-        "true",
-        "false",
-    ):
+    # 2750 and Null would not be text; a path with a slash is nothing else.
+    plain = re.fullmatch(r"[A-Za-z][\w-]*|[\w.+-]*/[\w./+-]*", str(value), re.ASCII)
+    if plain and str(value).lower() not in ("null", "true", "false", "nan", "inf"):
         return f"{key}={value}"
     return in_shell(f"{key}={quoted(value)}")
 
