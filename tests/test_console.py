@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_imports import MODULES
-from tlearn.console import answer, complain, duration, percent, say, session, short, warn
+from tlearn.console import answer, complain, duration, measured, percent, say, session, short, warn
 
 
 def _logged(path: Path) -> list[str]:
@@ -128,6 +128,7 @@ def test_numbers_keep_the_digits_that_matter():
     assert [short(value) for value in (0.41234, 12.4159, 123.45, 1234.5, 0, 2.5e7)] == [
         *("0.412", "12.42", "123.5", "1234", "0.000", "2.5e+07"),
     ]
+    assert [measured(name, 0.8684) for name in ("top5", "topology")] == ["top-5 86.8 %", "topology 0.868"]
     assert [percent(value) for value in (0.8684, 0.0, 1.0)] == ["86.8 %", "0.0 %", "100 %"]
     assert [duration(value) for value in (0.04, 12.34, 754.2, 5400)] == ["0.0 s", "12.3 s", "754 s", "90 min"]
 

@@ -143,7 +143,7 @@ def percent(share: float) -> str:
 
 def measured(name: str, value: float) -> str:
     """Format a metric with its name: `top-1 86.8 %`, `loss 0.412`."""
-    return f"top-{name[3:]} {percent(value)}" if name.startswith("top") else f"{name} {short(value)}"
+    return f"top-{name[3:]} {percent(value)}" if re.fullmatch(r"top\d+", name) else f"{name} {short(value)}"
 
 
 def duration(seconds: float) -> str:
