@@ -164,6 +164,15 @@ def test_a_checkpoint_that_claims_more_numbers_than_it_holds_is_refused(tmp_path
         CheckpointIO(tmp_path).load_checkpoint(path)
 
 
+def test_a_checkpoint_of_few_bytes_that_stands_for_many_lists_is_read_at_once(tmp_path):
+    lists: list = [0]
+    for _ in range(60):
+        lists = [lists] * 10
+    content = {"pytorch-lightning_version": "2", "state_dict": {}, "more": lists}
+    CheckpointIO(tmp_path).save_checkpoint(content, tmp_path / "last.ckpt")
+    assert CheckpointIO(tmp_path).load_checkpoint(tmp_path / "last.ckpt")["state_dict"] == {}
+
+
 def test_weights_that_claim_more_numbers_than_they_hold_are_refused(tmp_path):
     torch.save({"a": huge()}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="a are not plain tensors"):

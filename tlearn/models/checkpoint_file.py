@@ -50,8 +50,11 @@ def _is_state(checkpoint: Any) -> bool:
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    if isinstance(content, Tensor):
-        yield content
-    elif isinstance(content, Mapping | list | tuple):
-        for value in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors(value)
+    """Yield all tensors, and look into each container once: a few that hold each other can stand for millions."""
+    todo, seen = [content], set[int]()
+    while todo:
+        if isinstance(one := todo.pop(), Tensor):
+            yield one
+        elif isinstance(one, Mapping | list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            todo += one.values() if isinstance(one, Mapping) else one
