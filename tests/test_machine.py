@@ -33,6 +33,20 @@ def test_available_memory_is_known_where_the_system_says(tmp_path, monkeypatch, 
     assert available_memory() == expected
 
 
+@pytest.mark.parametrize(("limit", "expected"), [("5000\n", 4200), ("500\n", 0), ("1000000\n", 9216), ("max\n", 9216)])
+def test_a_containers_share_of_the_memory_is_respected(tmp_path, monkeypatch, limit, expected):
+    files = {
+        "_MEMORY": "MemAvailable: 9 kB\n",
+        "_LIMIT": limit,
+        "_USED": "1000\n",
+        "_USES": "anon 700\ninactive_file 200\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(machine, name, tmp_path / name)
+    assert available_memory() == expected
+
+
 @pytest.mark.parametrize(("text", "expected"), [("VmRSS: 2 kB\nVmHWM:\t 3 kB\n", 3072), ("x\n", None), (None, None)])
 def test_the_most_memory_is_known_where_the_system_says(tmp_path, monkeypatch, text, expected):
     monkeypatch.setattr(machine, "_STATUS", tmp_path / "status")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # In a container: microseconds of CPU time that all processes may take, and in how many
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY = Path("/proc/meminfo")
+# In a container: the bytes that its processes may have and have, and what these are
+_LIMIT, _USED, _USES = (Path("/sys/fs/cgroup", f"memory.{name}") for name in ("max", "current", "stat"))
 _SHARED = Path("/dev/shm")
 _PROCESSORS = Path("/proc/cpuinfo")
 _STATUS = Path("/proc/self/status")
@@ -41,9 +43,17 @@ def available_memory() -> int | None:
     """Return the bytes that can be taken without swapping, or None where the system does not say (Linux does)."""
     try:
         lines = _MEMORY.read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return None
+    try:
+        # Cached files count as used, and give way.
+        uses = dict(line.split() for line in _USES.read_text(encoding="ascii").splitlines())
+        used = int(_USED.read_text(encoding="ascii")) - int(uses["inactive_file"])
+        return max(0, min(free, int(_LIMIT.read_text(encoding="ascii")) - used))
+    # No such file, or "max": no limit
+    except (OSError, ValueError, KeyError):
+        return free
 
 
 def free_shared_memory() -> int | None:
