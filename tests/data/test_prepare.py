@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.conftest import draw
 from tlearn.data.decode import Decoder
-from tlearn.data.prepare import BadImagesError, ImageSet, class_counts, prepare
+from tlearn.data.prepare import BadImagesError, ImageSet, count_lines, prepare
 from tlearn.data.sources.base import Listing, Sample
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import DataError
@@ -166,8 +166,8 @@ def test_classes_that_may_not_be_meant_are_warned_of(tmp_path, draw_split):
 def test_the_first_lines_name_classes_and_counts_and_are_short_for_many():
     samples = [Sample(f"{number}.jpg", f"c{number % 30:02d}") for number in range(1500)]
     splits = {"train": [*samples, Sample("x.jpg", "c29")], "val": samples[:2]}
-    assert class_counts(splits, ["c00", "c01"]) == ["train: c00 50, c01 50", "val: c00 1, c01 1"]
-    train, val = class_counts(splits, [f"c{number:02d}" for number in range(30)])
+    assert count_lines(splits, ["c00", "c01"]) == ["train: c00 50, c01 50", "val: c00 1, c01 1"]
+    train, val = count_lines(splits, [f"c{number:02d}" for number in range(30)])
     assert train.endswith("c10 50, c11 50, ... and 18 more with 50 to 51 images")
     assert val.endswith("c11 0, ... and 18 more with 0 to 0 images")
 

@@ -14,7 +14,7 @@ from tlearn.console import is_main_process, say
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.decode import Decoder
 from tlearn.data.pixel_cache import pixel_cache
-from tlearn.data.prepare import BadImagesError, ImageSet, class_counts, prepare
+from tlearn.data.prepare import BadImagesError, ImageSet, count_lines, prepare
 from tlearn.data.transforms import KEYS, Transform, mixing
 from tlearn.data.verify import Unchanged
 from tlearn.errors import ConfigError
@@ -55,7 +55,7 @@ def image_set(settings: Mapping[str, Any], run: RunFolder) -> ImageSet:
         raise
     report_images(found, run)
     counts = ", ".join(f"{name} {len(samples):,}" for name, samples in found.splits.items())
-    lines = class_counts(found.splits, found.classes)
+    lines = count_lines(found.splits, found.classes)
     say(f"data: {data['name']}, {len(found.classes)} classes; images: {counts}", *lines, *found.notes)
     return found
 

@@ -16,7 +16,7 @@ from tlearn.config.valid_values import DECODING
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.manifest import check_manifest
-from tlearn.data.prepare import ImageSet, class_counts, readable
+from tlearn.data.prepare import ImageSet, count_lines, readable
 from tlearn.data.transforms import Transform
 from tlearn.runs.dotted_keys import flat
 from tlearn.runs.evaluated import evaluated_samples
@@ -58,7 +58,7 @@ def measure(
     say(*notes)
     if unreadable:
         say(f"left out {len(unreadable)} unreadable images: {', '.join(list(unreadable)[:20])}")
-    say(*class_counts({split: samples}, model.classes))
+    say(*count_lines({split: samples}, model.classes))
     loading = {name: data[name] for name in ("batch_size", "num_workers")}
     image_set = ImageSet(root, {"test": samples}, model.classes, digests=digests)
     images = ImageDataModule(image_set, model.decoder, transform, transform, **loading)

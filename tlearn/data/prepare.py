@@ -32,7 +32,7 @@ class ImageSet:
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def absolute_digests(self) -> dict[str, str]:
-        """Return the digests by path, as files are opened by."""
+        """Return the digests by the full path, by which files are opened."""
         return {str(self.root / path): digest for path, digest in self.digests.items()}
 
 
@@ -91,7 +91,7 @@ def readable(
     return bad, [sample for sample in samples if sample.path not in bad], [note] if note else [], digests
 
 
-def class_counts(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> list[str]:
+def count_lines(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> list[str]:
     """Return a line for each split with the number of images of its first classes."""
     lines = []
     for split, samples in splits.items():
