@@ -1,6 +1,5 @@
 """Profile of a data set before training: tables and figures from lists of images."""
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from tlearn.analysis.drawing import Drawing, lettering, shown
+from tlearn.data.file_state import content_digest
 from tlearn.data.header import image_size
 from tlearn.data.sources.base import Sample, Splits
 
@@ -69,7 +69,7 @@ def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
     for group in by_size.values():
         if len(group) > 1:
             for name, path in group:
-                by_content[hashlib.sha256((root / path).read_bytes()).hexdigest()].append((name, path))
+                by_content[content_digest(root / path)].append((name, path))
     return [group for group in by_content.values() if len(group) > 1]
 
 
