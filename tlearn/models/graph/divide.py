@@ -51,7 +51,7 @@ def divide(body: nn.Module, trains: Callable[[str], bool], size: int) -> FrozenP
     first = next(chain(body.parameters(), body.buffers()), torch.empty(0))
     images = torch.zeros(2, 3, size, size, device=first.device, dtype=first.dtype)
     if not any(trains(name) for name, _ in body.named_parameters()):
-        shape = _picture_shape(body, images)
+        shape = _output_shape(body, images)
         if shape is None:
             raise NotDivisibleError("the body does not output one row of features for each image")
         return FrozenPart(body, None, "body", shape)
@@ -59,7 +59,7 @@ def divide(body: nn.Module, trains: Callable[[str], bool], size: int) -> FrozenP
     for position, crossing in _cuts(nodes, end):
         prefix, rest = _divided(nodes, position, crossing)
         module = fx.GraphModule(body, prefix)
-        shape = _picture_shape(module, images)
+        shape = _output_shape(module, images)
         if shape is not None and next(module.parameters(), None) is not None:
             # The node's name alone depends on how far into the body a trace looks.
             mark = hashlib.sha256(str(prefix).encode()).hexdigest()[:8]
@@ -164,7 +164,7 @@ def _divided(nodes: list[fx.Node], position: int, crossing: fx.Node) -> tuple[fx
     return prefix, rest
 
 
-def _picture_shape(module: nn.Module, images: Tensor) -> tuple[int, ...] | None:
+def _output_shape(module: nn.Module, images: Tensor) -> tuple[int, ...] | None:
     """Measure the output shape of a frozen module for one image; None unless it is a tensor with one row per image."""
     with torch.no_grad():
         # One and two: some values hold the images in another dimension, or several rows for each.
