@@ -153,8 +153,8 @@ def _chunks(url: str) -> Iterator[bytes]:
     try:
         with opener.open(url, timeout=TIMEOUT_SECONDS) as response:
             expected = response.length
-            # http.client reports a cut body as a plain end, hence the count.
-            # What has arrived and not a whole chunk: a server that sends byte by byte would never be timed.
+            # http.client reports a cut body as a plain end, hence the count. read1 returns what has arrived: in waiting
+            # for whole chunks, a server that sends byte by byte would never be timed.
             since, before = time.monotonic(), 0
             while chunk := response.read1(CHUNK):
                 received += len(chunk)

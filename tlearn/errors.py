@@ -95,10 +95,10 @@ class PrunedError(Exception):
 
 
 class SearchEndedError(BaseException):
-    """The end of a process's part in a search: all trials are handed out. Past Hydra, as below.
+    """The end of a process's part in a search, as all trials are handed out; passes Hydra as the error below does.
 
     Args:
-        returned: trials that were handed out to this process with the one that there was not, and have not run.
+        returned: whether this process still holds trials that have not run.
     """
 
     def __init__(self, returned: bool) -> None:

@@ -125,12 +125,12 @@ class SplitDataModule(LightningDataModule):
 class Pixels:
     """A batch of images [N, ..., 3, S, S] in uint8, which becomes the network's input where it is moved to a device.
 
-    So workers hand over, and a GPU is sent, a quarter of the bytes.
+    Workers hand over, and a GPU receives, a quarter of the bytes.
 
     Args:
         values: as `Transform.pixels` returns them.
         levels: mean and standard deviation per channel.
-        kind: of no elements, and of the dtype that the input shall have: a Trainer converts it as it does all tensors.
+        kind: an empty tensor with the dtype of the input; a Trainer converts it as it does all tensors.
     """
 
     values: Tensor

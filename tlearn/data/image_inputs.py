@@ -48,7 +48,7 @@ def _items(images: Any) -> tuple[Sequence[Any], bool]:
         return ([images], True) if numbers and images.ndim != 4 else (list(images), False)
     if isinstance(images, str | Mapping | Set | bytes) or not isinstance(images, Iterable):
         return [images], True
-    # Pillow's images are no iterables
+    # Pillow's images are not iterable
     return list(images), False
 
 

@@ -83,7 +83,7 @@ class MemoryPixels:
 class DiskPixels:
     """Keep shrunk images in a folder, a file for each, when they are first asked for.
 
-    The file's name is a hash of all that its pixels depend on, so that what is found is right and nothing is changed.
+    The name of a file is a hash of all that its pixels depend on, so a file that is found is valid and never changes.
     """
 
     def __init__(self, shrink: Shrink, folder: Path) -> None:

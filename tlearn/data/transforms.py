@@ -185,15 +185,15 @@ def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 
 @lru_cache(maxsize=16)
 def _row(levels: tuple[float, ...], width: int, device: torch.device) -> Tensor:
-    # Kept: a copy to a GPU from memory that is not pinned waits for all that it has been asked to do.
-    # Not for inference alone, whatever asks first.
+    # Cached: a copy of pageable memory to a GPU waits for all its queued work. An inference tensor, which the first
+    # caller could make of it, could not be used in training.
     with torch.inference_mode(False):
         return torch.tensor(levels, dtype=torch.float32).repeat(width).to(device)
 
 
-def stack(pictures: Sequence[Tensor]) -> Tensor:
+def stack(images: Sequence[Tensor]) -> Tensor:
     """Stack images [..., 3, S, S] to [N, ..., 3, S, S] with channels last in memory, as `Transform` leaves them."""
-    return torch.stack([picture.movedim(-3, -1) for picture in pictures]).movedim(-1, -3)
+    return torch.stack([image.movedim(-3, -1) for image in images]).movedim(-1, -3)
 
 
 def visible(pixels: Tensor) -> list[Tensor]:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 # From glibc's malloc.h
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
 _KEEPING = {_TRIM_THRESHOLD: 2**30, _TOP_PAD: 64 * 2**20, _MMAP_MAX: 0, _ARENA_MAX: 1}
-# What mallopt(3) says glibc moves its own thresholds to in a process that has freed large blocks: once one of them was
-# set, it moves them no more. The number of arenas stays.
+# The thresholds that glibc comes to by itself in a process that has freed large blocks (mallopt(3)); once one was set,
+# it adapts them no longer. The number of arenas stays.
 _AFTERWARDS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20, _TOP_PAD: 128 * 2**10}
 
 

@@ -12,7 +12,7 @@ from tlearn.data.loader import EpochLoader
 from tlearn.data.sampling import EvaluationSampler, TrainBatches
 from tlearn.features.rows import FeatureRows
 
-# Evaluation reads as much at once as a processor's cache likes to have.
+# Evaluation reads as much at once as a processor's cache holds.
 _EVALUATION_BYTES = 16 * 2**20
 
 # (indices of the images, view)
@@ -71,7 +71,7 @@ class FeatureDataModule(SplitDataModule):
         indices = list(EvaluationSampler(len(dataset), *self._place()))
         count = max(1, _EVALUATION_BYTES // dataset.views[0].row_bytes)
         limit = getattr(self.trainer, f"limit_{split}_batches", 1.0)
-        # 1.0 is all of them and 1 is one: then somebody counts batches.
+        # 1.0 means all batches, and 1 a single one: whoever limits them counts batches of images.
         if limit != 1.0 or isinstance(limit, int):
             count = self._images_batch_size
         choices = [(indices[start : start + count], 0) for start in range(0, len(indices), count)]

@@ -66,7 +66,7 @@ def _files(module: ModuleType) -> Iterator[tuple[str, Path]]:
     file = getattr(module, "__file__", None)
     if not hasattr(module, "__path__"):
         if file is not None and os.path.isfile(file):
-            # Beside a module that is no package, its helpers lie; among installed ones, everything else does.
+            # A module that is not a package has its helpers beside it; an installed one, everything else.
             alone = {"site-packages", "dist-packages"}.intersection(Path(file).parts)
             for path in [Path(file)] if alone else sorted(Path(file).parent.glob("*.py")):
                 yield path.name, path

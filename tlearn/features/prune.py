@@ -10,8 +10,7 @@ from typing import Any
 
 from tlearn.files import lock
 
-# Files of a space: what its features depend on, last modified when they were last used, and what writers and readers
-# lock
+# Files of a space: the feature key, touched at each use, and what writers and readers lock
 RECIPE, LOCK, READERS = "recipe.json", ".lock", ".readers"
 
 

@@ -80,5 +80,5 @@ class Arriving:
         if self._copied is None:
             return self._tensor.cpu()
         self._copied.synchronize()
-        # Pinned memory is taken from the system page by page, and so used again.
+        # A copy, so that the pinned memory, which is slow to allocate, is used again.
         return self._tensor.clone()

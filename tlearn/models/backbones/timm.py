@@ -116,7 +116,7 @@ class TimmBackbone:
             return {}
         pool = {"global_pool": _POOLINGS[self.pooling]}
         try:
-            # Models that are only looked at must not change what random weights follow.
+            # Models that are only compared must not advance the generator that random weights are drawn from.
             with torch.random.fork_rng(devices=[]):
                 own, other = (_timm().create_model(self.name, **cut, **arguments) for arguments in ({}, pool))
         # Each family of models refuses in its own way.
