@@ -48,9 +48,12 @@ def test_of_what_a_resumed_run_logged_again_the_later_holds(tmp_path):
     assert [row["val/loss"] for row in table] == [0.9, 0.55]
 
 
-def test_a_line_that_a_killed_run_has_not_finished_is_left_out(tmp_path):
-    table = learning_curves(_log(tmp_path / "run", [*EPOCHS, "2,,29,,,,,0.5"]))
-    assert [row["epoch"] for row in table] == [0, 1]
+@pytest.mark.parametrize("line", ["2,,29,,,,,0.5", "2,,29,,,,,0.5,4e-", "2,,29,,,,,0.5,0.2"])
+def test_a_line_that_a_killed_run_has_not_finished_is_left_out(tmp_path, line):
+    run = _log(tmp_path / "run", EPOCHS)
+    with (run / "metrics.csv").open("a", encoding="utf-8") as file:
+        file.write(line)
+    assert [row["epoch"] for row in learning_curves(run)] == [0, 1]
 
 
 def test_a_run_without_a_log_has_no_curves(tmp_path):

@@ -41,8 +41,8 @@ def learning_curves(run: Path) -> Table:
 def _logged(run: Path) -> Iterator[dict[str, str]]:
     try:
         with (Path(run) / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            # None: an incomplete line of a killed run
-            yield from (row for row in csv.DictReader(file) if None not in row and None not in row.values())
+            # A killed run can leave an incomplete line, of which the last number may lack digits.
+            yield from csv.DictReader(line for line in file if line.endswith("\n"))
     except FileNotFoundError:
         return
 
