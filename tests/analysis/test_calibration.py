@@ -94,6 +94,7 @@ SETS = {
     "one wrong": (torch.tensor([[200.0, 0.0, -1.0]]), torch.tensor([1])),
     "three": (3 * normal(3, 4), torch.tensor([0, 1, 2])),
     "chance": (5 * normal(300, 2), torch.randint(2, (300,), generator=torch.Generator().manual_seed(3))),
+    "largest": (3e38 * torch.tensor([[1.0, -1, 0], [-1, 1, 0], [0, 0, 0]]), torch.tensor([0, 1, 0])),
     "huge": (1e6 * normal(300, 4), torch.randint(4, (300,), generator=torch.Generator().manual_seed(3))),
 }
 

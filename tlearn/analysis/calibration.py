@@ -96,7 +96,7 @@ def _start(logits: Tensor, targets: Tensor) -> float:
     """
     if _objective(logits, targets, 0.0)[1] <= 0:
         return 0.0
-    spread = float((logits.amax(1) - logits.amin(1)).double().mean())
+    spread = float((logits.amax(1).double() - logits.amin(1).double()).mean())
     # Beyond a mean distance of logits of e^8, only the prior changes.
     last = max(1, math.ceil(8 - math.log(spread)))
     return min((-float(step) for step in range(last + 1)), key=lambda log_t: _objective(logits, targets, log_t)[0])
