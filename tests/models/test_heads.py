@@ -21,7 +21,9 @@ def test_mlp_head_without_hidden_layers_is_linear():
     assert [type(layer) for layer in mlp(8, 3, hidden=())] == [nn.Linear]
 
 
-@pytest.mark.parametrize("activation", ["relu", "functional", "Linear", "Parameter", "Nope", "__name__"])
+@pytest.mark.parametrize(
+    "activation", ["relu", "functional", "Linear", "Parameter", "Nope", "__name__", "ModuleList", "Module"]
+)
 def test_what_is_no_activation_is_refused_by_name(activation):
     with pytest.raises(ConfigError, match=f"head.activation={activation}"):
         mlp(8, 3, activation=activation)

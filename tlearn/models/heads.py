@@ -44,7 +44,8 @@ def folded(weight: Tensor, bias: Tensor, shift: Tensor, scale: Tensor) -> tuple[
 
 def _activation(name: str) -> nn.Module:
     kind = getattr(nn, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+    # ModuleList and its like are classes of layers that compute nothing.
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module) and kind.forward is not nn.Module.forward):
         raise ConfigError(f"head.activation={name} is not a class of torch.nn; try ReLU, GELU, SiLU or Tanh")
     try:
         return kind()
