@@ -173,6 +173,15 @@ def test_tensors_that_no_state_dict_holds_are_never_left_without_memory():
         load(STATE, module=module)
 
 
+@pytest.mark.parametrize("versions", [5, {5: {}}])
+def test_damaged_versions_of_layers_are_refused(tmp_path, versions):
+    state = OrderedDict(a=torch.zeros(2))
+    state._metadata = versions
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="versions of its layers"):
+        read_state_dict(tmp_path / "w.pth")
+
+
 def test_only_a_file_ending_makes_a_path(tmp_path, monkeypatch):
     assert weights_path(None) is None
     assert weights_path("IMAGENET1K_V1") is None

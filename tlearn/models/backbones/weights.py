@@ -59,6 +59,9 @@ def read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
     if wrong:
         raise CheckpointError(f"{path.absolute()} holds no state dict: {', '.join(wrong[:3])} are not plain tensors")
     state = content if isinstance(content, OrderedDict) else OrderedDict(content)
+    versions = getattr(state, "_metadata", {})
+    if not isinstance(versions, Mapping) or not all(isinstance(key, str) for key in versions):
+        raise CheckpointError(f"{path.absolute()} holds no state dict: the versions of its layers are damaged")
     consume_prefix_in_state_dict_if_present(state, "module.")
     body = OrderedDict((key.removeprefix("body."), value) for key, value in state.items() if key.startswith("body."))
     # A model that tlearn has saved: its body is a backbone's weights, its head is not.
