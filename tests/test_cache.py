@@ -52,6 +52,15 @@ def test_list_of_an_empty_cache(tmp_path):
     assert (done.returncode, done.stdout) == (0, f"0.000 GB in {tmp_path}/none\n")
 
 
+def test_features_whose_key_is_damaged_are_listed_and_pruned(cache):
+    for number, content in enumerate(["[]", "{", '{"backbone": 5}', "[" * 100_000]):
+        (cache / "features" / str(number)).mkdir()
+        (cache / "features" / str(number) / "recipe.json").write_text(content)
+    assert run("list", "--cache", str(cache)).stdout.count("None, None pixels, None") == 4
+    assert run("prune", "--cache", str(cache), "--gb", "0").stdout.startswith("removed 6 sets")
+    assert spaces(cache) == 0
+
+
 def test_prune_to_a_size(cache):
     done = run("prune", "--cache", str(cache), "--gb", "0.0015")
     assert done.stdout == "removed 1 set of features, 0.001 GB\n"

@@ -84,11 +84,12 @@ def _positive(text: str) -> float:
 def _list(folder: Path, arguments: argparse.Namespace) -> int:
     spaces = kept(folder / _FEATURES)
     for space in spaces:
-        backbone, size, precision = (space.recipe.get(key, {}) for key in ("backbone", "preprocessing", "precision"))
+        parts = [space.recipe.get(key) for key in ("backbone", "preprocessing")]
+        backbone, size = (part if isinstance(part, dict) else {} for part in parts)
         unused = (time.time() - space.used) / _DAY
         answer(
             f"{space.folder.name}  {space.size / _GIGABYTE:8.3f} GB  {unused:6.1f} days unused  "
-            f"{backbone.get('name')}, {size.get('size')} pixels, {precision or None}"
+            f"{backbone.get('name')}, {size.get('size')} pixels, {space.recipe.get('precision')}"
         )
     others = [folder / name for name in _OTHERS if (folder / name).is_dir()]
     for path in others:

@@ -28,9 +28,13 @@ def kept(root: Path) -> list[Kept]:
     """List all spaces, the least recently used first."""
     found = []
     for recipe in root.glob(f"*/{RECIPE}"):
-        with suppress(OSError, ValueError):
-            size = folder_size(recipe.parent)
-            found.append(Kept(recipe.parent, json.loads(recipe.read_text("utf-8")), size, recipe.stat().st_mtime))
+        with suppress(OSError):
+            used, content = recipe.stat().st_mtime, {}
+            # A damaged one tells nothing, and its space takes room all the same.
+            with suppress(ValueError, RecursionError):
+                content = json.loads(recipe.read_text("utf-8"))
+            known = content if isinstance(content, dict) else {}
+            found.append(Kept(recipe.parent, known, folder_size(recipe.parent), used))
     return sorted(found, key=lambda one: one.used)
 
 
