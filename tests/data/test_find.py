@@ -125,7 +125,8 @@ def test_a_linked_folder_is_searched(folder):
     assert folder / "link" / "x.png" in found(folder)
 
 
-@pytest.mark.parametrize("name", ["a" * 300, "~nobody-of-this-name/pictures"])
-def test_a_name_that_no_system_takes_is_not_there(name):
+@pytest.mark.parametrize("name", ["a" * 300, "~nobody-of-this-name/pictures", ""])
+def test_a_name_that_no_system_takes_is_not_there(name, folder, monkeypatch):
+    monkeypatch.chdir(folder)
     with pytest.raises(DataError, match="no images there"):
         found(name)

@@ -38,6 +38,9 @@ def find_images(images: str | Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _found(images: str) -> tuple[list[Path], list[str]]:
+    # An empty name, such as that of a variable that is not set, would be the working folder.
+    if not images:
+        return [], []
     # os.path, here and below: the methods of Path raise for a name that is too long or a folder that is closed.
     given = Path(os.path.expanduser(images))
     others: Counter[str] = Counter()
