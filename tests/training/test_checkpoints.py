@@ -56,6 +56,12 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path):
         CheckpointIO(tmp_path).load_checkpoint(tmp_path / "none.ckpt")
 
 
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "last.ckpt").mkdir()
+    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be read: Is a directory"):
+        CheckpointIO(tmp_path).load_checkpoint(tmp_path / "last.ckpt")
+
+
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_checkpoint_that_cannot_be_written_is_an_error_and_leaves_the_old_one(tmp_path, at):
     path = tmp_path / "last.ckpt"

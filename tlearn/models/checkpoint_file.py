@@ -32,6 +32,8 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
         raise
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint {path}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} contains more than plain data, refused: {str(error).splitlines()[0]}") from error
     except Exception as error:
