@@ -1,5 +1,6 @@
 """What is kept between runs can be looked at and removed, and nothing beside it."""
 
+import io
 import os
 import subprocess
 import sys
@@ -82,6 +83,18 @@ def test_prune_needs_a_limit(cache, arguments):
     assert done.returncode == 2
     assert "--gb" in done.stderr
     assert spaces(cache) == 2
+
+
+@pytest.mark.parametrize(("said", "left"), [("\n", 2), ("no\n", 2), ("", 2), ("y\n", 0), ("YES\n", 0), (None, 0)])
+def test_clear_asks_a_terminal_unless_it_was_told(cache, monkeypatch, capsys, said, left):
+    terminal = io.StringIO(said or "")
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("sys.argv", ["cache", "clear", "--cache", str(cache), *(["--yes"] if said is None else [])])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, spaces(cache)) == (0, left)
+    assert ("y/N" in capsys.readouterr().out) == (said is not None)
 
 
 def test_clear_removes_all_that_tlearn_has_made_and_nothing_else(cache):

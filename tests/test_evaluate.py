@@ -160,7 +160,7 @@ def test_a_split_that_is_not_there_is_refused(tmp_path, trained):
     for split in ("train", "val"):
         for name in ("red", "blue"):
             draw(tmp_path / "new" / split / name / "1.png", (100, 0, 100))
-    with pytest.raises(DataError, match="no test split: it has train, val"):
+    with pytest.raises(DataError, match="no test split: it has train, val; measure one of these, split=val, or"):
         _evaluate(tmp_path, folder / "run", f"data.root={tmp_path / 'new'}")
 
 

@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--cache", type=_folder, default=where, metavar="FOLDER", help="default: TLEARN_CACHE, or ~/.cache/tlearn"
         )
+        if name == "clear":
+            command.add_argument("--yes", action="store_true", help="without the question that a terminal is asked")
         if name == "prune":
             command.add_argument("--gb", type=_positive, help="until all features together take at most GB")
             command.add_argument("--days", type=_positive, help="features unused for DAYS")
@@ -112,6 +114,11 @@ def _prune(folder: Path, arguments: argparse.Namespace) -> int:
 
 def _clear(folder: Path, arguments: argparse.Namespace) -> int:
     size = _ours(folder)
+    if size and sys.stdin.isatty() and not arguments.yes:
+        answer(f"Remove {size / _GIGABYTE:.3f} GB from {folder}? y/N")
+        if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+            answer("removed nothing")
+            return 0
     # Spaces with locks first: features that a run is writing stay.
     prune(folder / _FEATURES, -1)
     for name in _OTHERS:

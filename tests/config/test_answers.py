@@ -61,6 +61,8 @@ MISTYPED = [
     "backbone=resnet19",
     "data=pictures",
     "experiment=mine",
+    "debug=true",
+    "monitor=val_loss",
     # an unknown key
     "lr=0.1",
     "batch_size=16",

@@ -77,12 +77,77 @@ def accept(name: str, *arguments: str) -> None:
         ("trainer.limit_train_batch=1", "+trainer.limit_train_batches=1"),
         ("optimizer.amsgrad=true", "+optimizer.amsgrad=true"),
         ("data.balance=wieghts", "data.balance=weights"),
+        ("fp16=true", "trainer.precision=16-mixed"),
+        ("precision=bf16-mixed", "trainer.precision=bf16-mixed"),
+        ("gradient_accumulation_steps=2", "trainer.accumulate_grad_batches=2"),
+        ("max_grad_norm=1", "trainer.gradient_clip_val=1"),
+        ("per_device_train_batch_size=8", "data.batch_size=8"),
+        ("use_gpu=true", "trainer.accelerator=gpu"),
+        ("freeze=true", "finetune=frozen"),
+        ("report_to=wandb", "logger=wandb"),
+        ("run_name=x", "hydra.run.dir=x"),
+        ("overfit_batches=3", "+trainer.overfit_batches=3"),
+        ("limit_train_batches=0.1", "+trainer.limit_train_batches=0.1"),
+        ("optimizer.name=sgd", "optimizer=sgd"),
+        ("labels=x.csv", "data=csv data.csv=x.csv"),
+        ("validation_split=0.2", "data.split.val_fraction=0.2"),
+        ("nodes=2", "trainer.num_nodes=2"),
+        ("lr_scheduler=cosine", "scheduler=cosine"),
+        ("seed_everything=1", "seed=1"),
+        ("data.split=0.2", "data.split.val_fraction=0.2"),
+        ("backbone=microsoft/resnet-50", "backbone=resnet50"),
+        ("backbone=torchvision.models.resnet18", "backbone=resnet18"),
+        ("report=false", "report=off"),
+        ("monitor=val_loss", "monitor.metric=val/loss"),
+        ("monitor=val_acc", "monitor.metric=val/top1"),
+        ("monitor=val/loss", "monitor.metric=val/loss"),
+        ("scheduler=False", "scheduler=none"),
     ],
 )
 def test_what_was_meant_is_offered_with_its_value_and_accepted(refused, typed, meant):
-    message = refused(typed)
+    message = refused(typed).splitlines()[0]
     assert f"; did you mean {meant}" in message
     accept("train", *offered(message)[0])
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "freeze_bn=true",
+        "shuffle=true",
+        "drop_last=true",
+        "notes=hi",
+        "tag=x",
+        "test_size=0.2",
+        "train_dir=a",
+        "plot=true",
+    ],
+)
+def test_what_cannot_have_the_value_is_not_offered(refused, typed):
+    assert "did you mean" not in refused(typed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("debug=true", "debug=true: expected an option of debug: fast, overfit, profile"),
+        ("finetune=5", "finetune=5: expected an option of finetune: frozen, full"),
+        ("monitor=val_loss", "monitor=val_loss: expected one of monitor.metric, monitor.mode"),
+        (
+            "callbacks.early_stopping=5",
+            "callbacks.early_stopping=5: expected one of callbacks.early_stopping.patience, ",
+        ),
+        ("callbacks.checkpoint=best", "callbacks.checkpoint=best: expected one of callbacks.checkpoint."),
+    ],
+)
+def test_a_value_where_an_option_or_keys_are_expected_names_them(refused, typed, words):
+    assert refused(typed).startswith(words)
+
+
+def test_the_value_of_a_key_with_dashes_may_be_a_folder(refused, tmp_path):
+    (tmp_path / "pics").mkdir()
+    assert offered(refused("--data", "pics"))[0] == ["data=folder", "data.root=pics"]
+    assert "--config-dir FOLDER" in refused("--config", "c.yaml")
 
 
 @pytest.mark.parametrize(

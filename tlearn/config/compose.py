@@ -11,7 +11,7 @@ from tlearn.config import rules
 from tlearn.config.declared import PROGRAMS, declared, known_keys, misplaced
 from tlearn.config.meant_values import hint
 from tlearn.config.messages import plain_error
-from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
+from tlearn.config.suggestions import Asked, did_you_mean, scalar, unknown_key
 from tlearn.config.tree import compose_unchecked, plain
 from tlearn.errors import ConfigError, typed
 from tlearn.runs.trust import check_installed
@@ -92,10 +92,15 @@ def check_rules(
         asked: how it was asked for.
     """
     known, referred = known_keys(asked.program), rules.references(unresolved)
+    keys = declared(asked.program, choices, known)
+    for key in asked.given:
+        is_node = "." in key and any(one.startswith(f"{key}.") for one in keys)
+        if is_node and (told := scalar(key, asked)):
+            raise ConfigError(told)
     try:
         if wrong := misplaced(asked.program, choices, content):
             raise rules.UnknownKeyError(wrong)
-        rules.check(content, known, referred, declared(asked.program, choices, known))
+        rules.check(content, known, referred, keys)
         check_installed(content.get("trust") or [])
     except rules.UnknownKeyError as error:
         raise ConfigError(unknown_key(error.key, asked)) from None

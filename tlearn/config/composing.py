@@ -10,7 +10,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from tlearn.config import options
-from tlearn.config.suggestions import Asked, did_you_mean, unknown_key
+from tlearn.config.meant_values import option_name
+from tlearn.config.suggestions import Asked, did_you_mean, scalar, unknown_key
 from tlearn.config.unreadable import several, unreadable
 from tlearn.config.valid_values import NOTHING
 from tlearn.errors import ConfigError, typed
@@ -91,7 +92,8 @@ def _unknown_option(error: MissingConfigException) -> str:
     path = error.missing_cfg_file or ""
     if path in _GONE:
         return _GONE[path]
-    group, _, option = path.rpartition("/")
+    # Groups of Hydra lie in one another, ours do not.
+    group, _, option = path.rpartition("/") if path.startswith("hydra/") else path.partition("/")
     if path in _PLUGINS:
         return f"{group}={option} is of a package that is not installed: pip install {_PLUGINS[path]}"
     if options.option(path):
@@ -105,7 +107,11 @@ def _unknown_option(error: MissingConfigException) -> str:
         return f"unknown option {group}={option}; did you mean {_OWN[group].format(option)}?\n{listed}"
     if group == "data" and Path(option).exists():
         return f"unknown option data={option}; did you mean data=folder {typed('data.root', option)}?\n{listed}"
-    meant = did_you_mean(option, known, f"{group}={{}}")
+    bare = {re.sub(r"\W|_", "", one).casefold(): one for one in known}
+    parts = [re.sub(r"\W|_", "", part).casefold() for part in (option, *re.split(r"[./]", option))]
+    # Of another library: microsoft/resnet-50, torchvision.models.resnet18
+    same = [bare[part] for part in parts if part in bare]
+    meant = f"; did you mean {group}={same[0]}?" if same else did_you_mean(option, known, f"{group}={{}}")
     if nothing := [one for one in known if one in NOTHING and option.casefold() in NOTHING]:
         meant = f"; did you mean {group}={nothing[0]}?"
     return f"unknown option {group}={option}{meant}\n{listed}"
@@ -129,10 +135,15 @@ def _configuration(error: BaseException, asked: Asked | None) -> str:
         return unknown_key(key, asked)
     if "is not in struct" in message and keys:
         return f"{keys[-1]} is missing: it can be changed, not removed"
+    if "is not a container" in message:
+        for told in filter(None, (scalar(key, asked) for key in asked.given)):
+            return told
     # Hydra prints its search path after an empty line.
     lines = [line for line in message.partition("\n\n")[0].splitlines() if not line.startswith("    ")]
     where = f"{keys[-1]}: " if keys else ""
     if _is_no_option(error):
+        if told := option_name(asked):
+            return told
         where = "GROUP=OPTION takes a name, in a file 'off' in quotes: "
     return where + ("\n".join(lines) or type(error).__name__)
 

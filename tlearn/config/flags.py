@@ -15,6 +15,8 @@ def parsed(config_name: str, arguments: list[str]) -> argparse.Namespace:
     parser = get_args_parser()
 
     def refuse(message: str) -> NoReturn:
+        if message.startswith("ambiguous option: --config "):
+            message = "--config is not a flag: a file of options is FOLDER/experiment/NAME.yaml, in --config-dir FOLDER"
         raise ConfigError(f"{message}: see --help")
 
     parser.error = refuse  # type: ignore[method-assign]

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from tlearn.config.compose import check_home, check_rules, check_run_folder
 from tlearn.config.flags import parsed
 from tlearn.config.interpreter import variable
+from tlearn.config.messages import plain_error
 from tlearn.config.positional import replaced
 from tlearn.config.suggestions import Asked
 from tlearn.config.tree import CONF_DIR, own_hydra, plain
@@ -90,7 +91,11 @@ def _check_trial(config_name: str, content: Callable[..., dict[str, Any]]) -> No
     unresolved = content(resolve=False)
     check_home("hydra.sweep.dir", job.sweep.dir)
     check_run_folder(unresolved["paths"])
-    check_rules(content(), unresolved, job.runtime.choices, asked)
+    try:
+        resolved = content()
+    except Exception as error:
+        raise plain_error(error, asked) from error
+    check_rules(resolved, unresolved, job.runtime.choices, asked)
 
 
 @contextmanager

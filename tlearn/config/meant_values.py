@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from tlearn.config.arguments import is_readable
-from tlearn.config.declared import option_keys
+from tlearn.config.declared import option_keys, options_of
 from tlearn.config.suggestions import Asked, did_you_mean
-from tlearn.config.valid_values import is_path, rule_of, without
+from tlearn.config.valid_values import NOTHING, is_path, rule_of, without
 from tlearn.errors import in_shell, typed
 
 # What others call a metric, without signs and the split before it
@@ -48,6 +48,17 @@ def hint(key: str, value: Any, expected: str, asked: Asked) -> str:
     choices = re.findall(r"one of ([\w, -]+?)(?: or |$)", expected)
     names = [name for one in choices for name in one.split(", ")]
     return did_you_mean(str(value), names, f"{key}={{}}") if isinstance(value, str) else ""
+
+
+def option_name(asked: Asked) -> str | None:
+    """Return what to type for the first group whose option is a number, or true or false."""
+    for key, raw in asked.given.items():
+        options = options_of(key) if "." not in key and not re.search("[A-Za-z_]{6}", raw) else ()
+        if options and raw not in options:
+            nothing = [one for one in options if one in NOTHING and raw.casefold() in NOTHING]
+            meant = f"; did you mean {key}={nothing[0]}?" if nothing else ""
+            return f"{key}={raw}: expected an option of {key}: {', '.join(options)}{meant}"
+    return None
 
 
 def separated(key: str, raw: str) -> str | None:

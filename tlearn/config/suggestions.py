@@ -9,41 +9,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tlearn.config.arguments import overridden
-from tlearn.config.declared import holders, keys_of, program_groups, programs_with
+from tlearn.config.declared import holders, keys_of, options_of, program_groups, programs_with
+from tlearn.config.other_names import ALIASES, SYNONYMS
 from tlearn.config.tree import compose_unchecked
-from tlearn.config.valid_values import SEATS, without
+from tlearn.config.valid_values import NOTHING, SEATS, rule_of, without
 from tlearn.errors import in_shell
 
-# What other frameworks call a key, where its last part does not tell; the first that a program has counts.
-SYNONYMS = {
-    **dict.fromkeys(("learning_rate", "base_lr"), ("optimizer.lr",)),
-    "wd": ("optimizer.weight_decay",),
-    **dict.fromkeys(("epochs", "epoch", "num_epochs", "n_epochs"), ("trainer.max_epochs",)),
-    **dict.fromkeys(("gpus", "num_gpus"), ("trainer.devices",)),
-    "device": ("trainer.accelerator",),
-    **dict.fromkeys(("batch", "bs", "batchsize"), ("data.batch_size", "batch_size")),
-    **dict.fromkeys(("workers", "threads"), ("data.num_workers", "num_workers")),
-    **dict.fromkeys(("root", "data_dir", "data_root", "data_path", "path"), ("data.root", "images")),
-    **dict.fromkeys(("img_size", "image_size", "imgsz"), ("transforms.size", "size")),
-    **dict.fromkeys(("model", "arch", "architecture", "net", "network", "model_name"), ("backbone", "run")),
-    **dict.fromkeys(("weights", "weight"), ("backbone.weights",)),
-    **dict.fromkeys(("checkpoint", "ckpt", "ckpt_path", "resume_from"), ("resume", "run")),
-    **dict.fromkeys(("augmentation", "augment", "transform"), ("transforms",)),
-    **dict.fromkeys(("opt", "optim", "optimiser"), ("optimizer",)),
-    "sched": ("scheduler",),
-    "dataset": ("data",),
-    **dict.fromkeys(("val_split", "val_size"), ("data.split.val_fraction",)),
-    **dict.fromkeys(("output_dir", "out_dir", "save_dir", "log_dir"), ("output", "hydra.run.dir")),
-    "out": ("output", "hydra.run.dir"),
-    **dict.fromkeys(("sort", "sort_by"), ("metric",)),
-    "top_k": ("topk",),
-}
 # From here on two keys are one with a slip
 _SLIP = 0.93
+# From here on a group's name may be meant, whatever its option is called
+_NEAR = 0.79
 
 
 @dataclass(frozen=True)
@@ -81,6 +62,13 @@ class Asked:
         node: Any = OmegaConf.to_container(self.config, resolve=False)
         return [key for key, _ in keys_of(node) if key.partition(".")[0] != "hydra"]
 
+    @cached_property
+    def own_keys(self) -> list[str]:
+        """The keys whose values do not follow from those of others."""
+        node: Any = OmegaConf.to_container(self.config, resolve=False)
+        repeats = {key for key, value in keys_of(node) if re.match(r"\$\{(?!oc\.)", str(value))}
+        return [key for key in self.keys if key not in repeats and not key.startswith("data.source.")]
+
     @property
     def choices(self) -> Mapping[str, str | None]:
         """The option of each group."""
@@ -89,8 +77,10 @@ class Asked:
     def line(self, key: str, typed_as: str) -> str:
         """Write what is to be typed for one key instead of another, with the value that it was given."""
         value = self.given.get(typed_as)
+        if key == "data" and value and value not in options_of("data") and Path(value).exists():
+            key = "data.root"
         named = key if value is None else without(key, value) or in_shell(f"{key}={value}")
-        if key == "data.root" and self.program in ("train", "explore") and "data" not in self.given:
+        if key == "data.root" and self.program in ("train", "explore") and "data" not in {*self.given} - {typed_as}:
             return f"data=folder {named}"
         return named
 
@@ -105,6 +95,8 @@ def unknown_key(key: str, asked: Asked) -> str:
         if asked.choices.get("module") == "full_batch" and group in ("optimizer", "scheduler"):
             return f"unknown key {key}; module=full_batch has no {group}: leave it out"
         return f"unknown key {key}: {group}={chosen or 'null'} has no {below}; choose {_any(group, having)}"
+    if told := scalar(key, asked):
+        return told
     if close := _meant(key, asked):
         return f"unknown key {key}; did you mean {' or '.join(close)}?"
     if others := [program for program in programs_with(key) if program != asked.program]:
@@ -120,26 +112,74 @@ def _any(group: str, having: Sequence[tuple[str, str]]) -> str:
 
 def _meant(key: str, asked: Asked) -> list[str]:
     """List what to type for a mistyped key, the likeliest way of finding it first."""
+    known = programs_with(key) or key.rpartition(".")[2] in SYNONYMS
+    guessed = [] if known else [name for name in asked.own_keys if "._" not in name]
     ways: tuple[Callable[[], Iterable[str]], ...] = (
         lambda: _same_end(key, asked),
-        lambda: (name for name in asked.keys if _slip(key, name)),
+        lambda: (name for name in asked.own_keys if _slip(key, name)),
         lambda: _of_other_options(key, asked),
         lambda: _arguments(key, asked),
-        lambda: () if programs_with(key) else alike(key, [name for name in asked.keys if "._" not in name]),
+        lambda: (name for name in alike(key, guessed) if _takes(name, key, asked)),
     )
-    # The key itself is known where a set-up adds it.
-    found = next(filter(None, ([one for one in dict.fromkeys(way()) if one != key][:3] for way in ways)), [])
-    return [name if "=" in name and " " in name else asked.line(name, key) for name in found]
+    for way in ways:
+        # The key itself is known where a set-up adds it.
+        names = [one for one in dict.fromkeys(way()) if one != key]
+        if found := [one for one in names if _takes(one, key, asked)] or names:
+            return [name if "=" in name else asked.line(name, key) for name in found[:3]]
+    return []
+
+
+def _takes(name: str, key: str, asked: Asked) -> bool:
+    """Return whether a key can have the value that was typed for another."""
+    raw = asked.given.get(key)
+    if raw is None or "=" in name or without(name, raw):
+        return True
+    if name in program_groups(asked.program):
+        return raw in options_of(name) or difflib.SequenceMatcher(None, key, name).ratio() > _NEAR
+    try:
+        value = OverridesParser.create().parse_override(f"{name}={raw}").value()
+    except HydraException:
+        return True
+    rule, node = rule_of(name), _node(name, asked)
+    listed = not isinstance(node, ListConfig) or isinstance(value, list)
+    return listed and (rule is None or rule(value) is None) and (not isinstance(node, DictConfig) or raw[:1] == "{")
+
+
+def _node(key: str, asked: Asked) -> Any:
+    return OmegaConf.select(asked.config, key, throw_on_resolution_failure=False)
+
+
+def scalar(key: str, asked: Asked) -> str | None:
+    """Say what to type where a value was given to what has keys below it; None where it was not."""
+    raw, node = asked.given.get(key), _node(key, asked)
+    if raw is None or not isinstance(node, DictConfig) or raw[:1] in "{$" or without(key, raw) or raw == "null":
+        return None
+    names = [f"{key}.{name!s}" for name in node if str(name)[0] != "_"]
+    below = [name for name in names if name in asked.own_keys]
+    fitting = [name for name in below if _takes(name, key, asked)]
+    # monitor=val_loss and val_acc, as other frameworks have it
+    value = re.sub(r"^(val\w*?|eval)?[\W_]?(loss|acc|accuracy)$", _metric, raw) if key == "monitor" else raw
+    line = Asked(asked.program, [f"{key}={value}"]).line
+    meant = f"; did you mean {line(fitting[0], key)}?" if fitting else ""
+    return f"{key}={raw}: expected one of {', '.join(below)}{meant}" if below else None
+
+
+def _metric(match: re.Match[str]) -> str:
+    return "val/loss" if match[2] == "loss" else "val/top1"
 
 
 def _same_end(key: str, asked: Asked) -> Iterator[str]:
     """Yield the known keys with the same last part, and what others call so."""
-    last = key.rpartition(".")[2].replace("-", "_")
-    others = [name for name in SYNONYMS.get(last.casefold(), ()) if name in asked.keys or name.startswith("hydra.")]
-    if others:
+    group, _, last = key.replace("-", "_").rpartition(".")
+    if group in program_groups(asked.program) and last in ("name", "type", "kind"):
+        yield group
+        return
+    on = asked.given.get(key, "").casefold() not in NOTHING
+    meant = [name for name in SYNONYMS.get(last.casefold(), ()) if on or "=" not in name]
+    if others := [name for name in meant if name.partition("=")[0] in asked.keys or name.startswith("hydra.")]:
         yield others[0]
         return
-    yield from (name for name in asked.keys if name.rpartition(".")[2].casefold() == last.casefold())
+    yield from (name for name in asked.own_keys if name.rpartition(".")[2].casefold() == last.casefold())
 
 
 def _slip(key: str, name: str) -> bool:
@@ -149,6 +189,7 @@ def _slip(key: str, name: str) -> bool:
 def _arguments(key: str, asked: Asked) -> Iterator[str]:
     """Yield the argument of a constructor that a key of a seat names, which takes a plus."""
     node, _, last = key.rpartition(".")
+    bare, node = not node, node or "trainer"
     target = OmegaConf.select(asked.config, f"{node}._target_") if node in SEATS else None
     if target is None:
         return
@@ -157,13 +198,14 @@ def _arguments(key: str, asked: Asked) -> Iterator[str]:
     # What cannot be imported is refused when it is built.
     except Exception:
         return
-    close = [last] if last in names else difflib.get_close_matches(last, names, n=2, cutoff=0.8)
-    yield from (f"+{node}.{name}" for name in close)
+    close = [last] if last in names or bare else difflib.get_close_matches(last, names, n=2, cutoff=0.8)
+    yield from (f"+{node}.{name}" for name in close if name in names)
 
 
 def _of_other_options(key: str, asked: Asked) -> Iterator[str]:
     """Yield the keys with the same last part that options have which were not chosen, with the choice."""
     last = key.rpartition(".")[2]
+    last = ALIASES.get(last, last)
     for group in program_groups(asked.program):
         if group not in ("metrics", "callbacks", "logger"):
             # The least deep one: others of the same option refer to it.
@@ -190,9 +232,10 @@ def did_you_mean(key: str, known: Sequence[str], form: str = "{}") -> str:
 
 
 def _alike(one: str, other: str) -> bool:
-    # vit for vit_b_16: a substring is a good hint even where most characters are missing.
-    part = min(len(one), len(other)) >= 3 and (one in other or other in one)
-    return part or bool(difflib.get_close_matches(one, [other]))
+    # vit for vit_b_16: words of a name are a good hint even where most characters are missing.
+    short, long = sorted((one, other), key=len)
+    part = len(short) >= 3 and re.search(rf"(?<![a-z]){re.escape(short)}(?![a-z])", long)
+    return bool(part) or bool(difflib.get_close_matches(one, [other]))
 
 
 def flag(arguments: Sequence[str], unknown: Sequence[str], asked: Asked) -> str | None:

@@ -9,7 +9,7 @@ from tlearn.console import say
 from tlearn.data.file_state import content_digest
 from tlearn.data.manifest import Manifest, check_manifest, read_manifest, unchanged_files
 from tlearn.data.prepare import ImageSet
-from tlearn.data.sources.base import Sample, Source, listing_of
+from tlearn.data.sources.base import SPLITS, Sample, Source, listing_of
 from tlearn.errors import DataError
 from tlearn.machine import available_cpus
 from tlearn.runs.model import MANIFEST, Model, read_description
@@ -42,7 +42,7 @@ def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[
             "include images it was trained on; give the whole set, or other images"
         )
     if given != {None} and split not in given:
-        raise DataError(f"{root} has no {split} split: it has {', '.join(sorted(map(str, given)))}")
+        raise _no_split(str(root), split, [name for name in SPLITS if name in given])
     samples = [sample for sample in listing.samples if sample.split in (None, split)]
     _check_classes(samples, model.classes, root)
     return root, samples, None
@@ -77,8 +77,15 @@ def recorded_images(run: str | Path) -> ImageSet:
 
 def _own(manifest: Manifest, split: str) -> list[Sample]:
     if split not in manifest.splits:
-        raise DataError(f"the run has no {split} split: it has {', '.join(manifest.splits)}")
+        raise _no_split("the run", split, list(manifest.splits))
     return manifest.splits[split]
+
+
+def _no_split(where: str, split: str, given: Sequence[str]) -> DataError:
+    # Metrics of the images that it was trained on come last.
+    first = next((name for name in ("val", "test") if name in given), given[0])
+    reason = f"{where} has no {split} split: it has {', '.join(given)}"
+    return DataError(f"{reason}; measure one of these, split={first}, or other images, data.root=FOLDER")
 
 
 def _check_classes(samples: Sequence[Sample], classes: Sequence[str], root: Path) -> None:
