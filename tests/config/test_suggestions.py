@@ -350,6 +350,22 @@ def test_the_line_for_a_refused_value_is_accepted(refused, typed, line):
     accept("train", *before, *shlex.split(line))
 
 
+@pytest.mark.parametrize(
+    ("name", "typed", "line"),
+    [
+        ("predict", "device=gpu", "device=cuda"),
+        ("evaluate", "split=validation", "split=val"),
+        ("evaluate", "split=holdout", "split=test"),
+        ("predict", "source=new", "images=new"),
+        ("compare", "folder=multirun", "runs=multirun"),
+    ],
+)
+def test_what_other_programs_take_is_found_as_well(refused, name, typed, line):
+    needs = [one for one in NEEDS.get(name, ()) if one.partition("=")[0] != line.partition("=")[0]]
+    assert offered(refused(*needs, typed, name=name))[0] == [line]
+    compose([*needs, line], name)
+
+
 def test_metrics_for_more_classes_are_listed_with_their_number(refused):
     assert "val/top1, val/top5 for more than 5 classes (metrics=full has more)" in refused("monitor.metric=bogus")
     assert "has more" not in refused("metrics=full", "monitor.metric=bogus")

@@ -89,6 +89,15 @@ def test_hidden_files_and_folders_are_skipped(folder):
     assert len(found(folder / "**" / "*.png")) == 7
 
 
+def test_a_glob_below_a_folder_with_signs_of_globs_in_its_name(tmp_path):
+    place = tmp_path / "new [1] * b" / "x"
+    other = tmp_path / "new 2 b" / "x" / "1.png"
+    draw(place / "1.png", (1, 2, 3))
+    draw(other, (1, 2, 3))
+    assert found(tmp_path / "new [1] * b" / "*" / "[0-9].png") == [place / "1.png"]
+    assert found(tmp_path / "new [12] *" / "*" / "*.png") == [other]
+
+
 def test_a_folder_below_a_hidden_one_can_be_asked_for(folder):
     draw(folder / ".thumbs" / "1.png", (1, 2, 3))
     assert found(folder / ".thumbs") == [folder / ".thumbs" / "1.png"]

@@ -32,6 +32,12 @@ def reason(folder: Path, content: bytes, name: str = "refused.jpg") -> str:
     ("content", "kind", "remedy"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a Git LFS pointer", "git lfs pull"),
+        (b"/annex/objects/SHA256E-s1--0.jpg\n", "a git-annex pointer", "git annex get"),
+        (b"\n<script>location='/login'</script>", "a web page", "download"),
+        (b"{\\rtf1\\ansi", "a text document", "export"),
+        (b"v/1\1" + bytes(40), "an OpenEXR picture", "save it as PNG"),
+        (b"#?RADIANCE\n", "a Radiance picture", "save it as PNG"),
+        (b"(\0\0\0" + bytes(60), "a bitmap without its header", "save it as PNG"),
         (b"8BPS\0\1" + bytes(600), "a Photoshop document (PSD)", "PNG"),
         (b"8BPS\0\2" + bytes(600), "a Photoshop document (PSD)", "PNG"),
         (b"%PDF-1.7\n%", "a PDF document", "pdftoppm"),

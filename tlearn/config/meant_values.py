@@ -12,6 +12,7 @@ from tlearn.config.arguments import is_readable
 from tlearn.config.declared import option_keys, options_of
 from tlearn.config.suggestions import Asked, did_you_mean
 from tlearn.config.valid_values import NOTHING, is_path, rule_of, without
+from tlearn.data.sources.base import SPLIT_NAMES
 from tlearn.errors import in_shell, typed
 
 # What others call a metric, without signs and the split before it
@@ -24,6 +25,16 @@ _METRICS = {
     ),
     **dict.fromkeys(("f1score", "macrof1", "f1macro", "fscore"), "f1"),
     **dict.fromkeys(("ce", "crossentropy", "nll", "logloss"), "loss"),
+}
+# What others call a device or a split
+_CALLED = {
+    "gpu": "cuda",
+    **SPLIT_NAMES,
+    "dev": "val",
+    "eval": "val",
+    "training": "train",
+    "testing": "test",
+    "holdout": "test",
 }
 _SPLIT = re.compile(
     r"(val|valid|validation|eval|dev|test|train|training)[\W_]+|(val|test|train)(?=[a-z])", re.IGNORECASE
@@ -47,6 +58,8 @@ def hint(key: str, value: Any, expected: str, asked: Asked) -> str:
         return f"; type {in_shell(f'{key}=[{raw}]')}"
     choices = re.findall(r"one of ([\w, -]+?)(?: or |$)", expected)
     names = [name for one in choices for name in one.split(", ")]
+    if (called := _CALLED.get(str(value).casefold())) in names:
+        return f"; did you mean {key}={called}?"
     return did_you_mean(str(value), names, f"{key}={{}}") if isinstance(value, str) else ""
 
 

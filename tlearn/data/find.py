@@ -100,9 +100,14 @@ def _below(folder: Path, others: Counter[str]) -> Iterator[Path]:
                 others[ending(path.name)] += 1
 
 
+def _is_wild(path: Path) -> bool:
+    """Return whether the last part of a path is a pattern; that of a folder with brackets in its name is none."""
+    return bool(re.search(r"[*?[]", path.name)) and not ("[" in path.name and os.path.exists(path))
+
+
 def _matching(given: Path) -> Iterator[Path]:
     """Yield the files that a glob matches, hidden ones only if it asks for them; `**` follows no links."""
-    wild = next((index for index, part in enumerate(given.parts) if re.search(r"[*?[]", part)), None)
+    wild = next((index for index in range(len(given.parts)) if _is_wild(Path(*given.parts[: index + 1]))), None)
     if wild is None:
         return
     folder, pattern = Path(*given.parts[:wild]), Path(*given.parts[wild:])

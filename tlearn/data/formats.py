@@ -52,6 +52,7 @@ _FRAMES = "save the frames that you need as pictures: ffmpeg -i FILE frame_%04d.
 _VIDEO = f"a video, not a picture: {_FRAMES}"
 RAW = "a camera's raw picture: develop it and save it as JPEG, PNG or TIFF"
 _AS_PNG = "save it as PNG"
+_PAGE = "a web page saved in place of the picture: download the picture itself"
 _UNPACK = "unpack it and give the folder"
 # Where they stand, the first bytes, and what a file is that has them, with the remedy
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
@@ -67,6 +68,9 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"DDS ", f"a texture (DDS): {_AS_PNG}"),
     (128, b"DICM", "a DICOM file: save its picture as PNG, with the window that shows it"),
     (0, b"SIMPLE  =", "a FITS file: save its picture as PNG, with the range that shows it"),
+    (0, b"v/1\1", "an OpenEXR picture: save it as PNG, with the range that shows it"),
+    (0, b"#?RADIANCE", "a Radiance picture (HDR): save it as PNG, with the range that shows it"),
+    (0, b"(\0\0\0", f"a bitmap without its header (DIB): {_AS_PNG}"),
     (0, b"\x93NUMPY", "a NumPy array: save it as PNG"),
     (0, b"\x89HDF", "an HDF5 file: save its pictures as PNG"),
     (0, b"PK\3\4", f"a ZIP archive or an Office document: {_UNPACK}"),
@@ -93,8 +97,9 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 # What a text starts with, without its byte-order mark, blanks and capitals
 _TEXTS: tuple[tuple[bytes, str], ...] = (
     (b"<svg", f"a drawing (SVG): {_AS_PNG}"),
-    (b"<!doctype html", "a web page saved in place of the picture: download the picture itself"),
-    (b"<html", "a web page saved in place of the picture: download the picture itself"),
+    (b"/annex/objects/", "a git-annex pointer in place of the picture: git annex get fetches it"),
+    *((start, _PAGE) for start in (b"<!doctype html", b"<html", b"<head", b"<body", b"<script")),
+    (b"{\\rtf", "a text document (RTF): export its pictures"),
     (b"<?xml", "an XML text, perhaps a server's error message: download the picture itself"),
     (b"{", "a JSON text, perhaps a server's error message: download the picture itself"),
 )
