@@ -136,8 +136,8 @@ def _configuration(error: BaseException, asked: Asked | None) -> str:
     if "is not in struct" in message and keys:
         return f"{keys[-1]} is missing: it can be changed, not removed"
     if "is not a container" in message:
-        for told in filter(None, (scalar(key, asked) for key in asked.given)):
-            return told
+        for meant in filter(None, (scalar(key, asked) for key in asked.given)):
+            return meant
     # Hydra prints its search path after an empty line.
     lines = [line for line in message.partition("\n\n")[0].splitlines() if not line.startswith("    ")]
     where = f"{keys[-1]}: " if keys else ""
