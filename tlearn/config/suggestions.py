@@ -176,7 +176,8 @@ def _same_end(key: str, asked: Asked) -> Iterator[str]:
         return
     on = asked.given.get(key, "").casefold() not in NOTHING
     meant = [name for name in SYNONYMS.get(last.casefold(), ()) if on or "=" not in name]
-    if others := [name for name in meant if name.partition("=")[0] in asked.keys or name.startswith("hydra.")]:
+    others = [name for name in meant if name.partition("=")[0] in asked.keys or name.startswith(("hydra.", "+"))]
+    if others and (others[0][0] != "+" or "trainer" in asked.keys):
         yield others[0]
         return
     yield from (name for name in asked.own_keys if name.rpartition(".")[2].casefold() == last.casefold())
@@ -189,7 +190,6 @@ def _slip(key: str, name: str) -> bool:
 def _arguments(key: str, asked: Asked) -> Iterator[str]:
     """Yield the argument of a constructor that a key of a seat names, which takes a plus."""
     node, _, last = key.rpartition(".")
-    bare, node = not node, node or "trainer"
     target = OmegaConf.select(asked.config, f"{node}._target_") if node in SEATS else None
     if target is None:
         return
@@ -198,8 +198,8 @@ def _arguments(key: str, asked: Asked) -> Iterator[str]:
     # What cannot be imported is refused when it is built.
     except Exception:
         return
-    close = [last] if last in names or bare else difflib.get_close_matches(last, names, n=2, cutoff=0.8)
-    yield from (f"+{node}.{name}" for name in close if name in names)
+    close = [last] if last in names else difflib.get_close_matches(last, names, n=2, cutoff=0.8)
+    yield from (f"+{node}.{name}" for name in close)
 
 
 def _of_other_options(key: str, asked: Asked) -> Iterator[str]:
