@@ -48,7 +48,10 @@ def test_a_module_with_two_optimizers_trains_is_evaluated_predicts_and_resumes(t
     [
         ((OWN[0],), "CentreModule does not use the optimizer of the run: choose optimizer=none"),
         ((*OWN, "scheduler=cosine"), "CentreModule does not use the scheduler of the run: choose scheduler=none"),
-        (("module._target_=tests.training.own_module.SilentModule",), "validation_step of SilentModule must call self.measure"),
+        (
+            ("module._target_=tests.training.own_module.SilentModule",),
+            "validation_step of SilentModule must call self.measure",
+        ),
         (("module._target_=tests.training.own_module.NarrowModule",), "unexpected keyword argument 'loss'"),
     ],
     ids=["optimizer", "scheduler", "measure", "keywords"],
