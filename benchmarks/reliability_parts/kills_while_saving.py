@@ -32,7 +32,7 @@ def run(options: Options) -> Iterator[Outcome]:
     straight.start(straight.arguments(*more), Fault(noted=noted).install).wait()
     expected = result(straight.run)
     saving = Counter(step for step, target in steps(noted) if target.endswith(SAVED))
-    count = options.cases(2 * PER_PLACE, 6)
+    count = options.cases(2 * PER_PLACE, 4)
     for index in range(count):
         cell = ("the same file system", "another file system")[index % 2]
         name = f"{'elsewhere' if index % 2 else 'here'}-{index // 2}"
@@ -67,7 +67,7 @@ def killed(options: Options, name: str, place: Place, more: Sequence[str], savin
 
 def plain_kills(options: Options, images: Path) -> Iterator[Outcome]:
     """Kill the plain program within torch.save, which writes in parts of its own."""
-    for index in range(2 if options.short else 12):
+    for index in range(1 if options.short else 12):
         cell, name = ("the same file system", "another file system")[index % 2], f"plain-{index}"
         if not options.wants(name):
             continue

@@ -40,7 +40,7 @@ def run(options: Options) -> Iterator[Outcome]:
     images = draw(options.folder / "images", options.seed)
     total = sum(count for *_, count in PARTS.values())
     for name, (part, most, more, count) in PARTS.items():
-        share = options.cases(total, 2 * len(PARTS)) * count / total
+        share = options.cases(total, len(PARTS)) * count / total
         cases = [f"{name}-{index}" for index in range(max(1, round(share)))]
         if not any(map(options.wants, cases)):
             continue
