@@ -352,3 +352,19 @@ def test_a_home_folder_in_an_option_file_is_refused_with_what_to_type(tmp_path):
         compose(["+run_place=mine"], config_dir=tmp_path)
     # Where it is not used
     compose(["+run_place=mine"], config_dir=tmp_path, output_dir=tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("callbacks=[default,typo]", "unknown option callbacks=typo\noptions of callbacks: default"),
+        ("logger=[csv,wandbb]", "unknown option logger=wandbb; did you mean logger=wandb?"),
+        ("backbone=[resnet18,vgg16]", "expected one option; a sweep tries several: -m backbone=resnet18,vgg16"),
+        ("head=[linear, mlp]", "expected one option; a sweep tries several: -m head=linear,mlp"),
+        ("transforms.train={a:1}", "transforms.train={a:1}: expected a list, transforms.train=[...]"),
+        ("data.split=[1,2]", "data.split=[1,2]: expected keys below it, data.split.KEY=VALUE"),
+    ],
+)
+def test_several_options_and_values_of_another_kind_are_explained(argument, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        compose([argument])

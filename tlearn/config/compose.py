@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from tlearn.config import rules
-from tlearn.config.declared import PROGRAMS, declared, known_keys, misplaced
+from tlearn.config.declared import PROGRAMS, SEVERAL, declared, known_keys, misplaced, program_groups
 from tlearn.config.meant_values import hint
 from tlearn.config.messages import plain_error
 from tlearn.config.suggestions import Asked, did_you_mean, scalar, unknown_key
@@ -93,7 +93,11 @@ def check_rules(
     """
     known, referred = known_keys(asked.program), rules.references(unresolved)
     keys = declared(asked.program, choices, known)
-    for key in asked.given:
+    for key, raw in asked.given.items():
+        if raw[:1] == "[" and key in program_groups(asked.program) and key not in SEVERAL:
+            tried = "".join(raw.strip("[]").split())
+            # Hydra would merge them, and the last would win.
+            raise ConfigError(f"{key}={raw}: expected one option; a sweep tries several: -m {key}={tried}")
         is_node = "." in key and any(one.startswith(f"{key}.") for one in keys)
         if is_node and (told := scalar(key, asked)):
             raise ConfigError(told)

@@ -2,7 +2,7 @@
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -10,6 +10,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from tlearn.config import options
+from tlearn.config.declared import options_of
 from tlearn.config.meant_values import option_name
 from tlearn.config.suggestions import Asked, did_you_mean, scalar, unknown_key
 from tlearn.config.unreadable import several, unreadable
@@ -54,7 +55,10 @@ _GONE = {
 def of_composing(error: BaseException, asked: Asked | None) -> tuple[int, str] | None:
     """Return the status and the message of an error that composing a configuration raised; None for any other."""
     if isinstance(error, MissingConfigException) and error.options is not None:
-        return ConfigError.exit_status, _unknown_option(error)
+        return ConfigError.exit_status, _unknown_option(error.missing_cfg_file or "", error.options)
+    # One of several: Hydra says less.
+    if several_of := re.match(r"In '.*': Could not load '((.*)/.*)'\.", str(error)):
+        return ConfigError.exit_status, _unknown_option(several_of[1], options_of(several_of[2]))
     if isinstance(error, HydraException | OmegaConfBaseException) or _is_no_option(error):
         return ConfigError.exit_status, _configuration(error, asked)
     unreadable_file = isinstance(error, YAMLError | UnicodeDecodeError) or "Expected header format" in str(error)
@@ -88,8 +92,7 @@ def place(error: BaseException) -> str:
     return places[-1] if places else ""
 
 
-def _unknown_option(error: MissingConfigException) -> str:
-    path = error.missing_cfg_file or ""
+def _unknown_option(path: str, known_options: Iterable[str]) -> str:
     if path in _GONE:
         return _GONE[path]
     # Groups of Hydra lie in one another, ours do not.
@@ -100,7 +103,7 @@ def _unknown_option(error: MissingConfigException) -> str:
         return (
             f"{group}={option} is hidden by hydra.searchpath: add tlearn://options there, or take --config-dir instead"
         )
-    known = sorted(error.options or [])
+    known = sorted(known_options)
     more = ", and timm/NAME for a model of timm" if group == "backbone" else ""
     listed = f"options of {group}: {', '.join(known)}{more}"
     if group in _OWN and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", option):
@@ -133,6 +136,10 @@ def _configuration(error: BaseException, asked: Asked | None) -> str:
     if unknown:
         key = max([unknown.group(1), *keys], key=len)
         return unknown_key(key, asked)
+    if merged := re.match(r"Error merging override \+*((.*?)=.*)", message):
+        is_list = re.match(r"[^=]*=\s*\[", merged[1])
+        form = f"keys below it, {merged[2]}.KEY=VALUE" if is_list else f"a list, {merged[2]}=[...]"
+        return f"{merged[1]}: expected {form}"
     if "is not in struct" in message and keys:
         return f"{keys[-1]} is missing: it can be changed, not removed"
     if "is not a container" in message:

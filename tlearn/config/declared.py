@@ -13,6 +13,8 @@ from tlearn.config.options import option as option_without_file
 from tlearn.config.tree import CONF_DIR
 
 PROGRAMS = ("train", "evaluate", "predict", "explore", "compare", "bench")
+# Groups of which several options may be chosen
+SEVERAL = ("metrics", "callbacks", "logger")
 _GLOBAL = re.compile(r"# @package _global_")
 
 
@@ -95,7 +97,7 @@ def misplaced(program: str, choices: Mapping[str, str | None], config: Mapping[s
     """Return a key beside a shipped `_target_` that only other options of its group declare, or None."""
     for group in program_groups(program):
         chosen, node = choices.get(group), config.get(group)
-        keys = option_keys(group, chosen) if chosen and group not in ("metrics", "callbacks", "logger") else None
+        keys = option_keys(group, chosen) if chosen and group not in SEVERAL else None
         if keys is None or not isinstance(node, dict):
             continue
         found = dict(keys_of(node))

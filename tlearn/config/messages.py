@@ -62,7 +62,7 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
         return _constructor(error)
     if told := of_composing(error, asked):
         return told
-    if isinstance(error, OSError) and error.errno in _STORAGE:
+    if isinstance(error, OSError) and (error.errno in _STORAGE or _was_making_folder(error)):
         file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"
         room = "; free some space" if error.errno in FULL else ""
         return OutputError.exit_status, f"cannot write {file}: {error.strerror}{room}"
@@ -96,6 +96,11 @@ def plain_error(error: BaseException, asked: Asked | None = None) -> BaseExcepti
     told = kind(message)
     told.__cause__ = error
     return told
+
+
+def _was_making_folder(error: BaseException) -> bool:
+    """Return whether Hydra could not make the run folder, for any reason that a file system may have."""
+    return [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)][-1:] == ["mkdir"]
 
 
 def own_code(error: BaseException) -> str | None:

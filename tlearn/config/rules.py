@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tlearn.config.declared import SEVERAL
 from tlearn.config.meant_values import metric_line
 from tlearn.config.suggestions import did_you_mean
 from tlearn.config.valid_values import DECODING, RULES, SEATS, rule_of, without
@@ -28,8 +29,6 @@ _OTHERS = {
 _EMPTY = {"images": "backbone", "seed": "backbone", "tta": "metrics", "resume": "tune"}
 # Groups all of whose keys are read
 _WHOLE = ("features", "paths")
-# The seats that a configuration gives names to, each of which must be built
-_NAMED = ("metrics", "callbacks", "logger")
 # The keys of Hydra
 _HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)")
@@ -115,7 +114,7 @@ def check(
             raise UnknownKeyError(key)
         if (rule := rule_of(key)) and (expected := rule(value)):
             raise RefusedValueError(key, value, expected)
-    for group in _NAMED:
+    for group in SEVERAL:
         _check_named(group, config.get(group) or {}, known)
     if config.get("transforms"):
         _check_transforms(config["transforms"])
@@ -161,7 +160,7 @@ def _check_place(key: str, value: Any, free: bool, known: list[str]) -> None:
 
 
 def _is_read(key: str, referred: Collection[str], declared: Collection[str] | None) -> bool:
-    if declared is None or key in declared or key.partition(".")[0] in ("extra", *_NAMED):
+    if declared is None or key in declared or key.partition(".")[0] in ("extra", *SEVERAL):
         return True
     return _is_referred(key, referred)
 

@@ -15,7 +15,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tlearn.config.arguments import overridden
-from tlearn.config.declared import holders, keys_of, options_of, program_groups, programs_with
+from tlearn.config.declared import SEVERAL, holders, keys_of, options_of, program_groups, programs_with
 from tlearn.config.other_names import ALIASES, SYNONYMS
 from tlearn.config.tree import compose_unchecked
 from tlearn.config.valid_values import NOTHING, SEATS, rule_of, without
@@ -207,7 +207,7 @@ def _of_other_options(key: str, asked: Asked) -> Iterator[str]:
     last = key.rpartition(".")[2]
     last = ALIASES.get(last, last)
     for group in program_groups(asked.program):
-        if group not in ("metrics", "callbacks", "logger"):
+        if group not in SEVERAL:
             # The least deep one: others of the same option refer to it.
             found = sorted(holders(group, last, last=True), key=lambda one: one[1].count("."), reverse=True)
             for option, name in dict(found).items():
