@@ -110,7 +110,7 @@ class TestConfigurationErrors:
             ),
             (["+extra.note=${nowhere}"], "extra.note: Interpolation key 'nowhere' not found"),
             (["seed=${oc.env:NO_SUCH_VARIABLE}"], "seed: "),
-            (["optimizer=3"], "GROUP=OPTION takes a name"),
+            (["optimizer=3"], "optimizer=3: expected an option of optimizer: adam, adamw, none, sgd"),
             (["optimizer=[adam,nothing]"], "Could not load 'optimizer/nothing'"),
             (["seed"], "cannot read the argument seed: write KEY=VALUE, as seed=..."),
             (
@@ -363,7 +363,8 @@ class TestMain:
         """As a cell does it: sys.argv is set, SystemExit would be caught, and the kernel has a variable to lose."""
         cell = (
             "import sys\n"
-            "sys.argv = ['train', 'trainer=cpu', 'report=off', 'trainer.max_epochs=1', 'data.counts={val: 2}']\n"
+            "sys.argv = ['train', 'trainer=cpu', 'report=off', 'trainer.max_epochs=1', 'backbone=tiny',"
+            "'data.counts={train: 8, val: 2, test: 2}']\n"
             "from tlearn.train import main\n"
             "print('ended with', main())\n"
             "print('an hour of work')\n"

@@ -66,8 +66,8 @@ def hint(key: str, value: Any, expected: str, asked: Asked) -> str:
 def option_name(asked: Asked) -> str | None:
     """Return what to type for the first group whose option is a number, or true or false."""
     for key, raw in asked.given.items():
-        options = options_of(key) if "." not in key and not re.search("[A-Za-z_]{6}", raw) else ()
-        if options and raw not in options:
+        options = options_of(key) if "." not in key else ()
+        if options and isinstance(OverridesParser.create().parse_override(f"{key}={raw}").value(), int | float):
             nothing = [one for one in options if one in NOTHING and raw.casefold() in NOTHING]
             meant = f"; did you mean {key}={nothing[0]}?" if nothing else ""
             return f"{key}={raw}: expected an option of {key}: {', '.join(options)}{meant}"

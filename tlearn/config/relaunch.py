@@ -52,14 +52,16 @@ def _merged(stored: list[str], given: list[str]) -> list[str]:
     """Return the stored overrides that the given ones leave, and the given ones after them, as Hydra applies them.
 
     What is set, or removed, is set anew. What was added (`+key`) stays before what changes or removes it. What was
-    removed or null does not hide what is given below it, and is removed before what is added (`+key`) in its place.
+    removed or null does not hide what is given below it, and is removed before what is added (`+key`) in its place,
+    unless it had only been added itself.
     """
 
-    def is_left(argument: str) -> bool:
-        key = key_of(argument)
+    def is_left(place: int) -> bool:
+        argument, key = stored[place], key_of(stored[place])
+        was_added = any(one.startswith("+") and key_of(one) == key for one in stored[:place])
         for one in given:
             removes, extends = one.startswith("~"), argument.startswith("+") and not one.startswith("+")
-            if argument.startswith("~") and one.startswith("+"):
+            if argument.startswith("~") and one.startswith("+") and not was_added:
                 continue
             if key_of(one) == key and (argument.startswith("~") if removes else not extends):
                 return False
@@ -70,7 +72,7 @@ def _merged(stored: list[str], given: list[str]) -> list[str]:
                 return False
         return True
 
-    return [*filter(is_left, stored), *given]
+    return [*(argument for place, argument in enumerate(stored) if is_left(place)), *given]
 
 
 def _placed(argument: str, folder: Path) -> str:
