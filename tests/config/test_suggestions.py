@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ NEEDS = {"predict": ["run=r", "images=i"], "evaluate": ["run=r"]}
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch, capsys):
+def refused(tmp_path, monkeypatch, capsys, options_composed_once):
     """Give a function that returns the message for arguments which a program refuses before its task."""
     monkeypatch.chdir(tmp_path)
 
@@ -46,68 +47,91 @@ def accept(name: str, *arguments: str) -> None:
     compose([*NEEDS.get(name, ()), *arguments], name)
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("learning_rate=0.1", "optimizer.lr=0.1"),
-        ("optimizer.learning_rate=0.1", "optimizer.lr=0.1"),
-        ("lr=0.1", "optimizer.lr=0.1"),
-        ("lr2=0.1", "optimizer.lr=0.1"),
-        ("+lr=0.1", "optimizer.lr=0.1"),
-        ("bakbone=resnet18", "backbone=resnet18"),
-        ("Backbone=resnet18", "backbone=resnet18"),
-        ("model=resnet50", "backbone=resnet50"),
-        ("arch=resnet50", "backbone=resnet50"),
-        ("weights=w.pth", "backbone.weights=w.pth"),
-        ("batch_size=16", "data.batch_size=16"),
-        ("data.bachsize=16", "data.batch_size=16"),
-        ("data.batch-size=16", "data.batch_size=16"),
-        ("epochs=5", "trainer.max_epochs=5"),
-        ("trainer.max_epoch=5", "trainer.max_epochs=5"),
-        ("gpus=2", "trainer.devices=2"),
-        ("workers=4", "data.num_workers=4"),
-        ("patience=3", "callbacks.early_stopping.patience=3"),
-        ("val_fraction=0.3", "data.split.val_fraction=0.3"),
-        ("root=pics", "data=folder data.root=pics"),
-        ("data_dir=my pics (2)", 'data=folder "data.root=my pics (2)"'),
-        ("dropout=0.3", "head=mlp head.dropout=0.3"),
-        ("momentum=0.9", "optimizer=sgd optimizer.momentum=0.9"),
-        ("scheduler.gamma=0.5", "scheduler=step scheduler.build.gamma=0.5"),
-        ("trainer.limit_train_batches=1", "+trainer.limit_train_batches=1"),
-        ("trainer.limit_train_batch=1", "+trainer.limit_train_batches=1"),
-        ("optimizer.amsgrad=true", "+optimizer.amsgrad=true"),
-        ("data.balance=wieghts", "data.balance=weights"),
-        ("fp16=true", "trainer.precision=16-mixed"),
-        ("precision=bf16-mixed", "trainer.precision=bf16-mixed"),
-        ("gradient_accumulation_steps=2", "trainer.accumulate_grad_batches=2"),
-        ("max_grad_norm=1", "trainer.gradient_clip_val=1"),
-        ("per_device_train_batch_size=8", "data.batch_size=8"),
-        ("use_gpu=true", "trainer.accelerator=gpu"),
-        ("freeze=true", "finetune=frozen"),
-        ("report_to=wandb", "logger=wandb"),
-        ("run_name=x", "hydra.run.dir=x"),
-        ("overfit_batches=3", "+trainer.overfit_batches=3"),
-        ("limit_train_batches=0.1", "+trainer.limit_train_batches=0.1"),
-        ("optimizer.name=sgd", "optimizer=sgd"),
-        ("labels=x.csv", "data=csv data.csv=x.csv"),
-        ("validation_split=0.2", "data.split.val_fraction=0.2"),
-        ("nodes=2", "trainer.num_nodes=2"),
-        ("lr_scheduler=cosine", "scheduler=cosine"),
-        ("seed_everything=1", "seed=1"),
-        ("data.split=0.2", "data.split.val_fraction=0.2"),
-        ("backbone=microsoft/resnet-50", "backbone=resnet50"),
-        ("backbone=torchvision.models.resnet18", "backbone=resnet18"),
-        ("report=false", "report=off"),
-        ("monitor=val_loss", "monitor.metric=val/loss"),
-        ("monitor=val_acc", "monitor.metric=val/top1"),
-        ("monitor=val/loss", "monitor.metric=val/loss"),
-        ("scheduler=False", "scheduler=none"),
-    ],
-)
+def accept_all(lines: Iterable[Sequence[str]]) -> None:
+    """Let lines be accepted, as many at a time as give each key once and fit together."""
+    batches: list[list[str]] = []
+    for line in lines:
+        keys = {one.partition("=")[0] for one in line}
+        for batch in batches:
+            taken = {one.partition("=")[0] for one in batch}
+            if not any(
+                key == one or one.startswith(f"{key}.") or key.startswith(f"{one}.") for key in keys for one in taken
+            ):
+                batch += line
+                break
+        else:
+            batches.append([*line])
+    for batch in batches:
+        accept("train", *batch)
+
+
+MEANT = [
+    ("learning_rate=0.1", "optimizer.lr=0.1"),
+    ("optimizer.learning_rate=0.1", "optimizer.lr=0.1"),
+    ("lr=0.1", "optimizer.lr=0.1"),
+    ("lr2=0.1", "optimizer.lr=0.1"),
+    ("+lr=0.1", "optimizer.lr=0.1"),
+    ("bakbone=resnet18", "backbone=resnet18"),
+    ("Backbone=resnet18", "backbone=resnet18"),
+    ("model=resnet50", "backbone=resnet50"),
+    ("arch=resnet50", "backbone=resnet50"),
+    ("weights=w.pth", "backbone.weights=w.pth"),
+    ("batch_size=16", "data.batch_size=16"),
+    ("data.bachsize=16", "data.batch_size=16"),
+    ("data.batch-size=16", "data.batch_size=16"),
+    ("epochs=5", "trainer.max_epochs=5"),
+    ("trainer.max_epoch=5", "trainer.max_epochs=5"),
+    ("gpus=2", "trainer.devices=2"),
+    ("workers=4", "data.num_workers=4"),
+    ("patience=3", "callbacks.early_stopping.patience=3"),
+    ("val_fraction=0.3", "data.split.val_fraction=0.3"),
+    ("root=pics", "data=folder data.root=pics"),
+    ("data_dir=my pics (2)", 'data=folder "data.root=my pics (2)"'),
+    ("dropout=0.3", "head=mlp head.dropout=0.3"),
+    ("momentum=0.9", "optimizer=sgd optimizer.momentum=0.9"),
+    ("scheduler.gamma=0.5", "scheduler=step scheduler.build.gamma=0.5"),
+    ("trainer.limit_train_batches=1", "+trainer.limit_train_batches=1"),
+    ("trainer.limit_train_batch=1", "+trainer.limit_train_batches=1"),
+    ("optimizer.amsgrad=true", "+optimizer.amsgrad=true"),
+    ("data.balance=wieghts", "data.balance=weights"),
+    ("fp16=true", "trainer.precision=16-mixed"),
+    ("precision=bf16-mixed", "trainer.precision=bf16-mixed"),
+    ("gradient_accumulation_steps=2", "trainer.accumulate_grad_batches=2"),
+    ("max_grad_norm=1", "trainer.gradient_clip_val=1"),
+    ("per_device_train_batch_size=8", "data.batch_size=8"),
+    ("use_gpu=true", "trainer.accelerator=gpu"),
+    ("freeze=true", "finetune=frozen"),
+    ("report_to=wandb", "logger=wandb"),
+    ("run_name=x", "hydra.run.dir=x"),
+    ("overfit_batches=3", "+trainer.overfit_batches=3"),
+    ("limit_train_batches=0.1", "+trainer.limit_train_batches=0.1"),
+    ("optimizer.name=sgd", "optimizer=sgd"),
+    ("labels=x.csv", "data=csv data.csv=x.csv"),
+    ("validation_split=0.2", "data.split.val_fraction=0.2"),
+    ("nodes=2", "trainer.num_nodes=2"),
+    ("lr_scheduler=cosine", "scheduler=cosine"),
+    ("seed_everything=1", "seed=1"),
+    ("data.split=0.2", "data.split.val_fraction=0.2"),
+    ("backbone=microsoft/resnet-50", "backbone=resnet50"),
+    ("backbone=torchvision.models.resnet18", "backbone=resnet18"),
+    ("report=false", "report=off"),
+    ("monitor=val_loss", "monitor.metric=val/loss"),
+    ("monitor=val_acc", "monitor.metric=val/top1"),
+    ("monitor=val/loss", "monitor.metric=val/loss"),
+    ("scheduler=False", "scheduler=none"),
+]
+
+
+@pytest.mark.parametrize(("typed", "meant"), MEANT)
 def test_what_was_meant_is_offered_with_its_value_and_accepted(refused, typed, meant):
     message = refused(typed).splitlines()[0]
     assert f"; did you mean {meant}" in message
-    accept("train", *offered(message)[0])
+    assert offered(message)[0] == shlex.split(meant)
+
+
+def test_every_such_line_is_accepted(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    accept_all(shlex.split(meant) for _, meant in MEANT)
 
 
 @pytest.mark.parametrize(
