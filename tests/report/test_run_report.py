@@ -118,7 +118,7 @@ def test_every_figure_has_a_table_of_its_name_beside_it(made):
         assert f"report/{path.name}" in page.text
     images = [source for source in page.values("img", "src") if not str(source).startswith("data:image/jpeg")]
     # Photographs are smaller as JPEG.
-    assert len(images) == len(drawn - {"test_predictions"}) + 3
+    assert len(images) == len(drawn - {"test_predictions"} | {"batch"})
 
 
 def test_mistakes_are_shown_with_what_they_were_taken_for(made):
