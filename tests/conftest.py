@@ -37,6 +37,14 @@ def first_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_goodbyes() -> Iterator[None]:
+    """Wait one second, not five, for each loader worker of an epoch that an error has ended."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 1.0)
+        yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, Any, Any]:
     """Let the workers of a parallel run report on file names that are not text, which they could not send."""

@@ -56,20 +56,19 @@ def same(one: dict, other: dict) -> None:
 @pytest.mark.parametrize(
     "more",
     [
-        (),
-        ("head=mlp", "head.dropout=0.5", "data.balance=sampler"),
-        ("finetune=partial", "finetune.stages=[conv5]"),
+        ("head=mlp", "head.dropout=0.5", "data.balance=sampler", "transforms.average=[crop,flip,squash]"),
         ("finetune=partial", "finetune.stages=[stage4.2]", "finetune.body_lr_scale=1.0"),
         ("finetune=gradual", "finetune.later_stages=[conv5]", "finetune.unfreeze_epoch=1"),
-        ("transforms.average=[crop,flip,squash]",),
         ("transforms.average=[crop,pad]", "finetune=partial", "finetune.stages=[conv5]"),
-        ("transforms.fit=squash", "backbone.pooling=avgmax"),
-        ("data.balance=weights", "loss.label_smoothing=0.1", "trainer.accumulate_grad_batches=2"),
+        (
+            *("transforms.fit=squash", "backbone.pooling=avgmax", "data.balance=weights"),
+            *("loss.label_smoothing=0.1", "trainer.accumulate_grad_batches=2"),
+        ),
     ],
     ids=lambda more: " ".join(more) or "default",
 )
 def test_figures_equal_those_from_pictures(tmp_path, folder_data, weights, capsys, more):
-    more = ("trainer.max_epochs=3", *more)
+    more = ("trainer.max_epochs=2", *more)
     pictures = runs.run(tmp_path / "plain", folder_data, weights, "features=off", *more)
     assert "features: on the fly, because features=off" in capsys.readouterr().out
     cached = runs.run(tmp_path / "cached", folder_data, weights, "features=cache", *more)
@@ -77,8 +76,9 @@ def test_figures_equal_those_from_pictures(tmp_path, folder_data, weights, capsy
     same(cached, pictures)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_gives_the_same_from_features_as_from_pictures(name, tmp_path, folder_data):
+# Of each kind one: plain, with branches, of other inputs, with attention over windows, over a grid, over all patches
+@pytest.mark.parametrize("name", ["squeezenet1_1", "densenet121", "inception_v3", "swin_v2_t", "maxvit_t", "vit_b_32"])
+def test_a_family_gives_the_same_from_features_as_from_pictures(name, tmp_path, folder_data):
     size, body = FAMILIES[name][0], body_of(name)
     network = TransferNetwork(body, torch.nn.LazyLinear(3)).eval()
     transform = Transform({**TorchvisionBackbone(name, None).preprocessing(), "resize": size, "size": size})
@@ -118,10 +118,8 @@ def test_features_are_of_what_they_depend_on(tmp_path, folder_data, weights, com
     for number, more in enumerate(
         [
             ("transforms.fit=squash",),
-            ("transforms.size=48",),
             ("transforms.mean=[0.5,0.5,0.5]",),
             ("backbone.pooling=max",),
-            ("features.precision=bf16",),
             ("finetune=partial", "finetune.stages=[conv5]"),
             ("data.alpha_background=[0,0,0]",),
         ]

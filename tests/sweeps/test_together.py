@@ -59,18 +59,13 @@ def results(folder: Path) -> dict[str, float]:
     return {name: value for name, value in found.items() if not name.startswith("time/")}
 
 
-RATES = "optimizer.lr=0.01,0.1"
 GRIDS = {
     "linear": "trainer.max_epochs=6 callbacks.early_stopping.patience=2 optimizer.lr=0.0001,0.3 "
-    "optimizer.weight_decay=0,0.1",
-    "unprepared": f"callbacks.prepare_head=null optimizer=adamw,sgd {RATES} optimizer.weight_decay=0.1",
-    "momentum": "optimizer=sgd optimizer.nesterov=true,false optimizer.lr=0.5",
-    "mlp": "head=mlp head.hidden=[8],[16,8] head.dropout=0.0,0.5",
-    "losses": "loss.label_smoothing=0,0.1 loss.weight=null,[1.0,3.0,2.0]",
-    "balance": f"data.balance=none,weights {RATES}",
-    "schedules": "scheduler=cosine,onecycle,plateau,step trainer.max_epochs=5",
-    "views": f"transforms=light features.views=2 {RATES}",
-    "metric": f"metrics=full monitor.metric=val/top1 {RATES}",
+    "metrics=full monitor.metric=val/top1",
+    "unprepared": "callbacks.prepare_head=null optimizer=adamw,sgd optimizer.weight_decay=0,0.1",
+    "mlp": "head=mlp head.hidden=[8],[16,8] head.dropout=0.5 transforms=light features.views=2",
+    "losses": "loss.label_smoothing=0,0.1 loss.weight=[1.0,3.0,2.0] optimizer=sgd optimizer.nesterov=true",
+    "schedules": "scheduler=cosine,onecycle,plateau,step data.balance=weights",
 }
 
 
