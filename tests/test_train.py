@@ -35,7 +35,8 @@ def _changed(run_folder: Path, weights: Path) -> set[str]:
 
 
 def test_a_run_folder_explains_itself(tmp_path, folder_data, weights, capsys):
-    figures = run(tmp_path / "run", folder_data, weights, "quiet=true")
+    figures = train(compose(overrides(folder_data, weights, "quiet=true"), output_dir=tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8")).items() >= figures.items()
     found = {path.name for path in (tmp_path / "run").iterdir()}
     assert {
         "metrics.json",
@@ -49,6 +50,7 @@ def test_a_run_folder_explains_itself(tmp_path, folder_data, weights, capsys):
     } <= found
     assert not any(name.startswith(".") for name in found)
     assert {"val/top1", "val/loss", "test/top1", "test/loss", "train/loss"} - figures.keys() == {"train/loss"}
+    assert "val/top5" not in figures, "with three classes, it would always be one"
     assert all(isinstance(value, int | float) for value in figures.values())
     assert figures["params/trainable"] == 1024 * 3 + 3
     assert figures["epoch/best"] == figures["epoch/last"] == 0
@@ -64,16 +66,14 @@ def test_a_run_folder_explains_itself(tmp_path, folder_data, weights, capsys):
     assert environment["packages"]["torch"].startswith(torch.__version__.split("+")[0])
 
 
-def test_no_top5_where_it_would_always_be_one(tmp_path, folder_data, weights, draw_split):
-    assert "val/top5" not in run(tmp_path / "three", folder_data, weights)
+def test_more_than_five_classes_have_a_top5(tmp_path, weights, draw_split):
     seven = draw_split(tmp_path / "seven", 8, tuple("abcdefg"))
     figures = run(tmp_path / "run", seven, weights, "data.split.fractions=[0.5,0.25,0.25]")
     assert figures["val/top1"] <= figures["val/top5"] <= 1
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_frozen_body_stays_bit_for_bit(tmp_path, folder_data, weights, optimizer):
-    more = (f"optimizer={optimizer}", "optimizer.weight_decay=0.1", "transforms=light", "transforms.size=32")
+def test_a_frozen_body_stays_bit_for_bit(tmp_path, folder_data, weights):
+    more = ("optimizer=sgd", "optimizer.weight_decay=0.1", "transforms=light", "transforms.size=32")
     run(tmp_path / "run", folder_data, weights, *more)
     assert _changed(tmp_path / "run", weights) == set()
 
@@ -127,7 +127,8 @@ def test_figures_do_not_depend_on_the_number_of_workers(tmp_path, folder_data, w
 
 
 def test_checkpoints_are_plain_data_without_frozen_weights(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights)
+    radam = ("optimizer._target_=torch.optim.RAdam", "+optimizer.betas=[0.8,0.99]")
+    run(tmp_path / "run", folder_data, weights, *radam)
     files = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert files == ["epoch000-step000003.ckpt", "last.ckpt"]
     for name in files:
@@ -135,6 +136,7 @@ def test_checkpoints_are_plain_data_without_frozen_weights(tmp_path, folder_data
         # A resumed run goes on with the same standardised features; the model has a plain layer.
         kept = {f"network.head.{name}" for name in ("weight", "bias", "shift", "scale")}
         assert set(checkpoint["state_dict"]) == kept
+        assert list(checkpoint["optimizer_states"][0]["param_groups"][0]["betas"]) == [0.8, 0.99]
 
 
 @pytest.mark.slow
@@ -187,28 +189,6 @@ def test_a_resumed_run_keeps_its_configuration_and_its_pictures(tmp_path, folder
     assert fewer.returncode == DataError.exit_status
 
 
-@pytest.mark.slow
-def test_a_schedule_over_the_whole_run_cannot_be_made_longer(tmp_path, folder_data, weights):
-    folder = tmp_path / "run"
-    command = [*overrides(folder_data, weights, "scheduler=cosine"), f"hydra.run.dir='{folder}'"]
-    assert program("train", *command, cwd=tmp_path).returncode == 0
-    longer = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
-    assert longer.returncode == ConfigError.exit_status
-    assert "trainer.max_epochs: 1 -> 2" in longer.stderr
-
-
-def test_lists_of_a_configuration_end_as_plain_lists_in_checkpoints(tmp_path, folder_data, weights):
-    radam = ("optimizer._target_=torch.optim.RAdam", "+optimizer.betas=[0.8,0.99]")
-    run(tmp_path / "run", folder_data, weights, *radam)
-    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert list(checkpoint["optimizer_states"][0]["param_groups"][0]["betas"]) == [0.8, 0.99]
-
-
-def test_mixing_takes_whole_numbers(tmp_path, folder_data, weights):
-    mix = ("transforms.mixup_alpha=1", "transforms.cutmix_alpha=1")
-    assert run(tmp_path / "run", folder_data, weights, *mix)["val/loss"] > 0
-
-
 def test_a_head_that_a_model_folder_cannot_name_is_refused_before_training(tmp_path, folder_data, weights):
     with pytest.raises(ConfigError, match=r"^head\.build: torch\.hub\.load cannot be a head"):
         run(tmp_path / "run", folder_data, weights, "head.build._target_=torch.hub.load")
@@ -216,14 +196,17 @@ def test_a_head_that_a_model_folder_cannot_name_is_refused_before_training(tmp_p
 
 
 @pytest.mark.slow
-def test_a_folder_with_a_run_is_not_written_over(tmp_path, folder_data, weights):
+def test_a_folder_with_a_run_is_not_written_over_nor_its_schedule_made_longer(tmp_path, folder_data, weights):
     folder = tmp_path / "run"
-    command = [*overrides(folder_data, weights, "trainer.fast_dev_run=true"), f"hydra.run.dir='{folder}'"]
+    command = [*overrides(folder_data, weights, "scheduler=cosine"), f"hydra.run.dir='{folder}'"]
     assert program("train", *command, cwd=tmp_path).returncode == 0
     before = (folder / "metrics.json").read_bytes()
     again = program("train", *command, "seed=7", cwd=tmp_path)
     assert again.returncode == 4
     assert "already holds a run" in again.stderr
+    longer = program("train", f"resume={folder}", "trainer.max_epochs=2", cwd=tmp_path)
+    assert longer.returncode == ConfigError.exit_status
+    assert "trainer.max_epochs: 1 -> 2" in longer.stderr
     assert (folder / "metrics.json").read_bytes() == before
 
 
@@ -281,7 +264,6 @@ def test_unreadable_pictures_are_all_named_before_training(tmp_path, folder_data
         (["module=full_batch", "transforms.mixup_alpha=0.2"], "mixup_alpha"),
         (["optimizer=none"], "optimizer=adam"),
         (["module._target_=torch.nn.Linear"], "not a subclass of tlearn.training.module.TransferModule"),
-        (["module._target_=builtins.dict"], "not a subclass of tlearn.training.module.TransferModule"),
         (["+module.rate=3"], "'rate'"),
         (["+module.monitor=val/top1"], "module.monitor cannot be given"),
         (["trainer=gpu"], "GPU|gpu|CUDA|cuda|accelerator"),
@@ -325,7 +307,7 @@ def test_every_option_trains(tmp_path, folder_data, weights, options):
     assert 0 <= figures["val/top1"] <= 1
 
 
-@pytest.mark.parametrize("mix", ["transforms.mixup_alpha=0.2", "transforms.cutmix_alpha=1.0"])
+@pytest.mark.parametrize("mix", ["transforms.mixup_alpha=1", "transforms.cutmix_alpha=0.5"])
 def test_mixed_batches_train(tmp_path, folder_data, weights, mix):
     assert run(tmp_path / "run", folder_data, weights, mix)["val/loss"] > 0
 
@@ -337,11 +319,6 @@ def test_a_separable_task_is_learned(tmp_path, draw_split):
     easy = ("backbone=squeezenet1_1", "transforms.size=64", "trainer.max_epochs=15")
     figures = run(tmp_path / "run", tmp_path / "data", "null", *easy)
     assert figures["test/top1"] == 1.0
-
-
-def test_the_csv_log_has_a_row_for_each_epoch(tmp_path, folder_data, weights):
-    run(tmp_path / "run", folder_data, weights, "trainer.max_epochs=3")
-    assert _logged_epochs(tmp_path / "run") == ["0", "1", "2"]
 
 
 @pytest.mark.slow
@@ -361,8 +338,3 @@ def test_a_sweep_runs_all_trials_and_shows_a_table(tmp_path, folder_data, weight
         figures = json.loads((Path(row["folder"]) / "metrics.json").read_text())
         assert float(row["val/loss"]) == pytest.approx(figures["val/loss"], rel=1e-5)
     assert "best: head=" in done.stdout
-
-
-def test_the_same_configuration_from_a_notebook(tmp_path, folder_data, weights):
-    figures = train(compose(overrides(folder_data, weights), output_dir=tmp_path / "run"))
-    assert figures["val/top1"] == json.loads((tmp_path / "run" / "metrics.json").read_text())["val/top1"]

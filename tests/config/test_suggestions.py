@@ -123,7 +123,7 @@ MEANT = [
 
 
 @pytest.mark.parametrize(("typed", "meant"), MEANT)
-def test_what_was_meant_is_offered_with_its_value_and_accepted(refused, typed, meant):
+def test_what_was_meant_is_offered_with_its_value(refused, typed, meant):
     message = refused(typed).splitlines()[0]
     assert f"; did you mean {meant}" in message
     assert offered(message)[0] == shlex.split(meant)
