@@ -40,8 +40,7 @@ def _evaluate(output: Path, run_folder: Path, *more: str) -> dict[str, float]:
     return evaluate(compose(arguments, "evaluate", output_dir=output))
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-@pytest.mark.parametrize("batch_size", [1, 4, 32])
+@pytest.mark.parametrize(("split", "batch_size"), [("test", 1), ("val", 4), ("test", 32)])
 def test_the_figures_are_those_of_the_training(tmp_path, trained, split, batch_size):
     folder, figures = trained
     again = _evaluate(tmp_path, folder / "run", f"split={split}", f"data.batch_size={batch_size}")

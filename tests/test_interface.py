@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -92,35 +93,35 @@ class TestModule:
         code = (
             "import sys, tlearn; assert tlearn.errors.ConfigError; assert not {'torch', 'hydra'} & set(sys.modules);"
             "assert set(dir(tlearn)) >= {'fit', 'load_model', 'compose', 'Run', 'errors'};"
-            "tlearn.compose(['seed=1']); assert 'torch' not in sys.modules;"
-            "from tlearn import *; assert fit and load_model and Run;"
-            "import tlearn.train; assert tlearn.train.main"
+            "tlearn.compose(['seed=1']); assert 'torch' not in sys.modules"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
+
+    def test_a_star_imports_what_it_has_and_a_program_stays_a_module(self):
+        exec("from tlearn import *", names := {})
+        assert {"fit", "load_model", "Run"} <= names.keys()
+        assert importlib.import_module("tlearn.train") is tlearn.train
 
     def test_what_it_has_not_is_an_attribute_error(self):
         assert not hasattr(tlearn, "fitt")
 
 
 class TestFit:
-    def test_a_run_is_that_of_the_command_line(self, trained, tmp_path):
+    def test_a_run_is_that_of_the_command_line_and_prints_the_same(self, trained, tmp_path, capsys):
         told = [*overrides(trained.data, trained.weights), f"hydra.run.dir={tmp_path / 'run'}"]
         done = program("train", *told, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         here = tlearn.fit([*told, f"hydra.run.dir={tmp_path / 'here'}"])
+        out = capsys.readouterr().out
+        assert "epoch 1/1" in out
+        assert out.splitlines()[-1] == str(here.folder)
         there = tlearn.Run(tmp_path / "run")
         usual = {key: value for key, value in there.metrics.items() if not key.startswith("time/")}
         assert {key: here.metrics[key] for key in usual} == usual
         assert {path.name for path in here.folder.iterdir()} == {path.name for path in there.folder.iterdir()}
         assert (here.folder / ".hydra" / "overrides.yaml").is_file()
         assert here.metrics == json.loads((here.folder / "metrics.json").read_text(encoding="utf-8"))
-
-    def test_a_run_prints_what_the_command_line_does(self, trained, capsys):
-        run = tlearn.fit(overrides(trained.data, trained.weights, f"hydra.run.dir='{trained.root / 'loud'}'"))
-        out = capsys.readouterr().out
-        assert "epoch 1/1" in out
-        assert out.splitlines()[-1] == str(run.folder)
 
     def test_a_run_has_what_it_left(self, trained, tmp_path):
         assert trained.run.report is None
@@ -182,7 +183,8 @@ class TestFit:
         assert message in str(caught.value)
         # Frames of Hydra would bury it in a notebook.
         assert len(caught.traceback) < 6
-        if more != ["-m"]:
+        # Of the others, it is asked in tests/config/test_answers.py.
+        if kind is OutputError:
             done = program("train", *[one.replace("/one", "/two") for one in told], cwd=tmp_path)
             assert done.stderr.strip().endswith(f"tlearn: error: {str(caught.value).replace('/one', '/two')}")
             assert done.returncode == kind.exit_status
@@ -215,31 +217,23 @@ class TestFit:
         assert again.folder == run.folder
         assert (run.folder / "train.log").read_text(encoding="utf-8").count("epoch 2/2") == 1
 
-    def test_options_of_a_folder_of_your_own(self, trained, tmp_path):
-        (tmp_path / "experiment").mkdir()
-        (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nextra: {note: mine}\n")
-        told = [*overrides(trained.data, trained.weights), "experiment=mine", f"hydra.run.dir={tmp_path / 'run'}"]
-        assert "mine" in (tlearn.fit(told, config_dir=tmp_path).folder / ".hydra" / "config.yaml").read_text()
-
     @pytest.mark.parametrize("more", [(), ("backbone.weights=none.pth",), ("optimizer.lr=-1",)], ids=str)
-    def test_the_process_stays_as_it_was(self, trained, more):
+    def test_the_process_and_its_random_numbers_stay_as_they_were(self, trained, more):
         def state() -> tuple[object, ...]:
             handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
             return sys.argv, list(sys.argv), os.getcwd(), dict(os.environ), handlers, HydraConfig.initialized()
 
+        def drawn() -> tuple[float, ...]:
+            return random.random(), np.random.rand(), torch.rand(()).item()
+
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        expected = drawn()
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
         before = state()
         with contextlib.suppress(TlearnError):
             trained.fit(*more)
         assert state() == before
-
-    def test_random_numbers_of_the_caller_go_on(self, trained):
-        random.seed(1), np.random.seed(1), torch.manual_seed(1)
-        expected = random.random(), np.random.rand(), torch.rand(()).item()
-        random.seed(1), np.random.seed(1), torch.manual_seed(1)
-        trained.fit()
-        assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
-        with pytest.raises(TlearnError):
-            trained.fit("+trainer.wrong=1")
+        assert drawn() == expected
 
     def test_threads_take_turns_beside_a_running_loop(self, trained):
         runs: list[tlearn.Run] = []
@@ -256,10 +250,13 @@ class TestFit:
         assert seeds == [1, 1, 2]
 
     @pytest.mark.slow
-    def test_two_processes_do_not_run_the_script_or_notebook_again(self, trained, tmp_path):
+    def test_two_processes_find_own_code_and_do_not_run_the_script_or_notebook_again(self, trained, tmp_path):
         told = [*overrides(trained.data, trained.weights), "trainer=ddp_cpu", "head=mine"]
         (tmp_path / "conf" / "head").mkdir(parents=True)
-        (tmp_path / "conf" / "head" / "mine.yaml").write_text("defaults: [linear]\n", encoding="utf-8")
+        mine = "defaults: [linear]\nbuild: {_target_: mine.Head}\n"
+        (tmp_path / "conf" / "head" / "mine.yaml").write_text(mine, encoding="utf-8")
+        code = "from torch import nn\nclass Head(nn.Linear):\n    pass\n"
+        (tmp_path / "mine.py").write_text(code, encoding="utf-8")
         script = tmp_path / "script.py"
         script.write_text(
             # What tells Lightning that it is a notebook

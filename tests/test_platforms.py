@@ -14,7 +14,8 @@ from tlearn.data.decode import Decoder
 from tlearn.data.prepare import prepare
 from tlearn.data.sources.folder import FolderSource
 
-TINY = ["data.counts.train=2", "data.counts.val=2", "data.counts.test=2", "trainer.max_epochs=1", "report=off"]
+COUNTS = ["data.counts.train=2", "data.counts.val=2", "data.counts.test=2"]
+TINY = ["backbone=tiny", *COUNTS, "trainer.max_epochs=1", "report=off"]
 
 
 def _run(code: str, folder, *lines: str) -> str:
