@@ -673,11 +673,11 @@ class TestResume:
 
 class TestSweep:
     def test_backbones_by_name_and_switches_can_be_swept(self, start):
-        ended = start("-m", "backbone=resnet18,regnet_y_400mf,timm/resnet10t", "features=off,auto")
+        ended = start("-m", "backbone=regnet_y_400mf,timm/resnet10t", "features=off,auto")
         assert ended.status == 0
-        names = ["resnet18", "regnet_y_400mf", "resnet10t"]
+        names = ["regnet_y_400mf", "resnet10t"]
         assert [config.backbone.name for config in ended.configs] == [name for name in names for _ in range(2)]
-        assert [config.features.mode for config in ended.configs] == ["off", "auto"] * 3
+        assert [config.features.mode for config in ended.configs] == ["off", "auto"] * 2
 
     def test_a_further_process_gets_the_backbone_of_its_trial(self, start):
         commands = []

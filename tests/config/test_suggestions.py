@@ -340,38 +340,44 @@ def test_nothing_is_suggested_where_nothing_is_alike(refused):
     assert refused("zzzzzz=1") == "unknown key zzzzzz (notes of your own go under extra., as +extra.zzzzzz=...)"
 
 
-@pytest.mark.parametrize(
-    ("typed", "line"),
-    [
-        ("monitor.metric=val_acc", "monitor.metric=val/top1"),
-        ("monitor.metric=val_loss", "monitor.metric=val/loss"),
-        ("monitor.metric=test/top1", "monitor.metric=val/top1"),
-        ("monitor.metric=valid_auc", "metrics=full monitor.metric=val/auroc"),
-        ("monitor.metric=val/f1_score", "metrics=full monitor.metric=val/f1"),
-        ("monitor.mode=maximum", "monitor.mode=auto"),
-        ("monitor.mode=minimize", "monitor.mode=auto"),
-        ("patience=none", "callbacks.early_stopping=null"),
-        ("callbacks.early_stopping.patience=none", "callbacks.early_stopping=null"),
-        ("callbacks.early_stopping.patience=null", "callbacks.early_stopping=null"),
-        ("callbacks.early_stopping=false", "callbacks.early_stopping=null"),
-        ("early_stopping=off", "callbacks.early_stopping=null"),
-        ("logger.tensorboard=none", "logger.tensorboard=null"),
-        ("data.num_workers=none", "data.num_workers=null"),
-        ("features.mode=none", "features.mode=off"),
-        ("features=none", "features=off"),
-        ("data.cache=off", "data.cache=none"),
-        ("transforms.mixup_alpha=none", "transforms.mixup_alpha=0"),
-        ("data.split.fractions=0.8/0.1/0.1", "data.split.fractions=[0.8,0.1,0.1]"),
-        ("head.hidden=[512;256]", "head.hidden=[512,256]"),
-        ("head.hidden=[512 256]", "head.hidden=[512,256]"),
-        ("head.hidden=512x256", "head.hidden=[512,256]"),
-    ],
-)
-def test_the_line_for_a_refused_value_is_accepted(refused, typed, line):
+REFUSED = [
+    ("monitor.metric=val_acc", "monitor.metric=val/top1"),
+    ("monitor.metric=val_loss", "monitor.metric=val/loss"),
+    ("monitor.metric=test/top1", "monitor.metric=val/top1"),
+    ("monitor.metric=valid_auc", "metrics=full monitor.metric=val/auroc"),
+    ("monitor.metric=val/f1_score", "metrics=full monitor.metric=val/f1"),
+    ("monitor.mode=maximum", "monitor.mode=auto"),
+    ("monitor.mode=minimize", "monitor.mode=auto"),
+    ("patience=none", "callbacks.early_stopping=null"),
+    ("callbacks.early_stopping.patience=none", "callbacks.early_stopping=null"),
+    ("callbacks.early_stopping.patience=null", "callbacks.early_stopping=null"),
+    ("callbacks.early_stopping=false", "callbacks.early_stopping=null"),
+    ("early_stopping=off", "callbacks.early_stopping=null"),
+    ("logger.tensorboard=none", "logger.tensorboard=null"),
+    ("data.num_workers=none", "data.num_workers=null"),
+    ("features.mode=none", "features.mode=off"),
+    ("features=none", "features=off"),
+    ("data.cache=off", "data.cache=none"),
+    ("transforms.mixup_alpha=none", "transforms.mixup_alpha=0"),
+    ("data.split.fractions=0.8/0.1/0.1", "data.split.fractions=[0.8,0.1,0.1]"),
+    ("head.hidden=[512;256]", "head.hidden=[512,256]"),
+    ("head.hidden=[512 256]", "head.hidden=[512,256]"),
+    ("head.hidden=512x256", "head.hidden=[512,256]"),
+]
+
+
+@pytest.mark.parametrize(("typed", "line"), REFUSED)
+def test_a_refused_value_has_its_line(refused, typed, line):
     before = ["head=mlp"] if typed.startswith("head") else []
     message = refused(typed, *before)
     assert offered(message.splitlines()[0]) == [shlex.split(line)]
-    accept("train", *before, *shlex.split(line))
+
+
+def test_every_line_for_a_refused_value_is_accepted(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    accept_all(
+        shlex.split(line if "head." not in line else f"head=mlp {line}") for line in {line: 0 for _, line in REFUSED}
+    )
 
 
 @pytest.mark.parametrize(
