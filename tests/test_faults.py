@@ -3,10 +3,11 @@
 import csv
 import errno
 import json
-import multiprocessing
 import os
 import re
 import signal
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import draw
 from tests.faults import Disk, Killed, temporaries
+from tests.forks import Running
 from tests.small_runs import program
 from tlearn.config.compose import compose
 from tlearn.errors import OutputError
@@ -195,21 +197,14 @@ def test_a_prediction_that_fails_at_any_step_leaves_the_old_table_and_page(data,
         assert sorted(tmp_path.iterdir()) == [page, place]
 
 
-def _end(step: str, at: int, ending: str, name: str, given: tuple[str, ...], cwd: Path) -> None:
-    """Run a program that ends with its process."""
-    os.environ["TLEARN_CACHE"] = str(cwd / "cache")
-    with Disk(step, at, lambda: os.kill(os.getpid(), signal.SIGKILL), ending).installed():
-        program(name, *given, cwd=cwd)
+def _fail(step: str, at: int, ending: str) -> None:
+    """Let this process be killed at a step."""
+    ExitStack().enter_context(Disk(step, at, lambda: os.kill(os.getpid(), signal.SIGKILL), ending).installed())
 
 
 def kill_at(step: str, at: int, name: str, *given: str, cwd: Path, ending: str = "") -> None:
-    """Run a program that is killed at a step of files whose path ends so, in a fork of what has imported torch once."""
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.test_faults"])
-    process = server.Process(target=_end, args=(step, at, ending, name, given, cwd))
-    process.start()
-    process.join(240)
-    assert process.exitcode == -signal.SIGKILL
+    """Run a program that is killed at a step of files whose path ends so."""
+    assert Running(name, *given, cwd=cwd, prepare=partial(_fail, step, at, ending)).end() == -signal.SIGKILL
 
 
 @pytest.mark.slow

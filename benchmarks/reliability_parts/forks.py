@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 # Whatever takes longer is stuck: a run here takes seconds.
 LIMIT_SECONDS = 120.0
 # What a run imports once it has begun
-_LATE = (
+LATE = (
     *("tlearn.config.prepared", "tlearn.features.choose", "tlearn.report.after_training", "tlearn.training.best"),
     *("tlearn.config.tuning", "tlearn.config.evaluation", "tlearn.runs.record", "tlearn.sweeps.callback"),
 )
@@ -98,7 +98,7 @@ def start(
         prepare: called in the new process before the program.
     """
     module = importlib.import_module(program)
-    for name in _LATE:
+    for name in LATE:
         importlib.import_module(name)
     # A lock that a thread holds would stay locked in the fork.
     assert len(os.listdir("/proc/self/task")) == 1
@@ -106,17 +106,18 @@ def start(
     gc.freeze()
     pid = os.fork()
     if pid == 0:
-        _become(module.main, [program, *arguments], output, environment, prepare)
+        become(module.main, [program, *arguments], output, environment, prepare)
     return Started(pid, output)
 
 
-def _become(
+def become(
     main: Callable[[], int | None],
     command: list[str],
     output: Path,
     environment: Mapping[str, str],
     prepare: Callable[[], object] | None,
 ) -> NoReturn:
+    """Run a program in this process, a fork, as in one of its own, and end; see `start`."""
     status = 99
     try:
         os.setsid()

@@ -5,8 +5,6 @@ import csv
 import gc
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from tests import small_runs as runs
+from tests.forks import Running
 from tests.models.families import FAMILIES, body_of
 from tlearn.config.compose import compose
 from tlearn.data.decode import Decoder
@@ -400,18 +399,12 @@ def test_room_is_not_made_of_what_another_run_has_computed_of_the_same(
 
 @pytest.mark.slow
 def test_two_runs_at_once_compute_everything_once(tmp_path, folder_data, weights):
-    commands = [
-        [
-            sys.executable,
-            "-m",
-            "tlearn.train",
-            *runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / str(number)}"),
-        ]
+    started = [
+        Running("train", *runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / str(number)}"), cwd=tmp_path)
         for number in range(2)
     ]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    printed = [process.communicate(timeout=200)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
+    assert [running.end() for running in started] == [0, 0]
+    printed = [running.said() for running in started]
     passes = [line for text in printed for line in text.splitlines() if "images in" in line]
     assert len(passes) == 1
     figures = [json.loads((tmp_path / str(number) / "metrics.json").read_text()) for number in range(2)]

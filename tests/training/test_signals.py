@@ -4,17 +4,15 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import COLOURS, draw_classes
-from tests.small_runs import overrides, process, program, write_weights
+from tests.forks import Running, left
+from tests.small_runs import overrides, program, write_weights
 from tlearn.training import signals
 
 # Runs that last until somebody ends them
@@ -31,66 +29,32 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def start(place: Path, *arguments: str, flags: Sequence[str] = ()) -> subprocess.Popen[str]:
-    given = overrides(place / "pictures", place / "weights.pth", *arguments)
-    command = [sys.executable, "-m", "tlearn.train", *flags, *given]
-    # A shell's background jobs, and what they start, ignore interruptions.
-    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=place, start_new_session=True, preexec_fn=heeded, **pipes)
+def start(place: Path, *arguments: str, flags: Sequence[str] = ()) -> Running:
+    return Running("train", *flags, *overrides(place / "pictures", place / "weights.pth", *arguments), cwd=place)
 
 
-def wait_for(running: subprocess.Popen[str], *lines: str) -> None:
-    """Read the output up to a line with one of the words."""
-    for line in running.stdout:
-        if any(words in line for words in lines):
-            return
-    raise AssertionError(running.communicate()[1])
-
-
-def end(running: subprocess.Popen[str]) -> tuple[int, str]:
-    try:
-        _, err = running.communicate(timeout=30)
-    finally:
-        if running.poll() is None:
-            os.killpg(running.pid, signal.SIGKILL)
-    assert "Traceback" not in err
-    return running.returncode, err.strip().splitlines()[-1]
+def last_line(ended: Running) -> str:
+    assert "Traceback" not in ended.said()
+    return ended.said().strip().splitlines()[-1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "to_all", "options"),
-    [
-        (signal.SIGHUP, False, ["data.num_workers=2"]),
-        (signal.SIGINT, True, ["trainer=ddp_cpu"]),
-    ],
-    ids=str,
-)
-def test_a_stopped_training_saves_its_step_and_goes_on(place, tmp_path, number, to_all, options):
+def test_a_stopped_training_saves_its_step_and_goes_on(place, tmp_path):
     folder = tmp_path / "run"
-    running = start(place, *LONG, *options, f"hydra.run.dir={folder}")
-    wait_for(running, "epoch    1/2000")
+    running = start(place, *LONG, f"hydra.run.dir={folder}")
+    running.wait_for("epoch    1/2000")
     # Asks to save, and the run goes on.
     os.kill(running.pid, signal.SIGUSR1)
-    wait_for(running, "epoch    2/2000")
-    (os.killpg if to_all else os.kill)(running.pid, number)
-    status, said = end(running)
-    assert status == 128 + number
-    assert said.endswith(f"go on with: python -m tlearn.train resume={folder}")
-    assert _processes_of(folder) == []
+    running.wait_for("epoch    3/2000")
+    os.kill(running.pid, signal.SIGHUP)
+    assert running.end() == 128 + signal.SIGHUP
+    assert last_line(running).endswith(f"go on with: python -m tlearn.train resume={folder}")
+    assert left(running.pid) == []
     epochs = _validated(folder)
     assert epochs == list(range(len(epochs)))
-    # What trained in two processes goes on in two.
-    resume = process if options == ["trainer=ddp_cpu"] else program
-    done = resume("train", f"resume={folder}", f"trainer.max_epochs={len(epochs) + 1}", cwd=place)
+    done = program("train", f"resume={folder}", f"trainer.max_epochs={len(epochs) + 1}", cwd=place)
     assert done.returncode == 0, done.stderr
     assert _validated(folder) == [*epochs, len(epochs)]
-
-
-def _processes_of(folder: Path) -> list[str]:
-    lines = [(path / "cmdline") for path in Path("/proc").iterdir() if path.name.isdigit()]
-    return [str(line) for line in lines if line.exists() and str(folder).encode() in line.read_bytes()]
 
 
 def _validated(folder: Path) -> list[int]:
@@ -101,12 +65,10 @@ def _validated(folder: Path) -> list[int]:
 
 @pytest.mark.slow
 def test_a_sweep_ends_at_a_signal_too(place, tmp_path):
-    running = start(
-        place, *LONG, "data.num_workers=2", "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}", flags=["-m"]
-    )
-    wait_for(running, "epoch    1/2000")
+    running = start(place, *LONG, "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}", flags=["-m"])
+    running.wait_for("epoch    1/2000")
     os.killpg(running.pid, signal.SIGTERM)
-    assert end(running)[0] == 143
+    assert running.end() == 143
     row = json.loads((tmp_path / "sweep" / "0" / "trial_0.json").read_text(encoding="utf-8"))
     assert row["exit_status"] == 143
     assert not (tmp_path / "sweep" / "1").exists()
@@ -160,21 +122,20 @@ def test_a_job_of_slurm_is_saved_and_queued_again_and_goes_on_with_the_same_comm
     job = {"JOB_ID": "4711", "JOB_NAME": "night", "NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1"}
     for name, value in {**job, "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    running = start(place, *LONG, "data.num_workers=2", f"hydra.run.dir={folder}")
-    wait_for(running, "epoch    1/2000")
+    running = start(place, *LONG, f"hydra.run.dir={folder}")
+    running.wait_for("epoch    1/2000")
     # To all processes of the job, as SLURM does before its time is up
     os.killpg(running.pid, signal.SIGUSR1)
-    wait_for(running, "epoch    3/2000")
+    running.wait_for("epoch    3/2000")
     os.killpg(running.pid, signal.SIGTERM)
-    status, said = end(running)
-    assert status == 143
-    assert said.endswith(f"resume={folder}")
+    assert running.end() == 143
+    assert last_line(running).endswith(f"resume={folder}")
     assert queue.read_text(encoding="utf-8").split() == ["requeue", "4711", f"{folder}/checkpoints/last.ckpt"]
     # Lightning would evaluate it in place of the best weights.
     assert list(folder.glob("hpc_ckpt*")) == []
     epochs = _validated(folder)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     options = [*LONG, f"trainer.max_epochs={len(epochs) + 1}", f"hydra.run.dir={folder}"]
-    done = process("train", *overrides(place / "pictures", place / "weights.pth", *options), cwd=place)
-    assert done.returncode == 0, done.stderr
+    again = start(place, *options)
+    assert again.end() == 0, again.said()
     assert _validated(folder) == [*epochs, len(epochs)]

@@ -77,7 +77,15 @@ def test_the_rates_of_head_and_body_keep_their_ratio(tmp_path, folder_data, weig
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.Adam, "step", recorded)
-    run(tmp_path / "run", folder_data, weights, "tune=lr", "tune.steps=30", "finetune=full", "finetune.body_lr_scale=0.25")
+    run(
+        tmp_path / "run",
+        folder_data,
+        weights,
+        "tune=lr",
+        "tune.steps=30",
+        "finetune=full",
+        "finetune.body_lr_scale=0.25",
+    )
     assert seen[0] == pytest.approx([1e-6, 0.25e-6])
     assert all(body == pytest.approx(head / 4) for head, body in seen)
 

@@ -1,0 +1,87 @@
+"""Programs that start at once: forks of one process that has imported torch and tlearn, and runs nothing itself."""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from tests.conftest import REPOSITORY
+
+# As the programs there have it; the server imports this file by itself.
+sys.path.append(str(REPOSITORY / "benchmarks"))
+from reliability_parts import forks
+from reliability_parts.forks import left as left
+
+# In the server, too, which imports this file
+for late in ("tlearn.train", "tlearn.predict", "tlearn.evaluate", *forks.LATE):
+    importlib.import_module(late)
+
+# Whatever takes longer is stuck.
+_SECONDS = 120
+
+
+class Running:
+    """A program that runs as if started by a user from another folder, and leads a group of its own."""
+
+    def __init__(self, name: str, *arguments: str, cwd: Path, prepare: Callable[[], object] = bool) -> None:
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(["tests.forks"])
+        self.output = cwd / f"output_{time.monotonic_ns()}.txt"
+        self._process = server.Process(
+            target=_run, args=(f"tlearn.{name}", arguments, self.output, dict(os.environ), cwd, prepare)
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def said(self) -> str:
+        """Return what it has printed, to either stream."""
+        return self.output.read_text(encoding="utf-8") if self.output.exists() else ""
+
+    def wait_for(self, words: str) -> None:
+        """Wait until it has printed something; kill it where it does not."""
+        end = time.monotonic() + _SECONDS
+        while words not in self.said():
+            if time.monotonic() > end or not self._process.is_alive():
+                self._kill()
+                raise AssertionError(self.said())
+            time.sleep(0.05)
+
+    def end(self) -> int:
+        """Return the exit status, negative for a signal; kill it with its group where it does not end."""
+        self._process.join(_SECONDS)
+        if self._process.exitcode is None:
+            self._kill()
+        assert self._process.exitcode is not None
+        return self._process.exitcode
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.join()
+
+
+def forked(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; both of its streams come as one."""
+    running = Running(name, *arguments, cwd=cwd)
+    return subprocess.CompletedProcess(arguments, running.end(), running.said(), "")
+
+
+def _run(
+    program: str,
+    arguments: tuple[str, ...],
+    output: Path,
+    environment: dict[str, str],
+    cwd: Path,
+    prepare: Callable[[], object],
+) -> None:
+    # The server's are those of the test that started it.
+    os.environ.clear()
+    os.chdir(cwd)
+    forks.become(importlib.import_module(program).main, [program, *arguments], output, environment, prepare)
