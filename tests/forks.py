@@ -4,7 +4,6 @@ import importlib
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ class Running:
     def __init__(self, name: str, *arguments: str, cwd: Path, prepare: Callable[[], object] = bool) -> None:
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(["tests.forks"])
-        self.output = cwd / f"output_{time.monotonic_ns()}.txt"
+        self.output = cwd.with_name(f"{cwd.name}_output_{time.monotonic_ns()}.txt")
         self._process = server.Process(
             target=_run, args=(f"tlearn.{name}", arguments, self.output, dict(os.environ), cwd, prepare)
         )
@@ -65,12 +64,6 @@ class Running:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.join()
-
-
-def forked(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end; both of its streams come as one."""
-    running = Running(name, *arguments, cwd=cwd)
-    return subprocess.CompletedProcess(arguments, running.end(), running.said(), "")
 
 
 def _run(

@@ -197,9 +197,13 @@ def test_a_prediction_that_fails_at_any_step_leaves_the_old_table_and_page(data,
         assert sorted(tmp_path.iterdir()) == [page, place]
 
 
+# What is not referred to any more ends.
+_HELD = ExitStack()
+
+
 def _fail(step: str, at: int, ending: str) -> None:
     """Let this process be killed at a step."""
-    ExitStack().enter_context(Disk(step, at, lambda: os.kill(os.getpid(), signal.SIGKILL), ending).installed())
+    _HELD.enter_context(Disk(step, at, lambda: os.kill(os.getpid(), signal.SIGKILL), ending).installed())
 
 
 def kill_at(step: str, at: int, name: str, *given: str, cwd: Path, ending: str = "") -> None:

@@ -59,10 +59,8 @@ def same(one: dict, other: dict) -> None:
         ("finetune=partial", "finetune.stages=[stage4.2]", "finetune.body_lr_scale=1.0"),
         ("finetune=gradual", "finetune.later_stages=[conv5]", "finetune.unfreeze_epoch=1"),
         ("transforms.average=[crop,pad]", "finetune=partial", "finetune.stages=[conv5]"),
-        (
-            *("transforms.fit=squash", "backbone.pooling=avgmax", "data.balance=weights"),
-            *("loss.label_smoothing=0.1", "trainer.accumulate_grad_batches=2"),
-        ),
+        ("transforms.fit=squash", "backbone.pooling=avgmax"),
+        ("data.balance=weights", "loss.label_smoothing=0.1", "trainer.accumulate_grad_batches=2"),
     ],
     ids=lambda more: " ".join(more) or "default",
 )

@@ -61,8 +61,9 @@ def results(folder: Path) -> dict[str, float]:
 
 GRIDS = {
     "linear": "trainer.max_epochs=6 callbacks.early_stopping.patience=2 optimizer.lr=0.0001,0.3 "
+    "optimizer.weight_decay=0,0.1",
+    "unprepared": "callbacks.prepare_head=null optimizer=adamw,sgd optimizer.weight_decay=0,0.1 "
     "metrics=full monitor.metric=val/top1",
-    "unprepared": "callbacks.prepare_head=null optimizer=adamw,sgd optimizer.weight_decay=0,0.1",
     "mlp": "head=mlp head.hidden=[8],[16,8] head.dropout=0.5 transforms=light features.views=2",
     "losses": "loss.label_smoothing=0,0.1 loss.weight=[1.0,3.0,2.0] optimizer=sgd optimizer.nesterov=true",
     "schedules": "scheduler=cosine,onecycle,plateau,step data.balance=weights",
