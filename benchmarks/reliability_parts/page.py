@@ -32,7 +32,7 @@ def write_page(path: Path, results: Sequence[Path]) -> None:
                 rows[row["row"]] |= {name: row[name] for name in ("plain", "plain_faults")}
                 continue
             rows[row["row"]] = {**row, "date": content["date"], "machine": content["machine"]}
-    ordered = [rows[name] for name in PARTS if name in rows]
+    ordered = [rows[name] for name in (*PARTS, "guards") if name in rows]
     table = "".join(f"| {row['row']} | {row['figure']} | {row['tlearn']} | {row['plain']} |\n" for row in ordered)
     path.write_text(HEAD + table + "\n" + "\n".join(map(section, ordered)), encoding="utf-8")
 

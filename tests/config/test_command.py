@@ -111,7 +111,7 @@ class TestConfigurationErrors:
             (["+extra.note=${nowhere}"], "extra.note: Interpolation key 'nowhere' not found"),
             (["seed=${oc.env:NO_SUCH_VARIABLE}"], "seed: "),
             (["optimizer=3"], "optimizer=3: expected an option of optimizer: adam, adamw, none, sgd"),
-            (["optimizer=[adam,nothing]"], "Could not load 'optimizer/nothing'"),
+            (["callbacks=[default,nothing]"], "unknown option callbacks=nothing"),
             (["seed"], "cannot read the argument seed: write KEY=VALUE, as seed=..."),
             (
                 ["data.name=a=b"],

@@ -15,7 +15,7 @@ _EXPECTED = (
     # the batches that a resumed run has had are left out before the loader is asked
     r".*You're resuming from a checkpoint that ended before the epoch ended",
     # between lightning or torchmetrics and torch, once in each process
-    r".*`torch\.distributed\.\S*all_gather_(into_)?tensor` is deprecated",
+    r".*torch\.distributed\.\S*all_gather\w*`? is deprecated",
     # between lightning and torch
     r".*isinstance\(treespec, LeafSpec\)` is deprecated",
     # raised by lightning for every scheduler on resume and for ReduceLROnPlateau
