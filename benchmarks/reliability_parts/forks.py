@@ -1,7 +1,9 @@
 """Processes that start at once: forks of this one, which has imported torch and tlearn and runs nothing itself."""
 
+import atexit
 import gc
 import importlib
+import multiprocessing.util
 import os
 import selectors
 import signal
@@ -130,6 +132,9 @@ def become(
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         os.environ.update(environment)
         tempfile.tempdir = None
+        # Those of the process that was forked are not this one's.
+        atexit._clear()
+        atexit.register(multiprocessing.util._exit_function)
         gc.unfreeze()
         sys.argv, sys.orig_argv = command, [sys.executable, "-m", *command]
         if prepare is not None:
@@ -143,6 +148,7 @@ def become(
         traceback.print_exc()
         status = 1
     finally:
+        atexit._run_exitfuncs()
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
