@@ -1,15 +1,18 @@
 """Fixtures shared by all tests: no network, small drawn pictures, the optional folder of real pictures."""
 
 import ctypes
+import gc
 import itertools
 import os
+import pickle
 import socket
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from tlearn.machine import available_cpus
@@ -43,6 +46,31 @@ def short_goodbyes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 1.0)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def options_parsed_once() -> Iterator[None]:
+    """Parse each text of options once in a process: a run composes its dozen files three times, at 3 ms a file."""
+    load, parsed = OmegaConf.load, {}
+
+    def known(file: str | Path | IO[Any]) -> Any:
+        if isinstance(file, str | Path):
+            return load(file)
+        if (text := file.read()) not in parsed:
+            file.seek(0)
+            parsed[text] = pickle.dumps(load(file))
+        return pickle.loads(parsed[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", staticmethod(known))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def imported_once() -> None:
+    """Leave what the test modules have imported out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
