@@ -55,7 +55,8 @@ SHORTER = {
     "trainer.max_epochs=5": "trainer.max_epochs=1",
     "tlearn.fit()": 'tlearn.fit(["trainer.max_epochs=4"])',
     'tlearn.fit(["quiet=true"])': 'tlearn.fit(["quiet=true", "trainer.max_epochs=4", "report=off"])',
-    '"experiment=shapes_scratch", "quiet=true"': '"experiment=shapes_scratch", "trainer.max_epochs=2", "report=off"',
+    '"experiment=shapes_scratch", "quiet=true"': '"experiment=shapes_scratch", "trainer.max_epochs=1", "report=off"',
+    '"trainer.max_epochs=1", "quiet=true"': '"trainer.max_epochs=1", "report=off", "quiet=true"',
     '"transforms=strong", "trainer.max_epochs=1"': '"transforms=strong", "trainer.max_epochs=1", "report=off"',
 }
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
