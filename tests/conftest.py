@@ -51,7 +51,8 @@ def short_goodbyes() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def options_parsed_once() -> Iterator[None]:
     """Parse each text of options once in a process: a run composes its dozen files three times, at 3 ms a file."""
-    load, parsed = OmegaConf.load, {}
+    load = OmegaConf.load
+    parsed: dict[str, bytes] = {}
 
     def known(file: str | Path | IO[Any]) -> Any:
         if isinstance(file, str | Path):
