@@ -169,14 +169,14 @@ GUARDS = [
         "training/last_checkpoint.py",
         'restore_rng_state(own["random"], _gpus(trainer))',
         "pass",
-        "training/test_last_checkpoint.py -k without_interruption and cached",
+        "training/test_last_checkpoint.py -k without_interruption and steps",
     ),
     Guard(
         "loaders that draw late",
         "data/loader.py",
         "    def __iter__(self) -> Any:\n",
         "    def __iter__(self) -> Any:\n        return super().__iter__()\n\n    def _late(self) -> Any:\n",
-        "training/test_last_checkpoint.py -k without_interruption and workers",
+        "training/test_last_checkpoint.py -k without_interruption and images",
     ),
 ]
 
