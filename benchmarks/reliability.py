@@ -32,7 +32,6 @@ from reliability_parts import PARTS, part
 from reliability_parts.page import write_page
 from reliability_parts.row import PLAIN, TLEARN, Options, Outcome
 
-
 # Rows whose programs are forks of this process
 FORKING = ("R1", "R2", "R3", "R9", "R10", "R11")
 
