@@ -211,11 +211,10 @@ class TransferModule(LightningModule):
         """Refuse a `training_step` of a subclass that trains or measures nothing, after the first batch."""
         if self.current_epoch or batch_idx:
             return
-        name = f"training_step of {type(self).__name__}"
         if self.automatic_optimization and not outputs:
-            raise ConfigError(f"{name} must return one loss, and returned none")
+            raise ConfigError(f"training_step of {type(self).__name__} must return one loss, and returned none")
         if self._logged_epoch < 0:
-            raise ConfigError(f'{name} must call self.measure("train", batch_idx, logits, targets, loss)')
+            self._refuse_unmeasured("train", "training")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Evaluate one batch; return its logits, targets and indices."""
@@ -250,8 +249,11 @@ class TransferModule(LightningModule):
 
     def _check_measured(self, split: str) -> None:
         if not self.losses[f"{split}/"].update_called:
-            step = f"{'validation' if split == 'val' else split}_step of {type(self).__name__}"
-            raise ConfigError(f'{step} must call self.measure("{split}", batch_idx, logits, targets, loss)')
+            self._refuse_unmeasured(split, "validation" if split == "val" else split)
+
+    def _refuse_unmeasured(self, split: str, step: str) -> None:
+        step = f"{step}_step of {type(self).__name__}"
+        raise ConfigError(f'{step} must call self.measure("{split}", batch_idx, logits, targets, loss)')
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over head and body groups, and its schedule."""
