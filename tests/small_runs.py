@@ -7,12 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from omegaconf import DictConfig
 
@@ -84,16 +86,24 @@ def describe_anew(model: Path, **values: Any) -> None:
     (model / "model.json").write_text(json.dumps(with_digest(description)), encoding="utf-8")
 
 
+@contextlib.contextmanager
+def kept_hydra() -> Iterator[None]:
+    """Leave Hydra's globals as they are: it keeps the configuration of a run there, where later tests would find it."""
+    # The options of plugins are among them, and are there once only: when a plugin is first imported.
+    Plugins.instance()
+    state = Singleton.get_state()
+    try:
+        yield
+    finally:
+        Singleton.set_state(state)
+
+
 def program(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a program from another folder, in this process: one of its own would take seconds to import torch."""
     main = importlib.import_module(f"tlearn.{name}").main
-    # Hydra keeps the configuration of a run in globals, where later tests would find it.
-    state, out, err = Singleton.get_state(), io.StringIO(), io.StringIO()
-    try:
-        with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = main(arguments)
-    finally:
-        Singleton.set_state(state)
+    out, err = io.StringIO(), io.StringIO()
+    with kept_hydra(), contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 

@@ -5,10 +5,9 @@ import shlex
 from collections.abc import Callable
 
 import pytest
-from hydra.core.singleton import Singleton
 
 import tlearn
-from tests.small_runs import process
+from tests.small_runs import kept_hydra, process
 from tests.small_runs import program as run_program
 from tlearn.config.command import program
 from tlearn.errors import TlearnError
@@ -94,7 +93,6 @@ MISTYPED = [
 def answer(tmp_path, monkeypatch, capsys, options_composed_once) -> Callable[..., str]:
     """Give a function that types arguments in one way and returns the first line of the answer."""
     monkeypatch.chdir(tmp_path)
-    state = Singleton.get_state()
 
     def told(call: Callable[[], object]) -> str:
         with pytest.raises(TlearnError) as caught:
@@ -113,8 +111,8 @@ def answer(tmp_path, monkeypatch, capsys, options_composed_once) -> Callable[...
         assert main(["-m", *arguments]) in (2, 7)
         return re.sub("^tlearn: (error|trial 0 failed): ", "", capsys.readouterr().err.splitlines()[0])
 
-    yield ask
-    Singleton.set_state(state)
+    with kept_hydra():
+        yield ask
 
 
 def lines(message: str) -> list[list[str]]:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hydra.core.singleton import Singleton
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from tests.small_runs import kept_hydra
 from tlearn import __version__, errors
 from tlearn.config.command import program
 from tlearn.config.compose import compose
@@ -50,8 +50,6 @@ class Ended(NamedTuple):
 @pytest.fixture
 def start(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., Ended]]:
     """Give a function that runs a program in this process, with a task that returns figures and nothing else."""
-    # Hydra keeps the run's configuration in globals, where later tests would find it.
-    state = Singleton.get_state()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -66,8 +64,8 @@ def start(tmp_path, monkeypatch, capsys) -> Iterator[Callable[..., Ended]]:
         main, _ = program(name, noted)
         return Ended(main(arguments), *capsys.readouterr(), configs)
 
-    yield run
-    Singleton.set_state(state)
+    with kept_hydra():
+        yield run
 
 
 # The program with the fewest keys composes fastest
