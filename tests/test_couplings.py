@@ -21,6 +21,7 @@ from lightning.pytorch import strategies
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors import accelerator_connector
+from lightning.pytorch.utilities import argparse
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
@@ -29,6 +30,7 @@ from torchmetrics import MeanMetric
 
 import tlearn
 from tests.conftest import REPOSITORY, draw
+from tlearn.config.signatures import _HARMLESS, parameters
 from tlearn.config.tree import compose_unchecked
 from tlearn.data.sources.torchvision import _LAYOUTS
 
@@ -146,6 +148,11 @@ def test_lightning_starts_further_processes_where_we_replace_it():
     assert isinstance(trainer.strategy._launcher, _SubprocessScriptLauncher)
     assert trainer.strategy.launcher is trainer.strategy._launcher
     assert trainer.strategy._launcher.procs == []
+
+
+def test_lightning_decorates_the_trainer_with_what_changes_no_keyword():
+    assert all(inspect.isfunction(getattr(argparse, name)) for name in _HARMLESS)
+    assert list(parameters("lightning.pytorch.Trainer")) == list(inspect.signature(Trainer).parameters)
 
 
 def test_lightning_takes_callbacks_and_epochs_that_are_set_later():

@@ -54,9 +54,9 @@ def train(config: DictConfig) -> dict[str, float]:
             record.adopt(tune(data, record.tuned(), run.path / "report"))
         views = settings["features"]["views"]
         plan = plan_report(settings["report"], views, trainer, data, parts.network)
-        if plan.write:
-            show_first_images(run, images, views, trainer.loggers)
         with tracked(trainer.loggers, record.parameters):
+            if plan.write:
+                show_first_images(run, images, views, trainer.loggers)
             with further_processes(trainer):
                 fit_started = time.monotonic()
                 with restoring(trainer):

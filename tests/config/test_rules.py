@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -280,9 +281,33 @@ def test_a_group_that_is_empty_by_default_is_built_where_it_is_chosen(program, g
     rules.check(plain(compose(given, program, output_dir=".")), known_keys(program))
 
 
-@pytest.mark.parametrize("node", ["backbone", "loss", "optimizer", "head.build", "data.source", "trainer", "trainer.a"])
+@pytest.mark.parametrize("node", ["backbone", "loss", "optimizer", "head.build", "data.source", "trainer.plugins"])
 def test_a_target_in_its_place_is_accepted_with_any_argument(node):
-    rules.check(plain(unchecked([f"+{node}.other={{_target_: a.b, c: 1}}"])), known_keys("train"))
+    given = [f"++{node}._target_=own.code", f"+{node}.other={{_target_: a.b, c: 1}}"]
+    rules.check(plain(unchecked(given)), known_keys("train"))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "backbone.more",
+        "head.build.more",
+        "loss.more",
+        "optimizer.more",
+        "scheduler.more",
+        "module.more",
+        "trainer.more",
+        "data.source.more",
+        "callbacks.early_stopping.more",
+        "transforms.train.0.more",
+    ],
+)
+def test_a_key_that_a_target_does_not_take_is_refused_before_anything_is_built(key):
+    config = plain(unchecked(["transforms=light", f"+{key}=1"] if "transforms" not in key else ["transforms=light"]))
+    if "transforms" in key:
+        config["transforms"]["train"][0]["more"] = 1
+    with pytest.raises(rules.UnknownKeyError, match=rf"^unknown key {re.escape(key)} "):
+        rules.check(config, known_keys("train"))
 
 
 @pytest.mark.parametrize(
@@ -304,12 +329,13 @@ def test_a_callback_or_logger_without_a_target_is_refused(key, meant):
 
 @pytest.mark.parametrize("value", ["${head.scale}", "${..scale}", "'x ${head.scale}'", "[1,'${head.scale}']"])
 def test_a_key_of_your_own_is_read_where_a_value_refers_to_it(value):
-    config = unchecked(["+head.scale=3", f"+head.build.scale={value}"])
+    own = ["head.build._target_=mylab.Cosine", f"+head.build.scale={value}"]
+    config = unchecked(["+head.scale=3", *own])
     referred = rules.references(plain(config, resolve=False))
     rules.check(plain(config), known_keys("train"), referred)
     with pytest.raises(ConfigError, match=r"^unknown key head\.scale"):
         rules.check(plain(config), known_keys("train"))
-    config = unchecked(["+head.scal=3", "+head.scale=1", f"+head.build.scale={value}"])
+    config = unchecked(["+head.scal=3", "+head.scale=1", *own])
     with pytest.raises(ConfigError, match=r"^unknown key head\.scal "):
         rules.check(plain(config), known_keys("train"), referred)
 

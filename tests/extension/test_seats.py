@@ -213,11 +213,11 @@ def test_a_loss_is_checked_before_training(desk):
     def failed(*loss: str, words: str) -> None:
         arguments = ("--config-dir", "conf", *SMALL, *QUICK, "hydra.run.dir=failed", *loss)
         refused(program("train", *arguments, cwd=desk), 2, words)
-        shutil.rmtree(desk / "failed")
+        shutil.rmtree(desk / "failed", ignore_errors=True)
 
     failed("loss=margin", "data.balance=weights", words="mylab.losses.Margin takes no weight; choose data.balance=sam")
     failed("loss=margin", "loss.margin=wide", words="loss: mylab.losses.Margin: TypeError")
-    failed("loss=focal", "+loss.alpha=1", words="got an unexpected keyword argument 'alpha'")
+    failed("loss=focal", "+loss.alpha=1", words="unknown key loss.alpha: mylab.losses.focal takes ")
     torch_loss = "loss={_target_:torch.nn.functional.cross_entropy}"
     failed(torch_loss, "+loss.reduction=none", words="must compute one number with a gradient")
 

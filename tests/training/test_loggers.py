@@ -89,6 +89,12 @@ def test_a_failed_run_is_closed_as_failed():
     assert tracker.ends == ["failed"]
 
 
+def test_a_logger_that_cannot_begin_is_named_before_anything_is_drawn(tmp_path, folder_data, weights, capsys):
+    with pytest.raises(ConfigError, match=r"^logger: TensorBoardLogger cannot begin its log: TypeError: .*'log_grap'"):
+        run(tmp_path / "run", folder_data, weights, "logger=tensorboard", "+logger.tensorboard.log_grap=true")
+    assert "could not be made" not in capsys.readouterr().err
+
+
 def test_what_writes_over_metrics_csv_is_refused(tmp_path):
     given = "{_target_:lightning.pytorch.loggers.CSVLogger,save_dir:'${paths.output_dir}',name:'',version:''}"
     with pytest.raises(ConfigError, match=r"logger.x would write over metrics.csv"):

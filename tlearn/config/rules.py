@@ -12,6 +12,7 @@ from typing import Any
 
 from tlearn.config.declared import SEVERAL
 from tlearn.config.meant_values import metric_line
+from tlearn.config.signatures import ANY, parameters
 from tlearn.config.suggestions import did_you_mean
 from tlearn.config.valid_values import DECODING, RULES, SEATS, rule_of, without
 from tlearn.errors import ConfigError
@@ -116,6 +117,7 @@ def check(
             raise RefusedValueError(key, value, expected)
     for group in SEVERAL:
         _check_named(group, config.get(group) or {}, known)
+    _check_arguments({group: config[group] for group in groups & config.keys() - {"extra"}})
     if config.get("transforms"):
         _check_transforms(config["transforms"])
     for group, key in _BASES.items():
@@ -146,6 +148,19 @@ def _check_named(group: str, parts: Any, known: list[str]) -> None:
             if isinstance(part, str) and "." in part:
                 meant = f"; did you mean +{key}._target_={part}?"
             raise ConfigError(f"{key} has no _target_{meant}")
+
+
+def _check_arguments(node: Any, prefix: str = "") -> None:
+    """Refuse a key beside a `_target_` that it does not take, where its source says so."""
+    if isinstance(node, list):
+        node = {str(place): one for place, one in enumerate(node)}
+    if not isinstance(node, dict):
+        return
+    taken = parameters(node.get("_target_"))
+    for name, value in node.items():
+        if ANY not in taken and name not in (*_HYDRA, *taken):
+            raise UnknownKeyError(f"{prefix}{name}")
+        _check_arguments(value, f"{prefix}{name}.")
 
 
 def _check_place(key: str, value: Any, free: bool, known: list[str]) -> None:

@@ -1,7 +1,6 @@
 """What was meant by a mistyped key, option or flag: the line to type instead."""
 
 import difflib
-import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,14 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from tlearn.config.arguments import overridden
 from tlearn.config.declared import SEVERAL, holders, keys_of, options_of, program_groups, programs_with
 from tlearn.config.other_names import ALIASES, SYNONYMS
+from tlearn.config.signatures import ANY, parameters
 from tlearn.config.tree import compose_unchecked
-from tlearn.config.valid_values import NOTHING, SEATS, rule_of, without
+from tlearn.config.valid_values import NOTHING, rule_of, without
 from tlearn.errors import in_shell
 
 # From here on two keys are one with a slip
@@ -69,6 +68,10 @@ class Asked:
         repeats = {key for key, value in keys_of(node) if re.match(r"\$\{(?!oc\.)", str(value))}
         return [key for key in self.keys if key not in repeats and not key.startswith("data.source.")]
 
+    def target(self, node: str) -> str | None:
+        """Return what is built at a node, if anything."""
+        return self.given.get(f"{node}._target_") or OmegaConf.select(self.config, f"{node}._target_")
+
     @property
     def choices(self) -> Mapping[str, str | None]:
         """The option of each group."""
@@ -97,12 +100,18 @@ def unknown_key(key: str, asked: Asked) -> str:
         return f"unknown key {key}: {group}={chosen or 'null'} has no {below}; choose {_any(group, having)}"
     if told := scalar(key, asked):
         return told
-    if close := _meant(key, asked):
+    node, _, last = key.rpartition(".")
+    taken, close = parameters(asked.target(node)), _meant(key, asked)
+    if ANY not in taken:
+        close = [one for one in close if re.match(rf"\+?{group}\b", one)]
+    if close:
         return f"unknown key {key}; did you mean {' or '.join(close)}?"
     if others := [program for program in programs_with(key) if program != asked.program]:
         have = "has" if len(others) == 1 else "have"
         return f"unknown key {key}: {', '.join(others)} {have} it, and {asked.program} does not"
-    return f"unknown key {key} (notes of your own go under extra., as +extra.{key.rpartition('.')[2]}=...)"
+    if ANY not in taken:
+        return f"unknown key {key}: {asked.target(node)} takes {', '.join(taken)}"
+    return f"unknown key {key} (notes of your own go under extra., as +extra.{last}=...)"
 
 
 def _any(group: str, having: Sequence[tuple[str, str]]) -> str:
@@ -188,16 +197,9 @@ def _slip(key: str, name: str) -> bool:
 
 
 def _arguments(key: str, asked: Asked) -> Iterator[str]:
-    """Yield the argument of a constructor that a key of a seat names, which takes a plus."""
+    """Yield the argument of a constructor that a key beside a `_target_` names, which takes a plus."""
     node, _, last = key.rpartition(".")
-    target = OmegaConf.select(asked.config, f"{node}._target_") if node in SEATS else None
-    if target is None:
-        return
-    try:
-        names = inspect.signature(get_object(target)).parameters
-    # What cannot be imported is refused when it is built.
-    except Exception:
-        return
+    names = parameters(asked.target(node))
     close = [last] if last in names else difflib.get_close_matches(last, names, n=2, cutoff=0.8)
     yield from (f"+{node}.{name}" for name in close)
 

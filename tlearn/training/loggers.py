@@ -30,8 +30,20 @@ def tracked(loggers: Sequence[Logger], parameters: Mapping[str, Any]) -> Iterato
     """Log the parameters of the run of this block, and close its trackers afterwards.
 
     The next run of a sweep or a notebook would otherwise be logged into this one.
+
+    Raises:
+        ConfigError: a logger cannot begin its log.
     """
     trackers, status = _trackers(loggers), "failed"
+    for logger in loggers if is_main_process() else []:
+        try:
+            # Made when first read; hands its arguments on to another library.
+            _ = getattr(logger, "experiment", None)
+        except OSError:
+            raise
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"logger: {type(logger).__name__} cannot begin its log: {told}") from error
     for tracker in trackers:
         tracker.log_hyperparams(dict(parameters))
     try:

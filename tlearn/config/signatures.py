@@ -1,0 +1,115 @@
+"""What a class or function takes, read from its source: importing torch to refuse a mistyped key would take seconds."""
+
+import ast
+import importlib.util
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+# A name may be imported from module to module as often.
+_STEPS = 8
+# In the place of a name: any other is taken, too.
+ANY = "**"
+# What changes no name that it decorates
+_HARMLESS = ("_defaults_from_env_vars",)
+
+
+def parameters(target: Any) -> tuple[str, ...]:
+    """Return what a dotted name takes by keyword, with `ANY` where its source does not say all.
+
+    That is so of what takes any keyword, has decorators or a metaclass, or is written in another language.
+    """
+    module, _, name = str(target).rpartition(".")
+    return (_defined(module, name, _STEPS) if module else None) or (ANY,)
+
+
+@cache
+def _defined(module: str, name: str, steps: int) -> tuple[str, ...] | None:
+    source = _source(module)
+    found = [one for one in source.body if name in _names(one)] if source and steps else []
+    if len(found) != 1:
+        return None
+    match found[0]:
+        case ast.ImportFrom(names=names):
+            imported = next(one.name for one in names if name in (one.asname, one.name))
+            return _defined(_absolute(module, found[0]), imported, steps - 1)
+        case ast.FunctionDef() as function:
+            return _keywords(function)
+        case ast.ClassDef() as kind:
+            return _of_class(module, kind, steps)
+    return None
+
+
+def _of_class(module: str, kind: ast.ClassDef, steps: int) -> tuple[str, ...] | None:
+    made = [one for one in kind.body if isinstance(one, ast.FunctionDef) and one.name in ("__init__", "__new__")]
+    if kind.decorator_list:
+        text = ast.unparse(kind)
+        is_dataclass = re.match(r"@(dataclasses\.)?dataclass(\(.*\))?\nclass", text)
+        # Others than plain fields have rules of their own.
+        if not is_dataclass or made or kind.bases or re.search(r"ClassVar|InitVar|KW_ONLY|\bfield\(", text):
+            return None
+        return tuple(ast.unparse(one.target) for one in kind.body if isinstance(one, ast.AnnAssign))
+    if kind.keywords or any(one.name == "__new__" for one in made) or len(made) > 1:
+        return None
+    if made:
+        found = _keywords(made[0])
+        return None if found is None else found[1:]
+    one_base = len(kind.bases) == 1 and isinstance(kind.bases[0], ast.Name)
+    return _defined(module, ast.unparse(kind.bases[0]), steps - 1) if one_base else None
+
+
+def _keywords(function: ast.FunctionDef) -> tuple[str, ...] | None:
+    given = function.args
+    if given.posonlyargs or any(ast.unparse(one) not in _HARMLESS for one in function.decorator_list):
+        return None
+    return (*(one.arg for one in (*given.args, *given.kwonlyargs)), *([ANY] if given.kwarg else []))
+
+
+def _names(statement: ast.stmt) -> Sequence[str]:
+    """Return the names that a statement at the top of a module may set."""
+    match statement:
+        case ast.ImportFrom() | ast.Import():
+            return [one.asname or one.name for one in statement.names]
+        case ast.ClassDef() | ast.FunctionDef():
+            return [statement.name]
+    return [one.id for one in ast.walk(statement) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)] + [
+        name for one in ast.iter_child_nodes(statement) if isinstance(one, ast.stmt) for name in _names(one)
+    ]
+
+
+def _absolute(module: str, statement: ast.ImportFrom) -> str:
+    if not statement.level:
+        return statement.module or ""
+    place = _place(module)
+    above = module.split(".")
+    # In a package's own file, one dot is the package.
+    kept = above[: len(above) - statement.level + (place is not None and place.name == "__init__.py")]
+    return ".".join([*kept, *([statement.module] if statement.module else [])])
+
+
+@cache
+def _source(module: str) -> ast.Module | None:
+    place = _place(module)
+    try:
+        return ast.parse(place.read_bytes()) if place else None
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+
+
+@cache
+def _place(module: str) -> Path | None:
+    """Find the file of a module without importing the packages that it lies in."""
+    top, *below = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top) if top else None
+        for count in range(len(below)):
+            folders = spec.submodule_search_locations if spec else None
+            name = ".".join([top, *below[: count + 1]])
+            spec = PathFinder.find_spec(name, folders) if folders else None
+    except (ImportError, ValueError):
+        return None
+    origin = spec.origin if spec else None
+    return Path(origin) if origin and origin.endswith(".py") else None
