@@ -5,6 +5,7 @@ import gc
 import itertools
 import os
 import pickle
+import signal
 import socket
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -38,6 +39,14 @@ def first_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLEARN_CACHE", str(folder := tmp_path_factory.mktemp("caches")))
         yield folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heard_signals() -> None:
+    """Hear what nohup, or a shell for what runs behind it, lets be ignored: here, and in the programs that tests start."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
