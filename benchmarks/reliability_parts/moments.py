@@ -10,6 +10,8 @@ from typing import Any
 
 from tlearn.features import compute
 from tlearn.features.extract import Extractor
+from tlearn.runs.record import RunRecord
+from tlearn.sweeps.heads import Heads
 from tlearn.training.last_checkpoint import LastCheckpoint
 from tlearn.training.module import TransferModule
 
@@ -20,6 +22,8 @@ METHODS: dict[str, list[tuple[type, str]]] = {
         *((TransferModule, name) for name in ("on_before_backward", "validation_step", "on_validation_epoch_end")),
         *((LastCheckpoint, name) for name in ("on_train_epoch_start", "on_train_batch_start", "_save")),
     ],
+    # Heads of a sweep that train as one, and what is written of each then
+    "together": [(Heads, "_after_step"), (RunRecord, "start_like"), (RunRecord, "finish")],
     "evaluation": [(TransferModule, "test_step"), (TransferModule, "finish")],
 }
 

@@ -1,4 +1,4 @@
-"""R10: a sweep of 50 trials of which 10 fail, ended by a signal and by a kill, and continued each time."""
+"""R10: sweeps of 50 trials of which 10 fail, ended by a signal and by a kill, and continued each time."""
 
 import math
 import signal
@@ -14,45 +14,55 @@ from reliability_parts.sweeps import rows
 ROW = Row(
     "R10",
     "trials of a sweep without a right row",
-    "One sweep over learning rates, of which a fifth are none (negative, not a number, too large: three kinds of "
-    "error), ended by SIGTERM within a trial, continued, killed within another, continued to its end (status 7). A "
-    "fault: a trial without a row or with a wrong status in results.csv, a finished one that ran again, a row without "
+    "Two sweeps over learning rates, of which a fifth are none (negative, not a number, too large: three kinds of "
+    "error), in one of which the trials train together, and in the other one after another; ended by SIGTERM within a "
+    "trial, continued, killed within another, continued to its end (status 7). A fault: a trial without a row or with a wrong status in results.csv, a finished one that ran again, a row without "
     "its metrics.",
 )
 # Of fifty trials on a busy machine
 LIMIT_SECONDS = 900
 
 
+# Moments that the first signal, and then the kill, may wait for, in numbers of trials: a trial of its own has about
+# fifteen of them, and four of five trials train; one that trains with the others has two.
+MOMENTS = {"together": ("batched", 1.0, 0.5), "training": ("basic", 5.0, 5.0)}
+
+
 def run(options: Options) -> Iterator[Outcome]:
-    """Sweep, end the sweep twice, and look at each trial."""
+    """Sweep in both ways, then look at the plain program."""
     images = draw(options.folder / "images", options.seed)
+    for part in MOMENTS:
+        yield from ended_twice(part, options, images)
+    yield from plain_sweep(options, images)
+
+
+def ended_twice(part: str, options: Options, images: Path) -> Iterator[Outcome]:
+    """Sweep, end the sweep twice, and look at each trial."""
+    launcher, *trials = MOMENTS[part]
     count = options.cases(50, 6)
     # Replays are of the whole sweep.
-    place, random = Place(options.folder / "sweep", images), options.random("sweep")
+    place, random = Place(options.folder / part, images), options.random(part)
     failing = set(random.sample(range(count), count // 5))
     rates = [bad_rate(number) if number in failing else f"{0.01 + number / 1000:.3f}" for number in range(count)]
     given = place.arguments("features=auto", f"seed={options.seed}", "trainer.max_epochs=1")[:-1]
-    command = ["-m", *given, f"optimizer.lr={','.join(rates)}", f"hydra.sweep.dir='{place.run}'"]
-    # A trial has about fifteen moments of training, and four of five trials train.
-    first = Moment("training", random.randint(count, 5 * count), lambda: signal.raise_signal(signal.SIGTERM))
+    places = (f"hydra/launcher={launcher}", f"hydra.sweep.dir='{place.run}'")
+    command = ["-m", *given, f"optimizer.lr={','.join(rates)}", *places]
+    moments = [random.randint(1, int(share * count)) for share in trials]
+    first = Moment(part, moments[0], lambda: signal.raise_signal(signal.SIGTERM))
     ended = place.start(command, first.install)
     faults = [] if ended.wait(LIMIT_SECONDS) == 143 else [f"status {ended.status} at SIGTERM: {ended.last_line()}"]
     done = finished(place.run)
-    killed = place.start(command, Moment("training", random.randint(count, 5 * count)).install)
-    faults += (
-        []
-        if killed.wait(LIMIT_SECONDS) == -signal.SIGKILL
-        else [f"status {killed.status} at SIGKILL: {killed.last_line()}"]
-    )
+    killed = place.start(command, Moment(part, moments[1]).install)
+    if killed.wait(LIMIT_SECONDS) != -signal.SIGKILL:
+        faults.append(f"status {killed.status} at SIGKILL: {killed.last_line()}")
     done |= finished(place.run)
     last = place.start(command)
     faults += [] if last.wait(LIMIT_SECONDS) == 7 else [f"status {last.status} in the end: {last.last_line()}"]
-    yield Outcome("statuses", "; ".join(faults), "statuses of three commands")
+    yield Outcome(f"{launcher}: statuses", "; ".join(faults), f"{launcher}: statuses of three commands")
     table, again = {row["trial"]: row for row in rows(place.run)}, finished(place.run)
     for number in range(count):
         fault = judged(number in failing, table.get(str(number)), done, again, number)
-        yield Outcome(f"trial {number}", fault, "trials")
-    yield from plain_sweep(options, images)
+        yield Outcome(f"{launcher}: trial {number}", fault, f"{launcher}: trials")
 
 
 def bad_rate(number: int) -> str:
