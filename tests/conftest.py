@@ -43,7 +43,7 @@ def first_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True, scope="session")
 def heard_signals() -> None:
-    """Hear what nohup, or a shell for what runs behind it, lets be ignored: here, and in the programs that tests start."""
+    """Hear what nohup, or a shell, lets be ignored: in the tests, and in the programs that they start."""
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
