@@ -15,7 +15,7 @@ ROW = Row(
     "R10",
     "trials of a sweep without a right row",
     "Two sweeps over learning rates, of which a fifth are none (negative, not a number, too large: three kinds of "
-    "error): in one the trials train together, in the other one after another. Each is ended by SIGTERM within a trial, "
+    "error): in one the trials train together, in the other one after another. Each is ended by SIGTERM in a trial, "
     "continued, killed within another, and continued to its end (status 7). A fault: a trial without a row or with a "
     "wrong status in results.csv, a finished one that ran again, a row without its metrics.",
 )
