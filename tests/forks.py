@@ -16,6 +16,7 @@ from tests.conftest import REPOSITORY
 sys.path.append(str(REPOSITORY / "benchmarks"))
 from reliability_parts import forks
 from reliability_parts.forks import left as left
+from reliability_parts.moments import Moment as Moment
 
 # In the server, too, which imports this file
 for late in ("tlearn.train", "tlearn.predict", "tlearn.evaluate", *forks.LATE):

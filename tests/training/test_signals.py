@@ -5,13 +5,14 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import COLOURS, draw_classes
-from tests.forks import Running, left
+from tests.forks import Moment, Running, left
 from tests.small_runs import overrides, program, write_weights
 from tlearn.training import signals
 
@@ -111,17 +112,43 @@ def test_handlers_are_put_back_and_ignored_signals_stay_ignored():
     assert signal.getsignal(signal.SIGTERM) == ours
 
 
-@pytest.mark.slow
-def test_a_job_of_slurm_is_saved_and_queued_again_and_goes_on_with_the_same_command(place, tmp_path, monkeypatch):
-    folder, queue = tmp_path / "run", tmp_path / "queue"
-    stand_in = tmp_path / "scontrol"
-    # It notes what it is told, and that the state was saved by then.
-    stand_in.write_text(f'#!/bin/sh\necho "$@" $(ls {folder}/checkpoints/last.ckpt) >> {queue}\n', encoding="utf-8")
+@pytest.fixture
+def queue(tmp_path, monkeypatch) -> Path:
+    """Make this a job of SLURM, and give the file in which a stand-in of scontrol notes what it is told."""
+    noted, stand_in = tmp_path / "queue", tmp_path / "scontrol"
+    # And that the state was saved by then
+    state = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" $(ls {state}) >> {noted}\n', encoding="utf-8")
     stand_in.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     job = {"JOB_ID": "4711", "JOB_NAME": "night", "NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1"}
     for name, value in {**job, "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
+    return noted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "has_state"), [("extraction", False), ("evaluation", True)])
+def test_a_job_of_slurm_is_queued_again_before_and_after_the_fit_too(place, tmp_path, queue, part, has_state):
+    folder = tmp_path / "run"
+    at_once = Moment(part, 1, partial(signal.raise_signal, signal.SIGUSR1))
+    options = ["transforms=none", "features=cache", "trainer.max_epochs=1", f"hydra.run.dir={folder}"]
+    running = Running(
+        "train", *overrides(place / "pictures", place / "weights.pth", *options), cwd=place, prepare=at_once.install
+    )
+    # The job goes on until its time is up.
+    assert running.end() == 0, running.said()
+    state = [f"{folder}/checkpoints/last.ckpt"] if has_state else []
+    assert queue.read_text(encoding="utf-8").split() == ["requeue", "4711", *state]
+    assert json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["val/loss"]
+    assert list(folder.glob("hpc_ckpt*")) == []
+
+
+@pytest.mark.slow
+def test_a_job_of_slurm_is_saved_and_queued_again_and_goes_on_with_the_same_command(
+    place, tmp_path, queue, monkeypatch
+):
+    folder = tmp_path / "run"
     running = start(place, *LONG, f"hydra.run.dir={folder}")
     running.wait_for("epoch    1/2000")
     # To all processes of the job, as SLURM does before its time is up

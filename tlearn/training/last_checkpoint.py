@@ -121,8 +121,6 @@ class LastCheckpoint(Callback):
         try:
             trainer.save_checkpoint(self._path)
             if asked:
-                # Lightning saves it once more, and would evaluate a file of its own in place of the best weights.
-                trainer._checkpoint_connector.hpc_save_path = lambda folderpath: str(self._path)  # type: ignore[method-assign]
                 signals.saved()
         finally:
             self._is_saving, self._saved_at = False, time.monotonic()

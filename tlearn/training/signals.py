@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from tlearn.data.workers import leave_signals
@@ -35,8 +36,8 @@ class _Signals:
         self.stopping, self.saving, self.since = 0, False, 0.0
         # Whether a fit looks at them between its steps
         self.is_awaited = False
-        # What Lightning does at the signal that asks to save in a job of SLURM: queue it again
-        self.requeue: Callable[[int, Any], None] | None = None
+        # Queues a job of SLURM again; None elsewhere
+        self.requeue: Callable[[], None] | None = None
 
     def stop(self, number: int, frame: Any) -> None:
         """Leave the end to a fit, once; otherwise end what runs."""
@@ -45,8 +46,11 @@ class _Signals:
             raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
     def save(self, number: int, frame: Any) -> None:
-        """Leave the saving to a fit."""
-        self.saving = True
+        """Leave the saving to a fit; before and after it, all that a job which is queued again needs is on the disk."""
+        if self.is_awaited or self.requeue is None:
+            self.saving = True
+        else:
+            self.requeue()
 
     def handle(self) -> None:
         """Take the signals, also from a library that has taken them since."""
@@ -99,6 +103,9 @@ def keep_signals(trainer: Any) -> None:
     """Keep the signals when a Trainer starts: Lightning's handler of SIGTERM waits for other processes, which hang."""
     connector = trainer._signal_connector
     register = connector.register_signal_handlers
+    # Which Lightning leaves out where a signal is handled already
+    if _current is not None and getattr(trainer._accelerator_connector.cluster_environment, "auto_requeue", False):
+        _current.requeue = partial(_queue_again, trainer)
 
     def registered() -> None:
         register()
@@ -106,17 +113,28 @@ def keep_signals(trainer: Any) -> None:
             leave_signals()
         elif _current is not None and threading.current_thread() is threading.main_thread():
             _current.handle()
-            # Which Lightning leaves out where a signal is handled already
-            if getattr(trainer._accelerator_connector.cluster_environment, "auto_requeue", False):
-                _current.requeue = connector._slurm_sigusr_handler_fn
 
     connector.register_signal_handlers = registered
+
+
+def _queue_again(trainer: Any) -> None:
+    """Let Lightning queue a job of SLURM again; what it would save is on the disk, and its loggers are still needed."""
+    loggers, trainer.loggers = trainer.loggers, []
+    trainer.save_checkpoint = lambda path: None
+    try:
+        trainer._signal_connector._slurm_sigusr_handler_fn(_SAVING, None)
+    finally:
+        trainer.loggers = loggers
+        del trainer.save_checkpoint
 
 
 def await_signals(is_awaited: bool) -> None:
     """Say whether a fit looks at the signals between its steps, by `stopping_signal` and `saving_asked`."""
     if _current is not None:
         _current.is_awaited = is_awaited
+        if not is_awaited and _current.saving:
+            # It came after the last state of the fit.
+            saved()
 
 
 def saving_asked() -> bool:
@@ -129,8 +147,8 @@ def saved() -> None:
     if _current is None:
         return
     _current.saving = False
-    if _current.requeue is not None and _SAVING is not None:
-        _current.requeue(_SAVING, None)
+    if _current.requeue is not None:
+        _current.requeue()
 
 
 def stop_late() -> None:
