@@ -41,6 +41,8 @@ def test_settings_stand_beside_the_final_figures_and_the_parts_beside_their_para
     network = TransferNetwork(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), nn.Linear(8, 3))
     settings = {"optimizer.lr": 0.003, "head.hidden": [4, 2], "seed": 42, "resume": None}
     write_results([board], network, settings, {"val/top1": 0.75})
+    # Which it would write again, key by key
+    assert not board.hparams
     events = _events(board)
     assert [point.value for point in events.Scalars("final/val/top1")] == [0.75]
     assert "hp_metric" not in events.Tags()["scalars"]
