@@ -86,6 +86,7 @@ MEANT = [
     ("patience=3", "callbacks.early_stopping.patience=3"),
     ("val_fraction=0.3", "data.split.val_fraction=0.3"),
     ("root=pics", "data=folder data.root=pics"),
+    ("inference_mode=false", "+trainer.inference_mode=false"),
     ("data_dir=my pics (2)", 'data=folder "data.root=my pics (2)"'),
     ("dropout=0.3", "head=mlp head.dropout=0.3"),
     ("momentum=0.9", "optimizer=sgd optimizer.momentum=0.9"),

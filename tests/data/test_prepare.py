@@ -167,6 +167,7 @@ def test_the_first_lines_name_classes_and_counts_and_are_short_for_many():
     samples = [Sample(f"{number}.jpg", f"c{number % 30:02d}") for number in range(1500)]
     splits = {"train": [*samples, Sample("x.jpg", "c29")], "val": samples[:2]}
     assert count_lines(splits, ["c00", "c01"]) == ["train: c00 50, c01 50", "val: c00 1, c01 1"]
+    assert count_lines({"val": [Sample("a.jpg", "two\nlines")]}, ["two\nlines"]) == ["val: 'two\\nlines' 1"]
     train, val = count_lines(splits, [f"c{number:02d}" for number in range(30)])
     assert train.endswith("c10 50, c11 50, ... and 18 more with 50 to 51 images")
     assert val.endswith("c11 0, ... and 18 more with 0 to 0 images")

@@ -21,16 +21,11 @@ SYNONYMS = {
     **dict.fromkeys(("freeze", "frozen", "freeze_body", "freeze_backbone"), ("finetune=frozen",)),
     **dict.fromkeys(("unfreeze", "fine_tune", "finetuning"), ("finetune=full",)),
     "report_to": ("logger",),
-    # Arguments of the Trainer, which is slow to import
-    **{
-        name: (f"+trainer.{name}",)
-        for name in (
-            *("max_steps", "max_time", "overfit_batches", "profiler", "deterministic", "benchmark"),
-            *("limit_train_batches", "limit_val_batches", "limit_test_batches", "detect_anomaly"),
-        )
-    },
     **{name: (f"logger={name}",) for name in ("wandb", "mlflow")},
-    **dict.fromkeys(("root", "data_dir", "data_root", "data_path", "path"), ("data.root", "images", "runs")),
+    **dict.fromkeys(
+        ("root", "data_dir", "data_root", "data_path", "path"),
+        ("data.root", "images", "runs"),
+    ),
     **dict.fromkeys(("input", "inputs", "source", "folder", "dir"), ("data.root", "images", "runs")),
     **dict.fromkeys(("class_names", "names"), ("classes",)),
     **dict.fromkeys(("img_size", "image_size", "imgsz", "input_size", "crop_size"), ("transforms.size", "size")),

@@ -189,7 +189,9 @@ def _same_end(key: str, asked: Asked) -> Iterator[str]:
     if others and (others[0][0] != "+" or "trainer" in asked.keys):
         yield others[0]
         return
-    yield from (name for name in asked.own_keys if name.rpartition(".")[2].casefold() == last.casefold())
+    found = [name for name in asked.own_keys if name.rpartition(".")[2].casefold() == last.casefold()]
+    # An argument of the Trainer that no option names
+    yield from found or [f"+trainer.{one}" for one in parameters(asked.target("trainer")) if one == last]
 
 
 def _slip(key: str, name: str) -> bool:

@@ -96,7 +96,10 @@ def count_lines(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str]) 
     lines = []
     for split, samples in splits.items():
         counts = Counter(sample.label for sample in samples)
-        listed = capped((f"{label} {counts[label]:,}" for label in classes), _MOST_CLASSES)
+        shown = [repr(label) if "\n" in label else label for label in classes]
+        listed = capped(
+            (f"{name} {counts[label]:,}" for name, label in zip(shown, classes, strict=True)), _MOST_CLASSES
+        )
         rest = [counts[label] for label in classes[_MOST_CLASSES:]]
         lines.append(f"{split}: {listed}" + (f" with {min(rest):,} to {max(rest):,} images" if rest else ""))
     return lines

@@ -72,6 +72,12 @@ def test_versions_of_layers_survive_the_removal_of_a_prefix(tmp_path):
     assert read_state_dict(tmp_path / "w.pth")._metadata["0"]["version"] == 2
 
 
+def test_two_state_dicts_in_one_file_are_refused(tmp_path):
+    torch.save({"conv.weight": torch.zeros(1), "module.conv.weight": torch.ones(1)}, path := tmp_path / "two.pth")
+    with pytest.raises(CheckpointError, match=r"conv\.weight and module\.conv\.weight are both there"):
+        read_state_dict(path)
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("save", ["torch", "legacy", "pickle"])

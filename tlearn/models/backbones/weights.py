@@ -62,6 +62,10 @@ def read_state_dict(path: Path) -> OrderedDict[str, Tensor]:
     versions = getattr(state, "_metadata", {})
     if not isinstance(versions, Mapping) or not all(isinstance(key, str) for key in versions):
         raise CheckpointError(f"{path.absolute()} holds no state dict: the versions of its layers are damaged")
+    if twice := [key for key in state if f"module.{key}" in state]:
+        raise CheckpointError(
+            f"{path.absolute()} holds two state dicts: {twice[0]} and module.{twice[0]} are both there"
+        )
     consume_prefix_in_state_dict_if_present(state, "module.")
     body = OrderedDict((key.removeprefix("body."), value) for key, value in state.items() if key.startswith("body."))
     # A model that tlearn has saved: its body is a backbone's weights, its head is not.
