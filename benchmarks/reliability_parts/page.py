@@ -12,7 +12,8 @@ HEAD = """# Reliability
 What becomes of runs, files and results when something fails. Made by `python benchmarks/reliability.py --page FILE ...`
 from what that program has measured; every case is drawn from a seed, and each row's command tries it again. The plain
 program is `benchmarks/plain_program.py`: Lightning, Hydra and ImageFolder in 77 lines; a dash stands where it has
-nothing to be tried. A number is that of faults, so that 0 is what is wanted.
+nothing to be tried. A number is that of faults, so that 0 is what is wanted; R13 is a share of time, of which 2 % cold
+and 5 % warm are allowed.
 
 | | faults | tlearn | plain program |
 |---|---|---|---|
