@@ -48,15 +48,9 @@ class Standardisation:
         layer.bias.sub_(layer.weight @ self.mean)
 
 
-def lbfgs(parameters: Iterable[Tensor], max_iter: int, tolerance: float, history_size: int = 10) -> torch.optim.LBFGS:
+def lbfgs(parameters: Iterable[Tensor], max_iter: int, tolerance: float) -> torch.optim.LBFGS:
     """Build L-BFGS with a line search, converged where no gradient is larger than `tolerance`."""
-    return torch.optim.LBFGS(
-        parameters,
-        max_iter=max_iter,
-        tolerance_grad=tolerance,
-        history_size=history_size,
-        line_search_fn="strong_wolfe",
-    )
+    return torch.optim.LBFGS(parameters, max_iter=max_iter, tolerance_grad=tolerance, line_search_fn="strong_wolfe")
 
 
 def minimise(
