@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
 from torchmetrics import MeanMetric
 
 import tlearn
@@ -50,6 +51,7 @@ PRIVATE = {
     "_metadata",
     "_labels",
     "_average_model",
+    "_get_file_writer",
     "_signal_connector",
     "_slurm_sigusr_handler_fn",
     "_accelerator_connector",
@@ -221,6 +223,15 @@ def test_torch_refuses_a_single_image_for_batch_norm_in_these_words():
 def test_torch_keeps_the_versions_of_layers_beside_a_state_dict():
     state = nn.BatchNorm2d(2).state_dict()
     assert state._metadata[""]["version"] == 2
+
+
+def test_torch_opens_the_writer_of_events_again_by_this_name(tmp_path):
+    writer = SummaryWriter(tmp_path)
+    assert writer._get_file_writer() is writer.file_writer
+    writer.close()
+    assert writer.file_writer is None
+    assert writer._get_file_writer() is writer.file_writer
+    writer.close()
 
 
 def test_torch_and_torchmetrics_move_and_convert_by_one_method():

@@ -134,7 +134,7 @@ def test_one_mistake_of_many_is_seen_in_another_hue_than_what_is_right():
     matrix[50, 50], matrix[50, 60] = 10, 50
     figure = drawn(confusion_figure(matrix, [f"class {row}" for row in range(102)]))
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100)
+    figure.savefig(buffer)
     axes = figure.axes[0]
     order = names(axes.yaxis)
     with Image.open(buffer) as image:

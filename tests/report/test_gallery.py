@@ -118,7 +118,7 @@ def test_a_gallery_shows_files_and_pixels_with_their_titles(tmp_path):
     # Each is as large as its place, and the fourth begins the second row.
     drawn = axes.images[0].get_array()
     height = drawn.shape[0] // 2
-    assert drawn[height + 40, 80].tolist() == [0, 255, 0]
+    assert drawn[height + 50, 80].tolist() == [0, 255, 0]
     assert drawn[60, 80, 0] > 100 > drawn[60, 80, 1]
     _draw(figure)
 
@@ -129,7 +129,7 @@ PREPROCESSING = {"resize": 32, "size": 32, "interpolation": "bilinear", "mean": 
 def _tiles(figure, count):
     """Give the middle pixel of each image of a gallery of one line of titles."""
     canvas = figure.axes[0].images[0].get_array()
-    return [canvas[20 + 80 + at // 6 * 180, 80 + at % 6 * 160].tolist() for at in range(count)]
+    return [canvas[24 + 96 + at // 6 * 216, 96 + at % 6 * 192].tolist() for at in range(count)]
 
 
 def test_draws_of_an_augmentation_are_those_that_kept_views_have(tmp_path):

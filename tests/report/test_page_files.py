@@ -1,9 +1,11 @@
 """Figures and tables of a page are also files, and what fails becomes a note."""
 
-import pytest
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from tests.conftest import draw
+from tlearn.analysis.drawing import Drawing, write_figure
 from tlearn.files import read_table
 from tlearn.report.page import Picture, Table, Text
 from tlearn.report.page_files import Exhibits
@@ -11,11 +13,9 @@ from tlearn.report.page_files import Exhibits
 ROWS = [{"a": 1, "b": "x"}, {"a": 2, "b": None}]
 
 
-def _figure(texts: int = 1) -> Figure:
-    figure = Figure(figsize=(5, 2), layout="constrained")
-    axes = figure.subplots()
-    for number in range(texts):
-        axes.text(number / texts, 0.5, str(number))
+def _figure() -> Figure:
+    figure = Drawing(figsize=(5, 2), layout="constrained")
+    figure.subplots().plot([0, 1], [0, 1])
     return figure
 
 
@@ -29,16 +29,30 @@ def test_a_figure_lies_beside_the_page_with_what_it_shows(tmp_path):
     assert list(exhibits.files) == picture.files
 
 
-@pytest.mark.parametrize(("texts", "media"), [(1, "image/svg+xml"), (2000, "image/png")])
-def test_a_light_figure_is_lines_in_the_page_and_a_crowded_one_pixels(tmp_path, texts, media):
-    picture = Exhibits(tmp_path).figure("one", "One", lambda: _figure(texts))
-    assert (picture.media, picture.width) == (media, 480)
+def test_a_figure_has_two_pixels_for_each_of_the_page(tmp_path):
+    picture = Exhibits(tmp_path).figure("one", "One", _figure)
+    assert (picture.media, picture.width, picture.content) == ("image/png", 480, (tmp_path / "one.png").read_bytes())
+    with Image.open(tmp_path / "one.png") as image:
+        assert image.size == (960, 384)
+
+
+def test_a_large_figure_of_photographs_is_a_jpeg_in_the_page(tmp_path):
+    def make() -> Figure:
+        figure = Drawing(figsize=(4, 4))
+        figure.add_axes((0, 0, 1, 1)).imshow(np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8))
+        return figure
+
+    picture = Exhibits(tmp_path).figure("one", "One", make)
+    assert (picture.media, picture.width) == ("image/jpeg", 384)
+    assert len(picture.content) < (tmp_path / "one.png").stat().st_size / 3
 
 
 def test_a_drawn_file_is_shown_as_it_is(tmp_path):
-    path = draw(tmp_path / "report" / "batch.png", (1, 2, 3), (600, 100))
-    picture = Exhibits(tmp_path, "report").file(path, "A batch")
-    assert (picture.content, picture.files, picture.width) == (path.read_bytes(), ["report/batch.png"], 480)
+    plain = draw(tmp_path / "report" / "batch.png", (1, 2, 3), (600, 100))
+    picture = Exhibits(tmp_path, "report").file(plain, "A batch")
+    assert (picture.content, picture.files, picture.width) == (plain.read_bytes(), ["report/batch.png"], 600)
+    write_figure(tmp_path / "report" / "rates.png", _figure())
+    assert Exhibits(tmp_path, "report").file(tmp_path / "report" / "rates.png", "Rates").width == 480
 
 
 def test_a_table_is_written_whole_and_may_be_shown_in_part(tmp_path):

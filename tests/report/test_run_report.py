@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from tests.conftest import draw
 from tests.report.test_page import HOSTILE, _Elements
@@ -119,6 +121,21 @@ def test_every_figure_has_a_table_of_its_name_beside_it(made):
     images = [source for source in page.values("img", "src") if not str(source).startswith("data:image/jpeg")]
     # Photographs are smaller as JPEG.
     assert len(images) == len(drawn - {"test_predictions"} | {"batch"})
+
+
+def test_every_figure_is_laid_out_and_drawn_once(tmp_path, root, monkeypatch):
+    drawn, laid_out, draw_plainly, lay_out = [], [], Figure.draw, ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(Figure, "draw", lambda self, renderer: (drawn.append(self), draw_plainly(self, renderer)))
+    monkeypatch.setattr(
+        ConstrainedLayoutEngine, "execute", lambda self, figure: (laid_out.append(figure), lay_out(self, figure))
+    )
+    (tmp_path / "metrics.csv").write_text(HEADER + "0,4,0.9,0.5,0.8,0.5\n", encoding="utf-8")
+    _page(tmp_path, _summary(root, run_folder=tmp_path))
+    files = list((tmp_path / "report").glob("*.png"))
+    assert len(files) == 6
+    assert len(drawn) == len(set(drawn)) == len(files)
+    # All but the gallery, whose places are known
+    assert len(laid_out) == len(set(laid_out)) == len(files) - 1
 
 
 def test_mistakes_are_shown_with_what_they_were_taken_for(made):

@@ -1,6 +1,7 @@
 """What TensorBoard shows, read back from its event files."""
 
 import csv
+import io
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def test_figures_are_shown_by_name(board, tmp_path):
     write_figures(board, [tmp_path / "test_confusion.png"])
     [shown] = _events(board).Images("figures/test_confusion")
     assert (shown.width, shown.height) == (6, 4)
+    # Not encoded once more
+    assert shown.encoded_image_string == (tmp_path / "test_confusion.png").read_bytes()
+
+
+def test_photographs_are_shown_as_jpeg(board, tmp_path):
+    Image.effect_noise((800, 500), 60).convert("RGB").save(tmp_path / "first_batch.png")
+    # Lightning closes its writer at the end of a fit.
+    board.experiment.close()
+    write_figures(board, [tmp_path / "first_batch.png"])
+    [shown] = _events(board).Images("figures/first_batch")
+    with Image.open(io.BytesIO(shown.encoded_image_string)) as image:
+        assert (image.format, image.size, (shown.width, shown.height)) == ("JPEG", (800, 500), (800, 500))
 
 
 def test_settings_stand_beside_the_final_figures_and_the_parts_beside_their_parameters(board):

@@ -142,11 +142,16 @@ def _name_outliers(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     """Annotate classes that are worse than others of their size, where the name fits."""
     x, y = [row["train_pictures"] for row in rows], [row["top1"] for row in rows]
     order = (_ranks(y) - _ranks(x)).argsort(stable=True).tolist()
-    assert isinstance(axes.figure, Figure)
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    layout = figure.get_layout_engine()
+    assert layout is not None
     with warnings.catch_warnings():
         # As in `drawing`: characters that no font has are not warned of.
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        axes.figure.draw_without_rendering()
+        # Names inside the axes change nothing of it, and drawing need not find it again.
+        layout.execute(figure)
+        figure.set_layout_engine("none")
         points = axes.transData.transform(list(zip(x, y, strict=True)))
         taken: list[Bbox] = []
         for index in order[:_MOST_TRIED]:

@@ -4,12 +4,12 @@ import io
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import get_cachedir, rc_context
+from matplotlib import get_cachedir
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font, get_font_names
 from PIL import Image
@@ -23,9 +23,18 @@ _FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "
 # How Unicode begins the names of their characters
 _CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "IDEOGRAPHIC")
 
+# Pixels per inch: two for each of a page's, so that lines and letters are sharp on any screen
+DPI = 192
+
+# Bytes of a png that may hold photographs
+_LARGE = 300_000
+
 
 class Drawing(Figure):
-    """A figure that a notebook shows as an image, with or without pyplot."""
+    """A figure that a notebook shows as an image, with or without pyplot; it has a page's resolution if no other."""
+
+    def __init__(self, *, dpi: float = DPI, **more: Any) -> None:
+        super().__init__(dpi=dpi, **more)
 
     def _repr_png_(self) -> bytes:
         return notebook_bytes(self)
@@ -78,31 +87,48 @@ def lettering(size: int) -> dict[str, Any]:
     return {"fontsize": size, "fontfamily": fonts(), "parse_math": False}
 
 
-def write_figure(path: Path, figure: Figure, dpi: int = 120) -> None:
-    """Write a figure as png or svg, by the suffix of the path."""
-    write_bytes(path, figure_bytes(figure, path.suffix[1:], dpi))
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as png."""
+    write_bytes(path, png_bytes(rendered(figure)))
 
 
-def figure_bytes(figure: Figure, kind: str = "png", dpi: int = 120) -> bytes:
-    """Return a figure as the bytes of a png or svg file."""
+def rendered(figure: Figure) -> Image.Image:
+    """Draw a figure once, at its own resolution."""
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # The tables have every name.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        canvas.draw()
+    size, dpi = canvas.get_width_height(), (figure.dpi, figure.dpi)
+    image = Image.frombuffer("RGBA", size, canvas.buffer_rgba(), "raw", "RGBA", 0, 1).convert("RGB")
+    image.info["dpi"] = dpi
+    return image
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return an image as the bytes of a png file."""
     buffer = io.BytesIO()
-    with _drawing():
-        # Without a date, the same figure always has the same bytes.
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata={"Date": None} if kind == "svg" else None)
+    # More would take several times as long, for files that are hardly smaller.
+    image.save(buffer, "PNG", compress_level=2, dpi=image.info["dpi"])
     return buffer.getvalue()
+
+
+def compact(image: Image.Image, png: bytes) -> tuple[bytes, str]:
+    """Return what shows it, and its media type: a JPEG, several times smaller, where a large one holds photographs."""
+    buffer = io.BytesIO()
+    if len(png) > _LARGE:
+        image.convert("RGB").save(buffer, "JPEG", quality=88)
+    jpeg = buffer.getvalue()
+    return (jpeg, "image/jpeg") if jpeg and len(jpeg) < len(png) / 3 else (png, "image/png")
 
 
 def notebook_bytes(figure: Figure) -> bytes:
     """Return a figure as a small png of few colours: a notebook keeps its figures, and photographs as png are large."""
-    buffer = io.BytesIO()
-    with Image.open(io.BytesIO(figure_bytes(figure, dpi=72))) as drawn:
-        drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    buffer, dpi = io.BytesIO(), figure.dpi
+    figure.set_dpi(72)
+    try:
+        drawn = rendered(figure)
+    finally:
+        figure.set_dpi(dpi)
+    drawn.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-@contextmanager
-def _drawing() -> Iterator[None]:
-    """Suppress warnings about missing glyphs while drawing: the tables have every name."""
-    with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": "tlearn"}):
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        yield

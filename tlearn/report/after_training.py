@@ -109,8 +109,7 @@ def show_first_images(run: RunFolder, images: ImageDataModule, views: int | None
         path = run.path / "report" / file
         with report_only(_FIRST_IMAGES[file].lower()):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # One pixel of the file for each pixel of an image: more would only make the file larger.
-            write_figure(path, make(), dpi=100)
+            write_figure(path, make())
             write_table(path.with_suffix(".csv"), rows)
             for board in boards(loggers):
                 write_figures(board, [path])

@@ -18,8 +18,8 @@ from tlearn.data.transforms import Transform, visible
 from tlearn.errors import BadImageError
 from tlearn.report.page import Card
 
-# Pixels of an image and its margin in a gallery
-_CELL = 160
+# Pixels of an image and its margin in a gallery, and of an inch: the images are drawn pixel by pixel.
+_CELL, _DPI = 192, 120
 
 
 def confident_mistakes(outputs: Outputs, count: int) -> list[int]:
@@ -110,10 +110,10 @@ def gallery_figure(
         colours: of the titles; black where there are none.
     """
     lines = max((title.count("\n") + 1 for title in titles), default=1)
-    above, rows = 16 * lines + 4, -(-len(pictures) // columns)
+    above, rows = 19 * lines + 5, -(-len(pictures) // columns)
     # One drawing of all: matplotlib takes 50 ms for each that stands alone.
     canvas = Image.new("RGB", (columns * _CELL, max(1, rows * (_CELL + above))), "white")
-    figure = Drawing(figsize=(canvas.width / _CELL * 1.6, canvas.height / _CELL * 1.6))
+    figure = Drawing(figsize=(canvas.width / _DPI, canvas.height / _DPI), dpi=_DPI)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.axis("off")
     for place, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
@@ -125,7 +125,7 @@ def gallery_figure(
         if isinstance(tile, str):
             axes.text(middle, top + above + _CELL / 2, tile, ha="center", va="center", wrap=True, **lettering(7))
         else:
-            tile = ImageOps.contain(tile, (_CELL - 8, _CELL - 8))
+            tile = ImageOps.contain(tile, (_CELL - 10, _CELL - 10))
             canvas.paste(tile, (left + (_CELL - tile.width) // 2, top + above))
     axes.imshow(canvas)
     return figure

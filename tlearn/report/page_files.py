@@ -1,21 +1,16 @@
 """The files beside a page: figures as PNG, and their data as CSV of the same name."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.text import Text as Letters
 from PIL import Image
 
-from tlearn.analysis.drawing import figure_bytes
+from tlearn.analysis.drawing import compact, png_bytes, rendered
 from tlearn.files import write_bytes, write_table
 from tlearn.report.page import Block, Picture, Table, Text
 
-# Above either, a figure is smaller and shown faster as pixels.
-_MOST_TEXTS, _MOST_BYTES = 300, 300_000
-_DPI = 120
 # Pixels of a page per inch of a figure
 _PER_INCH = 96
 
@@ -52,7 +47,8 @@ class Exhibits:
         def make() -> Block:
             name = path.relative_to(self._folder).as_posix()
             self.files[name] = caption
-            return _pixels(path.read_bytes(), caption, [name])
+            with Image.open(path) as image:
+                return _shown(image, path.read_bytes(), caption, [name])
 
         return self.attempt(caption, make)
 
@@ -94,17 +90,12 @@ class Exhibits:
 
     def _picture(self, stem: str, caption: str, figure: Figure, rows: Sequence[Mapping[str, Any]]) -> Picture:
         files = [self._name(f"{stem}.png", caption)]
-        png = figure_bytes(figure, "png", _DPI)
+        image = rendered(figure)
+        png = png_bytes(image)
         write_bytes(self._folder / files[0], png)
         if rows:
             files.append(self._write(stem, caption, rows))
-        if len(figure.findobj(Letters)) <= _MOST_TEXTS:
-            # Everything has its place by now, and finding it again would take longer than drawing.
-            figure.set_layout_engine("none")
-            svg = figure_bytes(figure, "svg")
-            if len(svg) <= _MOST_BYTES:
-                return Picture(svg, "image/svg+xml", round(figure.get_figwidth() * _PER_INCH), caption, files)
-        return _pixels(png, caption, files)
+        return _shown(image, png, caption, files)
 
     def _write(self, stem: str, caption: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
         name = self._name(f"{stem}.csv", caption)
@@ -117,14 +108,6 @@ class Exhibits:
         return name
 
 
-def _pixels(png: bytes, caption: str, files: Sequence[str]) -> Picture:
-    """Show a PNG, or as JPEG where it holds photographs, which makes a large one several times smaller."""
-    with Image.open(io.BytesIO(png)) as image:
-        width = image.width * _PER_INCH // _DPI
-        buffer = io.BytesIO()
-        if len(png) > _MOST_BYTES:
-            image.convert("RGB").save(buffer, "JPEG", quality=88)
-    jpeg = buffer.getvalue()
-    if jpeg and len(jpeg) < len(png) / 3:
-        return Picture(jpeg, "image/jpeg", width, caption, files)
-    return Picture(png, "image/png", width, caption, files)
+def _shown(image: Image.Image, png: bytes, caption: str, files: Sequence[str]) -> Picture:
+    dpi, _ = image.info.get("dpi", (_PER_INCH, _PER_INCH))
+    return Picture(*compact(image, png), round(image.width * _PER_INCH / dpi), caption, files)
