@@ -4,6 +4,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -29,12 +30,14 @@ _SECONDS = 120
 class Running:
     """A program that runs as if started by a user from another folder, and leads a group of its own."""
 
-    def __init__(self, name: str, *arguments: str, cwd: Path, prepare: Callable[[], object] = bool) -> None:
+    def __init__(
+        self, name: str, *arguments: str, cwd: Path, prepare: Callable[[], object] = bool, **environment: str
+    ) -> None:
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(["tests.forks"])
         self.output = cwd.with_name(f"{cwd.name}_output_{time.monotonic_ns()}.txt")
         self._process = server.Process(
-            target=_run, args=(f"tlearn.{name}", arguments, self.output, dict(os.environ), cwd, prepare)
+            target=_run, args=(f"tlearn.{name}", arguments, self.output, {**os.environ, **environment}, cwd, prepare)
         )
         self._process.start()
         assert self._process.pid is not None
@@ -65,6 +68,26 @@ class Running:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.join()
+
+
+def ranks(count: int) -> list[dict[str, str]]:
+    """Return what torchrun would tell each of several processes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    told |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
+    told |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_RESTART_COUNT": "0"}
+    return [{**told, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def run_ranks(name: str, *arguments: str, cwd: Path, prepare: Callable[[], object] = bool) -> list[int]:
+    """Run a program in two processes, and return their exit statuses."""
+    started = [Running(name, *arguments, cwd=cwd, prepare=prepare, **told) for told in ranks(2)]
+    statuses = [one.end() for one in started]
+    for one in started:
+        sys.stdout.write(one.said())
+    return statuses
 
 
 def _run(

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -214,10 +213,3 @@ def test_ddp_trains_every_trial_of_a_sweep_and_leaves_exact_run_folders(tmp_path
 def test_several_processes_that_no_command_could_start_are_refused(tmp_path, folder_data):
     with pytest.raises(ConfigError, match=r"by the command line or tlearn\.fit alone"):
         run(tmp_path / "run", folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu")
-
-
-def test_gradual_unfreezing_is_refused_under_ddp(tmp_path, folder_data):
-    command = overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu", "finetune=gradual")
-    done = program("train", *command, cwd=Path(tmp_path))
-    assert done.returncode == ConfigError.exit_status
-    assert "finetune.unfreeze_epoch" in done.stderr

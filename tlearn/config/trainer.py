@@ -46,10 +46,6 @@ def training_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
         parts["enable_progress_bar"] = False
     built = _trainer(settings, folder, **parts)
     _check_float32(built.strategy.root_device, settings["features"]["precision"])
-    if settings["finetune"]["unfreeze_epoch"] is not None and built.world_size > 1:
-        raise ConfigError(
-            "finetune.unfreeze_epoch does not work with several processes: use one device or finetune=full"
-        )
     unfrozen, epochs = settings["finetune"]["unfreeze_epoch"], built.max_epochs or -1
     if unfrozen is not None and 0 < epochs <= unfrozen and not settings["trainer"].get("fast_dev_run"):
         say(f"finetune.unfreeze_epoch={unfrozen}: the epochs are 0 to {epochs - 1}, so nothing unfreezes in this run")

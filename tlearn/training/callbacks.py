@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from tlearn.console import duration, measured, say, short
 from tlearn.display import Bar
+from tlearn.training.ddp import DDPStrategy
 from tlearn.training.module import TransferModule
 
 # Metrics of an epoch's line and their names there; accuracies are those of val.
@@ -28,17 +29,21 @@ class Unfreeze(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Unfreeze from that epoch on."""
-        self._unfreeze(pl_module, trainer.current_epoch)
+        self._unfreeze(trainer, pl_module, trainer.current_epoch)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Unfreeze what had been unfrozen, for a run that is resumed within an epoch or at its end."""
         within = checkpoint["progress"]["within_epoch"]
-        self._unfreeze(pl_module, checkpoint["epoch"] if within else checkpoint["epoch"] - 1)
+        self._unfreeze(trainer, pl_module, checkpoint["epoch"] if within else checkpoint["epoch"] - 1)
 
-    def _unfreeze(self, pl_module: LightningModule, epoch: int) -> None:
+    def _unfreeze(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
         assert isinstance(pl_module, TransferModule)
+        network = pl_module.network
+        before = network.stages
         if epoch >= self.epoch:
-            pl_module.network.unfreeze(self.stages)
+            network.unfreeze(self.stages)
+        if network.stages != before and isinstance(trainer.strategy, DDPStrategy):
+            trainer.strategy.wrap_again()
 
 
 class EpochProgress(ProgressBar):

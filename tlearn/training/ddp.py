@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, strategies
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.nn.parallel import DistributedDataParallel
 
 from tlearn.console import is_main_process
 from tlearn.errors import ConfigError
@@ -36,6 +37,12 @@ class DDPStrategy(strategies.DDPStrategy):
         """Set the command of the further processes, before any of them is started."""
         if isinstance(self._launcher, _Launcher):
             self._launcher.command = command
+
+    def wrap_again(self) -> None:
+        """Share the gradients of all that trains now: a wrapper shares those of what trained when it was made."""
+        if isinstance(self.model, DistributedDataParallel):
+            self.model = self.model.module
+            self.configure_ddp()
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate without DDP's wrapper, which would wait for other processes at every batch."""
