@@ -10,7 +10,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     # Imported here: torch and lightning take seconds to load, and help and configuration errors must not wait.
     from tlearn.config.evaluation import measure, opened_model
     from tlearn.config.tree import settings_of, task_overrides
-    from tlearn.console import is_main_process, say, session
+    from tlearn.console import say, session
     from tlearn.report.after_training import report_evaluation
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.evaluated import trained_on_note
@@ -23,7 +23,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     with session(run.path / "evaluate.log", quiet=settings["quiet"]):
         model = opened_model(settings)
         metrics, outputs, unreadable = measure(settings, model)
-        if is_main_process():
+        # The first process alone has them.
+        if outputs is not None:
             run.write_json("metrics.json", metrics)
             show_result(metrics, outputs)
             if note := trained_on_note(model, outputs):

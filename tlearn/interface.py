@@ -140,6 +140,8 @@ class Run:
         model = _trusted(self.folder, self.trust)
         with borrowed_interpreter(None), session(quiet=True):
             outputs = measure(settings, model, features)[1]
+        # None in further processes, and this is the only one
+        assert outputs is not None
         if note := trained_on_note(model, outputs):
             say(note)
         return outputs

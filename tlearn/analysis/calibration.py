@@ -122,7 +122,12 @@ def _objective(logits: Tensor, targets: Tensor, log_t: float) -> tuple[float, fl
 
 
 def calibrate(outputs: Mapping[str, Outputs]) -> dict[str, float]:
-    """Fit the temperature on val; return it with the calibration metrics of val and test before and after."""
+    """Fit the temperature on val; return it with the calibration metrics of val and test before and after.
+
+    Without outputs, as in further processes, return nothing.
+    """
+    if not outputs:
+        return {}
     val = outputs["val"]
     temperature = choose_temperature(val.logits, val.targets)
     metrics = {"temperature": temperature}

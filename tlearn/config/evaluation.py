@@ -39,10 +39,11 @@ def opened_model(settings: Mapping[str, Any]) -> Model:
 
 def measure(
     settings: Mapping[str, Any], model: Model, features: bool = False
-) -> tuple[dict[str, float], Outputs, dict[str, str]]:
+) -> tuple[dict[str, float], Outputs | None, dict[str, str]]:
     """Return the metrics and outputs of a model on the images of an evaluation, and unreadable images by path.
 
-    `features` also keeps the head's inputs.
+    Further processes have neither outputs nor the metrics that are computed from them. `features` also keeps the head's
+    inputs.
     """
     data, split, tta = settings["data"], settings["split"], settings["tta"]
     wanted = _metrics(settings, model)
@@ -63,6 +64,8 @@ def measure(
     image_set = ImageSet(root, {"test": samples}, model.classes, digests=digests)
     images = ImageDataModule(image_set, model.decoder, transform, transform, **loading)
     metrics, outputs, views = measure_split(trainer, model.network, images, split, tta, features, wanted)
+    if outputs is None:
+        return metrics, None, unreadable
     metrics |= calibration_metrics(outputs, model.temperature)
     if views is not None:
         metrics |= view_metrics(outputs, views)

@@ -22,7 +22,8 @@ def evaluate_best(
 ) -> tuple[dict[str, float], dict[str, Outputs]]:
     """Load the best checkpoint and evaluate it on val, and on test after `finish` of the module.
 
-    Returns the metrics, and the network's outputs by split. An exploded training is refused (NonFiniteError).
+    Returns the metrics, and the network's outputs by split, which only the first of several processes has. An exploded
+    training is refused (NonFiniteError).
 
     Args:
         trainer: the Trainer that has fitted the module.
@@ -37,24 +38,31 @@ def evaluate_best(
     _end_averaging(trainer)
     # The log already has the validation of this epoch.
     loggers, trainer.loggers = trainer.loggers, []
-    collector, outputs = Collector(plan.features), {}
+    collector = Collector(plan.features)
+    outputs: dict[str, Outputs] = {}
+
+    def take(split: str) -> None:
+        taken, _ = collector.take(split, data)
+        if taken is not None:
+            outputs[split] = taken
+
     with collector.attached(trainer, module.network.head):
         [measured] = trainer.validate(module, datamodule=data, verbose=False)
         metrics |= measured
-        outputs["val"], _ = collector.take("val", data)
-        refuse_exploded(measured["val/loss"], len(outputs["val"].classes))
+        take("val")
+        refuse_exploded(measured["val/loss"], len(data.image_set.classes))
         metrics |= module.finish(data, int(metrics.get("epoch/best", metrics["epoch/last"])))
         if "test" in data.datasets:
             [measured] = trainer.test(module, datamodule=data, verbose=False)
             metrics |= measured
-            outputs["test"], _ = collector.take("test", data)
+            take("test")
             for logger in loggers:
                 logger.log_metrics(dict(measured), step=trainer.global_step)
                 logger.save()
         if plan.train_pictures:
             with report_only("evaluating the training images"):
                 trainer.validate(module, dataloaders=data.plain_train_dataloader(), verbose=False)
-                outputs["train"], _ = collector.take("train", data)
+                take("train")
     trainer.loggers = loggers
     return metrics, outputs
 

@@ -1,4 +1,4 @@
-"""Collect the network's outputs while the Trainer evaluates, from all processes and in the order of the split."""
+"""Collect the network's outputs while the Trainer evaluates, from all processes in the first of them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.datamodule import SplitDataModule
 from tlearn.training.data_parallel import DataParallelStrategy
+from tlearn.training.gather import gathered
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Collector(Callback):
     def __init__(self, features: bool = False) -> None:
         self._wants_features = features
         self._parts: list[Part] = []
+        self._whole: Part = {}
         self._features: list[Tensor] = []
 
     @contextmanager
@@ -80,32 +82,34 @@ class Collector(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the parts of all processes."""
-        self._gather()
+        self._gather(trainer)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the parts of all processes."""
-        self._gather()
+        self._gather(trainer)
 
-    def _gather(self) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            everyone: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(everyone, self._parts)
-            self._parts = [part for parts in everyone for part in parts]
+    def _gather(self, trainer: Trainer) -> None:
+        parts, self._parts = self._parts, []
+        # The Trainer is in inference mode, whose tensors nothing could be trained on.
+        with torch.inference_mode(False):
+            # One name after another, so that only one is in memory twice
+            own = {name: torch.cat([part.pop(name) for part in parts]) for name in list(parts[0])}
+            self._whole = gathered(own, "indices", trainer.strategy.root_device)
 
-    def take(self, split: str, data: SplitDataModule) -> tuple[Outputs, Part]:
-        """Return and forget the outputs of the last evaluation, and everything else that its steps returned."""
-        names = self._parts[0]
-        whole = {name: torch.cat([part[name] for part in self._parts]) for name in names}
-        self._parts = []
-        indices = whole.pop("indices")
-        order = indices.argsort()
-        whole = {name: values[order] for name, values in whole.items()}
+    def take(self, split: str, data: SplitDataModule) -> tuple[Outputs | None, Part]:
+        """Return and forget the outputs of the last evaluation, and everything else that its steps returned.
+
+        Only the first of several processes has them; the others get None and nothing.
+        """
+        whole, self._whole = self._whole, {}
+        if not whole:
+            return None, {}
         paths = data.datasets[split].paths
         outputs = Outputs(
             split,
             data.image_set.classes,
             data.image_set.root,
-            [paths[index] for index in indices[order].tolist()],
+            [paths[index] for index in whole.pop("indices").tolist()],
             whole.pop("targets"),
             whole.pop("logits"),
             whole.pop("features", None),

@@ -24,7 +24,7 @@ def measure_split(
     tta: str,
     features: bool = False,
     metrics: Mapping[str, Metric] | None = None,
-) -> tuple[dict[str, float], Outputs, Tensor | None]:
+) -> tuple[dict[str, float], Outputs | None, Tensor | None]:
     """Evaluate a network on the test images of a data module, and name the metrics after the actual split.
 
     Args:
@@ -37,11 +37,12 @@ def measure_split(
         metrics: as `TransferModule` takes them.
 
     Returns:
-        The metrics, the outputs, and the logits [N, V, C] of the views of each image, None without augmentation.
+        The metrics, the outputs, None in further processes, and the logits [N, V, C] of the views of each image, None
+        without augmentation and in further processes.
     """
     module, collector = module_for(tta, network, len(data.image_set.classes), metrics), Collector(features)
     with float32(), further_processes(trainer), collector.attached(trainer, network.head):
         [measured] = trainer.test(module, datamodule=data, verbose=False)
         outputs, more = collector.take("test", data)
     found = {f"{split}/{name.removeprefix('test/')}": value for name, value in measured.items()}
-    return found, replace(outputs, split=split), more.get("views")
+    return found, None if outputs is None else replace(outputs, split=split), more.get("views")
