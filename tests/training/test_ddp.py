@@ -185,6 +185,9 @@ def test_ddp_trains_every_trial_of_a_sweep_and_leaves_exact_run_folders(tmp_path
     # Neither process tells that it is one of two, or that Lightning calls what torch has since deprecated.
     assert done.stderr == ""
     assert done.stdout.strip().splitlines()[-1] == str(sweep / "results.csv")
+    assert done.stdout.count("2 processes x data.batch_size=4: 8 images a step; optimizer.lr stays ") == 2
+    # shufflenet's, where all of it trains
+    assert done.stdout.count("BatchNorm in what trains ") == 1
     # Features are computed by one of them.
     assert done.stdout.count("images in") <= 1
     with (sweep / "results.csv").open() as file:

@@ -20,6 +20,7 @@ from tlearn.models.backbones.base import Backbone
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder
 from tlearn.training.checkpoints import check_room, trained_epochs
+from tlearn.training.global_batch import step_notes
 from tlearn.training.module import TransferModule
 from tlearn.training.resume import last_checkpoint
 from tlearn.training.validation import check_validation
@@ -52,6 +53,8 @@ def prepared(config: DictConfig, run: RunFolder) -> Prepared:
     images = build.datamodule(settings, image_set)
     images.check_processes(trainer.world_size)
     module = build.module(settings, network, images)
+    rate, synced = (settings["optimizer"] or {}).get("lr"), bool(settings["trainer"].get("sync_batchnorm"))
+    say(*step_notes(trainer, module, images.batch_size, rate, synced))
     if module.full_batch and trainer.precision not in ("32-true", "64-true"):
         raise ConfigError(
             f"trainer.precision={trainer.precision}: module=full_batch fits to convergence, which takes 32-true"

@@ -124,6 +124,11 @@ class TransferNetwork(nn.Module):
             groups.append({"name": "body", "params": body, "lr": lr * body_lr_scale})
         return groups
 
+    def trained_modules(self, later: Stages = ()) -> list[nn.Module]:
+        """List the modules of the head, and those of the body that train now or in a `later` stage."""
+        stages = (*self.stages, *self._checked(later))
+        return [*self.head.modules(), *(part for name, part in self.body.named_modules() if _covers(stages, name))]
+
     def frozen_keys(self, later: Stages = ()) -> list[str]:
         """List the keys of `state_dict()`, parameters and buffers, that cannot change now or in a `later` stage."""
         stages = (*self.stages, *self._checked(later))
