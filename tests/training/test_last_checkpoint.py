@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,8 @@ def test_a_resumed_run_is_the_run_without_interruption(kind, death, straight, pi
     # What names code is given again.
     resumed = program("train", f"resume={moved}", *{AVERAGE}.intersection(KINDS[kind]), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
+    # An epoch takes no longer than since the start.
+    assert not re.search(r"epoch .* min\b", resumed.stdout), resumed.stdout
     assert result(Path(moved)) == result(straight(kind))
 
 

@@ -67,8 +67,8 @@ class EpochProgress(ProgressBar):
         say(" ".join(map(str, args)))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember which checkpoint is the best: a resumed run has one."""
-        self._kept = _kept(trainer)
+        """Remember which checkpoint is the best, and start the clock: a resumed run has one, and may be in an epoch."""
+        self._kept, self._started = _kept(trainer), time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the line of the last epoch, and start the clock."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tlearn.console import say
+from tlearn.errors import counted
 from tlearn.ranges import require
 from tlearn.training import signals
 from tlearn.training.checkpoints import CheckpointIO
@@ -64,8 +65,8 @@ class LastCheckpoint(Callback):
         processes = restored["processes"]
         if len(processes) != trainer.world_size:
             say(
-                f"the run had {len(processes)} processes and now has {trainer.world_size}: its batches and random "
-                "numbers are not those of a run without interruption"
+                f"the run had {counted(len(processes), 'process', 'processes')} and now has {trainer.world_size}: its "
+                "batches and random numbers are not those of a run without interruption"
             )
         if trainer.global_rank < len(processes):
             own = processes[trainer.global_rank]
