@@ -192,7 +192,9 @@ class TestFit:
     def test_an_error_has_its_frames_where_asked(self, trained, monkeypatch):
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
         with pytest.raises(ConfigError) as caught:
-            trained.fit("+trainer.wrong=1")
+            trained.fit(
+                "+callbacks.own={_target_:lightning.pytorch.callbacks.LearningRateMonitor,logging_interval:never}"
+            )
         assert "InstantiationException" in str(caught.getrepr(chain=True))
 
     def test_a_bug_stays_what_it_is(self, trained, monkeypatch):

@@ -57,14 +57,18 @@ class Returned(Callback):
     """Note what a sweeper is given of each trial."""
 
     values: list[Any] = []  # noqa: RUF012 - of the whole process, as Hydra makes the object
+    whole: list[Any] = []  # noqa: RUF012
 
     def on_job_end(self, config: Any, job_return: Any, **kwargs: Any) -> None:
         self.values.append(job_return.return_value)
+        assert job_return.cfg is not None
+        self.whole.append(job_return)
 
 
 @pytest.fixture
 def returned():
     Returned.values.clear()
+    Returned.whole.clear()
     return Returned.values
 
 
@@ -95,6 +99,12 @@ def test_trials_that_fail_stop_no_others_and_all_are_in_the_table(start):  # noq
     assert "tlearn: trial 1 failed: a.jpg: cut short" in ended.err
     assert ended.err.count("Traceback") == 1
     assert ended.err.splitlines()[-1].startswith("tlearn: error: 3 of 5 trials failed (see ")
+
+
+def test_what_hydra_keeps_of_a_trial_is_small(start, returned):  # noqa: F811
+    assert start("-m", *SMALL, "topk=1,2,3", NOTED, name="predict").status == 0
+    assert [(one.cfg, one.hydra_cfg) for one in Returned.whole[:-1]] == [(None, None)] * 2
+    assert [one.overrides[-1] for one in Returned.whole] == ["topk=1", "topk=2", "topk=3"]
 
 
 def test_a_sweep_without_failures_ends_well(start):  # noqa: F811

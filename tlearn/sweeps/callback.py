@@ -10,6 +10,7 @@ from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -39,6 +40,8 @@ class SweepTable(Callback):
     # The configuration of the sweep that has the folder, and whether its table was shown
     sweep: ClassVar[DictConfig | None] = None
     is_shown: ClassVar[bool] = False
+    # What Hydra keeps of the last trial
+    _last: ClassVar[list[JobReturn]] = []
     # When this process may write the table again: that takes longer with each trial, and a small part of the time
     _due: ClassVar[list[float]] = [0.0]
 
@@ -73,10 +76,14 @@ class SweepTable(Callback):
             say(told)
         SweepTable.sweep, SweepTable.is_shown = config, False
 
-    # Hydra calls it by keywords, and what it needs is known without them.
-    def on_job_end(self, **kwargs: Any) -> None:  # type: ignore[override]
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the table of all trials that have started, if it was not written just now."""
         job, started = HydraConfig.get(), time.monotonic()
+        if job.mode == RunMode.MULTIRUN:
+            for before in self._last:
+                # Hydra keeps the configurations of all trials until a sweep ends, and nobody looks at them again.
+                before.cfg = before.hydra_cfg = None
+            self._last[:] = [job_return]
         if job.mode == RunMode.MULTIRUN and started >= self._due[0]:
             write_results(_folder(job), collect(_folder(job)))
             took = time.monotonic() - started
@@ -98,6 +105,7 @@ class SweepTable(Callback):
     def release(self) -> None:
         """Release the folder for other sweeps."""
         SweepTable.sweep = None
+        self._last.clear()
         while self._held:
             self._held.pop().release()
 
