@@ -77,7 +77,7 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Reader]]:
     cache = DiskPixels(Shrink(Decoder(), 24), folder / "pixels")
     shrunk = cache(image).clone()
     [kept] = (folder / "pixels").rglob("*.pixels")
-    unchanged = Unchanged(Decoder(), {str(image): content_digest(image)})
+    unchanged = Unchanged(Decoder(), {str(image): content_digest(image)}.get)
 
     def same_checkpoint() -> bool:
         return _bytes(CheckpointIO(run).load_checkpoint(checkpoint)) == _bytes(loaded)

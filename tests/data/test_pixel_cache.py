@@ -136,7 +136,7 @@ def test_an_image_that_has_changed_since_it_was_checked_is_not_kept(files, folde
     content[-1] ^= 1
     files[1].write_bytes(content)
     os.utime(files[1], ns=(state.st_atime_ns, state.st_mtime_ns))
-    chosen = pixel_cache(kind, Unchanged(Decoder(), digests), transform, folder)
+    chosen = pixel_cache(kind, Unchanged(Decoder(), digests.get), transform, folder)
     assert chosen is not None
     assert torch.equal(chosen(files[0]), Shrink(Decoder(), 24, InterpolationMode.BICUBIC)(files[0]))
     with pytest.raises(BadImageError, match="not the image that the run began with"):
@@ -148,7 +148,8 @@ def test_an_image_that_has_changed_since_it_was_checked_is_not_kept(files, folde
 def test_a_run_keeps_only_what_was_checked(tmp_path, files):
     given = ["data=folder", f"data.root={tmp_path / 'drawn'}", "data.cache=memory", f"paths.cache={tmp_path}"]
     samples = {split: [Sample(file.name, "a", split) for file in files[:2]] for split in ("train", "val")}
-    found = ImageSet(files[0].parent, samples, ["a", "b"], digests={files[1].name: "0" * 64})
+    found = ImageSet(files[0].parent, samples, ["a", "b"])
+    found.files.keep_digest(files[1].name, "ab" * 32)
     cache = build.datamodule(settled(compose(given), IMAGENET), found).cache
     assert cache is not None
     cache(files[0])

@@ -16,6 +16,7 @@ from PIL import Image
 
 from tlearn.data.decode import Decoder
 from tlearn.data.file_state import content_digest
+from tlearn.data.file_table import FileTable
 from tlearn.data.verify import Unchanged, check_images
 from tlearn.errors import BadImageError
 from tlearn.files import temporary_beside
@@ -46,8 +47,8 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
 
 
-def find_bad_images(*arguments: object, **options: object) -> dict[str, str]:
-    return {path: outcome.reason for path, outcome in check_images(*arguments, **options).items() if outcome.reason}
+def find_bad_images(root: Path, paths: list[str], *arguments: object, **options: object) -> dict[str, str]:
+    return check_images(FileTable(root, paths), paths, *arguments, **options)[0]
 
 
 def only_file(folder: Path) -> Path:
@@ -78,8 +79,8 @@ def test_how_many_bits_images_need_is_remembered(tmp_path, cache, decoded):
     write(tmp_path / "plain.png", 0)
     decoder = Decoder(high_bit_depth="scale")
     for count in (2, 2):
-        found = check_images(tmp_path, ["deep.png", "plain.png"], decoder, cache, threads=1)
-        assert [outcome.bits for outcome in found.values()] == [12, 0]
+        paths = ["deep.png", "plain.png"]
+        assert check_images(FileTable(tmp_path, paths), paths, decoder, cache, threads=1) == ({}, {12, 0})
         assert len(decoded) == count
 
 
@@ -331,14 +332,15 @@ def test_real_photographs_are_all_good(shared, cache):
 def test_digests_are_of_the_content_and_remembered(root, cache, decoded):
     expected = {path: hashlib.sha256((root / path).read_bytes()).hexdigest() for path in GOOD}
     for _ in range(2):
-        found = check_images(root, GOOD, Decoder(), cache, threads=2)
-        assert {path: outcome.digest for path, outcome in found.items()} == expected
+        files = FileTable(root, GOOD)
+        check_images(files, GOOD, Decoder(), cache, threads=2)
+        assert {path: files.digest(path) for path in GOOD} == expected
     assert len(decoded) == len(GOOD)
 
 
 def test_a_picture_that_is_replaced_by_one_of_its_size_and_time_is_found_where_it_is_read(root):
     file = root / GOOD[0]
-    decode = Unchanged(Decoder(), {str(file): content_digest(file)})
+    decode = Unchanged(Decoder(), {str(file): content_digest(file)}.get)
     assert torch.equal(decode(file), Decoder()(file))
     assert torch.equal(decode(root / GOOD[1]), Decoder()(root / GOOD[1]))
     content, state = bytearray(file.read_bytes()), file.stat()

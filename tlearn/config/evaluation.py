@@ -49,19 +49,18 @@ def measure(
     wanted = _metrics(settings, model)
     trainer = measuring_trainer(settings, Path(settings["paths"]["output_dir"]))
     source = None if _is_of_the_run(data) else seats.source(data["source"])
-    root, chosen, manifest = evaluated_samples(model, split, source)
+    files, chosen, manifest = evaluated_samples(model, split, source)
     transform = Transform(preprocessing_for(tta, model.description["preprocessing"]))
     verified = cache_folder(settings) / "verified"
-    unreadable, samples, notes, digests = readable(root, chosen, model.decoder, data["on_bad_image"], verified)
+    unreadable, samples, notes = readable(files, chosen, model.decoder, data["on_bad_image"], verified)
     if manifest is not None:
-        check_manifest(manifest, root, digests)
-        digests |= manifest.digests
+        check_manifest(manifest, files)
     say(*notes)
     if unreadable:
         say(f"left out {len(unreadable)} unreadable images: {', '.join(list(unreadable)[:20])}")
     say(*count_lines({split: samples}, model.classes))
     loading = {name: data[name] for name in ("batch_size", "num_workers")}
-    image_set = ImageSet(root, {"test": samples}, model.classes, digests=digests)
+    image_set = ImageSet(files.root, {"test": samples}, model.classes, files=files)
     images = ImageDataModule(image_set, model.decoder, transform, transform, **loading)
     metrics, outputs, views = measure_split(trainer, model.network, images, split, tta, features, wanted)
     if outputs is None:

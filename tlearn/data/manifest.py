@@ -4,11 +4,11 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tlearn.data.file_state import file_state
+from tlearn.data.file_table import FileTable
 from tlearn.data.sources.base import SPLITS, Sample, Splits
 from tlearn.errors import DataError, capped, counted
 from tlearn.files import active, inert, writing_text
@@ -29,12 +29,21 @@ class Manifest:
     digests: dict[str, str] = field(default_factory=dict)
 
 
-def write_manifest(path: Path, root: Path, splits: Splits, digests: Mapping[str, str]) -> None:
-    """Write path, label, split, size and digest of every sample as CSV; raise OutputError where that fails."""
-    rows = [(*map(inert, row), digests.get(row[0], "")) for row in _rows(root, splits)]
+def write_manifest(path: Path, files: FileTable, splits: Splits) -> str:
+    """Write path, label, split, size and digest of every sample as CSV.
+
+    Returns a SHA-256 of path, label, split and size of all, in hexadecimal. Raises OutputError where writing fails, and
+    DataError for missing files.
+    """
+    digest = hashlib.sha256()
     with writing_text(path, durable=True) as file:
         # The default \r\n: with \n alone, a name that contains \r would not be quoted.
-        csv.writer(file).writerows([COLUMNS, *rows])
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for row in _rows(files, splits):
+            digest.update(json.dumps(row).encode() + b"\n")
+            writer.writerow([*map(inert, row), files.digest(row[0]) or ""])
+    return digest.hexdigest()
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -65,57 +74,42 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest({name: splits[name] for name in SPLITS if name in splits}, sizes, digests)
 
 
-def manifest_digest(root: Path, splits: Splits) -> str:
-    """Compute a SHA-256 of every sample's path, label, split and size, in hexadecimal."""
-    digest = hashlib.sha256()
-    for row in _rows(root, splits):
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def unchanged_files(manifest: Manifest, root: Path) -> int:
+def unchanged_files(manifest: Manifest, files: FileTable) -> int:
     """Count the files of a manifest that exist with the recorded size."""
-    return sum(_size(root / path) == size for path, size in manifest.sizes.items())
+    return sum(files.size(path) == size for path, size in manifest.sizes.items())
 
 
-def check_manifest(manifest: Manifest, root: Path, found: Mapping[str, str] | None = None) -> None:
-    """Raise DataError unless every file of a manifest exists with the recorded size, and digest where it was found.
+def check_manifest(manifest: Manifest, files: FileTable) -> None:
+    """Raise DataError unless every file of a manifest exists with the recorded size, and digest where it is known.
 
     Args:
         manifest: the record.
-        root: what its paths are relative to.
-        found: the digests of files as they are now, by path.
+        files: the files as they are now.
     """
     problems = []
     for path, expected in manifest.sizes.items():
-        size = _size(root / path)
+        size, found = files.size(path), files.digest(path)
         if size is None:
             problems.append(f"missing: {path}")
         elif size != expected:
             problems.append(f"{size} instead of {expected} bytes: {path}")
-        elif found and path in found and manifest.digests.get(path, found[path]) != found[path]:
+        elif found is not None and manifest.digests.get(path, found) != found:
             problems.append(f"other content: {path}")
     if problems:
         raise DataError(
-            f"{len(problems)} of {len(manifest.sizes)} images in {root} are not those of the split manifest\n"
+            f"{len(problems)} of {len(manifest.sizes)} images in {files.root} are not those of the split manifest\n"
             + capped(problems, separator="\n")
         )
 
 
-def _size(path: Path) -> int | None:
-    state = file_state(path)
-    return None if state is None else state.size
-
-
-def _rows(root: Path, splits: Splits) -> list[tuple[str, str, str, int]]:
-    """Collect path, label, split and size of every sample by path; raise DataError for missing files."""
-    rows, missing = [], []
+def _rows(files: FileTable, splits: Splits) -> Iterator[tuple[str, str, str, int]]:
+    """Yield path, label, split and size of every sample by path; raise DataError in the end for missing files."""
+    missing = []
     for sample, name in sorted((sample, name) for name, chosen in splits.items() for sample in chosen):
-        size = _size(root / sample.path)
+        size = files.size(sample.path)
         if size is None:
             missing.append(sample.path)
         else:
-            rows.append((sample.path, sample.label, name, size))
+            yield sample.path, sample.label, name, size
     if missing:
-        raise DataError(f"{counted(len(missing), 'image')} missing in {root}: {capped(missing)}")
-    return rows
+        raise DataError(f"{counted(len(missing), 'image')} missing in {files.root}: {capped(missing)}")

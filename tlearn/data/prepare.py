@@ -8,6 +8,7 @@ from pathlib import Path
 from tlearn.data.bit_depth import depth_note
 from tlearn.data.class_names import doubtful_names
 from tlearn.data.decode import Decoder
+from tlearn.data.file_table import FileTable
 from tlearn.data.sources.base import Sample, Source, listing_of
 from tlearn.data.split import class_list, make_splits
 from tlearn.data.verify import check_images
@@ -28,12 +29,13 @@ class ImageSet:
     notes: list[str] = field(default_factory=list)
     # path -> reason, of the images that were left out
     skipped: dict[str, str] = field(default_factory=dict)
-    # path -> digest of the file, as far as they are known
-    digests: Mapping[str, str] = field(default_factory=dict)
+    # of the images, and perhaps of others
+    files: FileTable = field(default=None)  # type: ignore[assignment]
 
-    def absolute_digests(self) -> dict[str, str]:
-        """Return the digests by the full path, by which files are opened."""
-        return {str(self.root / path): digest for path, digest in self.digests.items()}
+    def __post_init__(self) -> None:
+        if self.files is None:
+            paths = (sample.path for samples in self.splits.values() for sample in samples)
+            object.__setattr__(self, "files", FileTable(self.root, paths))
 
 
 def prepare(
@@ -64,31 +66,30 @@ def prepare(
         ConfigError: options of the split that do not suit the images.
     """
     listing = listing_of(source)
-    bad, samples, depth, digests = readable(listing.root, listing.samples, decoder, on_bad_image, cache)
+    files = FileTable(listing.root, (sample.path for sample in listing.samples))
+    bad, samples, depth = readable(files, listing.samples, decoder, on_bad_image, cache)
     if lost := {sample.label for sample in listing.samples} - {sample.label for sample in samples}:
         raise BadImagesError(listing.root, bad, sorted(lost))
     splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {counted(len(bad), 'unreadable image')}{_per_class(listing.samples, bad)}"] if bad else []
     notes = [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more]
-    return ImageSet(listing.root, splits, classes, notes, bad, digests)
+    return ImageSet(listing.root, splits, classes, notes, bad, files)
 
 
 def readable(
-    root: Path, samples: Sequence[Sample], decoder: Decoder, on_bad_image: str, cache: Path | None
-) -> tuple[dict[str, str], list[Sample], list[str], dict[str, str]]:
-    """Return the unreadable images, path -> reason, the other samples, notes on how they are read, and their digests.
+    files: FileTable, samples: Sequence[Sample], decoder: Decoder, on_bad_image: str, cache: Path | None
+) -> tuple[dict[str, str], list[Sample], list[str]]:
+    """Return the unreadable images, path -> reason, the other samples, whose digests `files` has then, and notes.
 
     Raises:
         BadImagesError: some are unreadable and `on_bad_image` is "error".
     """
-    outcomes = check_images(root, [sample.path for sample in samples], decoder, cache, available_cpus())
-    bad = {path: outcome.reason for path, outcome in outcomes.items() if outcome.reason}
+    bad, bits = check_images(files, [sample.path for sample in samples], decoder, cache, available_cpus())
     if bad and on_bad_image == "error":
-        raise BadImagesError(root, bad)
-    note = depth_note(outcome.bits for outcome in outcomes.values())
-    digests = {path: outcome.digest for path, outcome in outcomes.items() if not outcome.reason}
-    return bad, [sample for sample in samples if sample.path not in bad], [note] if note else [], digests
+        raise BadImagesError(files.root, bad)
+    note = depth_note(bits)
+    return bad, [sample for sample in samples if sample.path not in bad], [note] if note else []
 
 
 def count_lines(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str]) -> list[str]:

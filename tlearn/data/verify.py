@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ import PIL
 from torch import Tensor
 
 from tlearn.data.decode import Decoder
-from tlearn.data.file_state import content_digest, file_state
+from tlearn.data.file_state import content_digest
+from tlearn.data.file_table import FileTable
 from tlearn.data.formats import HEIF_ENDINGS
 from tlearn.data.header import heif_version
 from tlearn.errors import BadImageError, OutputError
@@ -41,27 +42,31 @@ class Outcome(NamedTuple):
 
 
 def check_images(
-    root: Path, paths: Sequence[str], decoder: Decoder, cache_folder: Path | None, threads: int
-) -> dict[str, Outcome]:
-    """Decode every image fully and return the outcomes by path, in the order of `paths`.
+    files: FileTable, paths: Sequence[str], decoder: Decoder, cache_folder: Path | None, threads: int
+) -> tuple[dict[str, str], set[int]]:
+    """Decode images of a table fully; return the reason for each that cannot be, by path, and the bits of the others.
 
-    `paths` are relative to `root`. With a `cache_folder`, an image is decoded again only after a change of its size,
-    its modification time, the decoder's options, Pillow or pillow-heif; a cache that cannot be read or written is
-    ignored.
+    The digests of the others are put into the table. With a `cache_folder`, an image is decoded again only after a
+    change of its size, its modification time, the decoder's options, Pillow or pillow-heif; a cache that cannot be
+    read or written is ignored.
     """
-    cache = None if cache_folder is None else cache_folder / _cache_name(root)
+    cache = None if cache_folder is None else cache_folder / _cache_name(files.root)
     key = json.dumps([_FORMAT, PIL.__version__, heif_version(HEIF_ENDINGS), decoder.key()])
     known = {} if cache is None else _read_cache(cache, key)
-    # Read before decoding: a file that changes meanwhile is checked again by the next run.
-    found = {path: file_state(os.path.join(root, path)) for path in paths}
-    states = {path: [] if state is None else [state.size, state.modified] for path, state in found.items()}
+    # Their states are from before decoding: a file that changes meanwhile is checked again by the next run.
+    states = {path: [] if (state := files.state(path)) is None else list(state[1:]) for path in paths}
     valid = [path for path, state in states.items() if path in known and known[path][:2] == state]
     cached = {path: Outcome(*known[path][2:]) for path in valid}
-    outcomes = _decode_all(root, [path for path in states if path not in cached], decoder, threads)
+    outcomes = _decode_all(files.root, [path for path in states if path not in cached], decoder, threads)
     lasting = {path: [*states[path], *end[:3]] for path, end in outcomes.items() if end.lasting and states[path]}
     if cache is not None and lasting:
         _write_cache(cache, key, known | lasting)
-    return {path: cached.get(path) or outcomes[path] for path in states}
+    found = {path: cached.get(path) or outcomes[path] for path in states}
+    for path, outcome in found.items():
+        if not outcome.reason:
+            files.keep_digest(path, outcome.digest)
+    bad = {path: outcome.reason for path, outcome in found.items() if outcome.reason}
+    return bad, {outcome.bits for outcome in found.values()}
 
 
 @dataclass(frozen=True)
@@ -70,15 +75,15 @@ class Unchanged:
 
     Args:
         decoder: decodes them.
-        digests: of the files, by path; others are decoded as they are.
+        digest: returns that of a file, by its path; None for one that is decoded as it is.
     """
 
     decoder: Decoder
-    digests: Mapping[str, str]
+    digest: Callable[[str], str | None]
 
     def __call__(self, path: str | Path) -> Tensor:
         """Return uint8 [3, H, W]; raise BadImageError as the decoder does, and for a file that has changed."""
-        expected = self.digests.get(os.fspath(path))
+        expected = self.digest(os.fspath(path))
         if expected is not None and _digest_now(path) != expected:
             raise BadImageError(path, "it is not the image that the run began with: restore it, or start a new run")
         return self.decoder(path)

@@ -1,6 +1,7 @@
 """Choose between cached features and images, and compute the features of the frozen part where they are cached."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -175,24 +176,31 @@ class _Features:
         """Load or compute the features of each split, those of train once per view."""
         views, datasets = self._options.views, self._images.datasets
         fixed = [split for split in datasets if split != "train" or views is None]
-        items: list[Item] = [(self._path(path), None) for split in fixed for path in datasets[split].paths]
+        items: list[Item] = [(self._file(path), None) for split in fixed for path in datasets[split].paths]
         found = self._obtain(items, self._key)
         counts = [len(datasets[split]) for split in fixed]
         rows = {split: [part] for split, part in zip(fixed, _parts(found, counts), strict=True)}
         if views is not None:
             paths = datasets["train"].paths
             drawn: list[Item] = [
-                (self._path(path), draw_seed(0, view, path)) for view in range(views) for path in paths
+                (self._file(path), draw_seed(0, view, path)) for view in range(views) for path in paths
             ]
             key = {**self._key, "random": self._options.parts["augmentation"]}
             rows["train"] = _parts(self._obtain(drawn, key), [len(paths)] * views)
         return rows
 
-    def _path(self, path: str) -> Path:
-        return self._images.image_set.root / path
+    def _file(self, path: str) -> str:
+        # A pathlib.Path takes several times as much memory.
+        return os.path.join(self._images.image_set.root, path)
+
+    def _image_key(self, file: str | Path, version: str) -> bytes:
+        state = self._images.image_set.files.state(os.fspath(file))
+        if state is None:
+            raise BadImageError(file, "no such file")
+        return image_key(state, version)
 
     def _obtain(self, items: list[Item], key: dict[str, Any]) -> FeatureRows:
-        keys = [_image_key(path, "" if draw is None else str(draw)) for path, draw in items]
+        keys = [self._image_key(path, "" if draw is None else str(draw)) for path, draw in items]
         kind, limit = self._precision(items, keys, key), self._options.limit_gb * 1e9
         space = Space(self._options.folder, {**key, "precision": kind})
         dtype = precision.DTYPES[kind]
@@ -229,13 +237,6 @@ class _Features:
 def _parts(rows: FeatureRows, counts: list[int]) -> list[FeatureRows]:
     """Split rows into consecutive parts."""
     return [rows.chosen(indices) for indices in torch.arange(len(rows)).split(counts)]
-
-
-def _image_key(path: Path, version: str) -> bytes:
-    try:
-        return image_key(path, version)
-    except OSError as error:
-        raise BadImageError(path, f"cannot be read ({error.strerror})") from error
 
 
 def _feature_key(

@@ -22,7 +22,7 @@ from tlearn.models.device import Arriving, FittingParts
 from tlearn.models.graph.fold import fold
 
 # (file, seed of its augmentation)
-Item = tuple[Path, int | None]
+Item = tuple[str | Path, int | None]
 
 # The activations of more images fall out of a CPU's caches; a GPU needs more to be busy, and workers, of which each
 # reads a whole batch, not too many.

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from tlearn.console import say, warn
-from tlearn.data.file_state import file_state
+from tlearn.data.file_state import FileState
 from tlearn.errors import OutputError
 from tlearn.features.prune import LOCK, READERS, RECIPE
 from tlearn.features.rows import FeatureRows
@@ -32,16 +32,13 @@ from tlearn.files import lock, remove_temporaries, write_text
 _RESERVE = 2**30
 
 
-def image_key(path: str | Path, version: str = "") -> bytes:
+def image_key(state: FileState, version: str = "") -> bytes:
     """Hash everything that the features of one image depend on beside the space.
 
     Args:
-        path: the file; FileNotFoundError if there is none.
+        state: of its file.
         version: identifies its augmentation; empty for none.
     """
-    state = file_state(path)
-    if state is None:
-        raise FileNotFoundError(path)
     text = b"%s\0%d\0%d\0%s" % (os.fsencode(state.path), state.size, state.modified, version.encode())
     return hashlib.blake2b(text, digest_size=KEY_BYTES).digest()
 

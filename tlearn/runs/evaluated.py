@@ -7,6 +7,7 @@ from pathlib import Path
 from tlearn.analysis.outputs import Outputs
 from tlearn.console import say
 from tlearn.data.file_state import content_digest
+from tlearn.data.file_table import FileTable
 from tlearn.data.manifest import Manifest, check_manifest, read_manifest, unchanged_files
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sources.base import SPLITS, Sample, Source, listing_of
@@ -15,8 +16,10 @@ from tlearn.machine import available_cpus
 from tlearn.runs.model import MANIFEST, Model, read_description
 
 
-def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[Path, list[Sample], Manifest | None]:
-    """Return the root and the samples of a split, and the record that has them if they are the run's own.
+def evaluated_samples(
+    model: Model, split: str, source: Source | None
+) -> tuple[FileTable, list[Sample], Manifest | None]:
+    """Return the files and the samples of a split, and the record that has them if they are the run's own.
 
     Args:
         model: a finished run's.
@@ -28,13 +31,14 @@ def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[
     """
     manifest = read_manifest(model.folder / MANIFEST)
     if source is None:
-        root = Path(model.description["data_root"])
-        check_manifest(manifest, root)
-        return root, _own(manifest, split), manifest
+        files = FileTable(Path(model.description["data_root"]), manifest.sizes)
+        check_manifest(manifest, files)
+        return files, _own(manifest, split), manifest
     listing = listing_of(source)
-    root, same = listing.root, unchanged_files(manifest, listing.root)
+    root, files = listing.root, FileTable(listing.root, manifest.sizes)
+    same = unchanged_files(manifest, files)
     if same == len(manifest.sizes):
-        return root, _own(manifest, split), manifest
+        return files, _own(manifest, split), manifest
     given = {sample.split for sample in listing.samples}
     if given == {None} and same:
         raise DataError(
@@ -45,7 +49,7 @@ def evaluated_samples(model: Model, split: str, source: Source | None) -> tuple[
         raise _no_split(str(root), split, [name for name in SPLITS if name in given])
     samples = [sample for sample in listing.samples if sample.split in (None, split)]
     _check_classes(samples, model.classes, root)
-    return root, samples, None
+    return FileTable(root, (sample.path for sample in samples)), samples, None
 
 
 def trained_on_note(model: Model, outputs: Outputs) -> str | None:
@@ -67,12 +71,16 @@ def recorded_images(run: str | Path) -> ImageSet:
     """
     folder, description = read_description(run)
     manifest, root = read_manifest(folder / MANIFEST), Path(description["data_root"])
+    files = FileTable(root, manifest.sizes)
     # Missing files first: the others take a while to read.
-    check_manifest(manifest, root)
+    check_manifest(manifest, files)
     with ThreadPoolExecutor(available_cpus()) as pool:
-        found = pool.map(content_digest, map(root.joinpath, manifest.digests))
-        check_manifest(manifest, root, dict(zip(manifest.digests, found, strict=True)))
-    return ImageSet(root, manifest.splits, description["classes"], digests=manifest.digests)
+        for path, found in zip(
+            manifest.digests, pool.map(content_digest, map(root.joinpath, manifest.digests)), strict=True
+        ):
+            files.keep_digest(path, found)
+    check_manifest(manifest, files)
+    return ImageSet(root, manifest.splits, description["classes"], files=files)
 
 
 def _own(manifest: Manifest, split: str) -> list[Sample]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tlearn.data.datamodule import ImageDataModule
-from tlearn.data.manifest import check_manifest, manifest_digest, read_manifest, write_manifest
+from tlearn.data.manifest import check_manifest, read_manifest, write_manifest
 from tlearn.data.prepare import ImageSet
 from tlearn.errors import DataError
 from tlearn.files import linked, write_bytes
@@ -70,8 +70,7 @@ class RunRecord:
         path = self.folder.path / MANIFEST
         if resumed:
             self.check_images(image_set)
-        write_manifest(path, image_set.root, image_set.splits, image_set.digests)
-        digest = manifest_digest(image_set.root, image_set.splits)
+        digest = write_manifest(path, image_set.files, image_set.splits)
         data = {"root": str(image_set.root), "classes": image_set.classes, "fingerprint": digest}
         self.folder.write_json(ENVIRONMENT, {**environment(), "data": data})
 
@@ -81,7 +80,7 @@ class RunRecord:
         manifest = read_manifest(path)
         if manifest.splits != image_set.splits:
             raise DataError(f"the images are not those of {path}: files were added, removed or renamed since")
-        check_manifest(manifest, image_set.root, image_set.digests)
+        check_manifest(manifest, image_set.files)
 
     def start_like(self, other: Path) -> bool:
         """Start as another run of the same images in this process has; return whether its files could be shared."""

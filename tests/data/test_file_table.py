@@ -1,0 +1,77 @@
+"""The state of each file of a run is asked for once, and what is kept of it takes few bytes."""
+
+import gc
+import os
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+from tests import small_runs as runs
+from tests.conftest import draw_classes
+from tlearn.data import prepare as preparing
+from tlearn.data.decode import Decoder
+from tlearn.data.file_state import file_state
+from tlearn.data.file_table import FileTable
+from tlearn.data.prepare import prepare
+from tlearn.data.sources.base import Listing, Sample
+
+
+def test_a_file_is_known_by_its_path_and_as_it_is_opened(tmp_path):
+    (tmp_path / "a").mkdir()
+    outside = tmp_path / "outside.jpg"
+    for number, file in enumerate((tmp_path / "a/1.jpg", outside, tmp_path / "2.jpg")):
+        file.write_bytes(b"x" * (number + 1))
+    root = tmp_path / "a"
+    paths = ["./1.jpg", str(outside), str(root / "../2.jpg"), "lost.jpg"]
+    files = FileTable(root, [*paths, paths[0]])
+    for number, path in enumerate(paths[:3]):
+        digest = f"{number + 1:064x}"
+        files.keep_digest(path, digest)
+        for name in (path, str(root / path), os.path.join(root, path)):
+            assert files.digest(name) == digest
+            assert (files.size(name), files.state(name)) == (number + 1, file_state(root / path))
+    assert (files.size("lost.jpg"), files.state("lost.jpg"), files.digest("lost.jpg")) == (None, None, None)
+    assert files.digest("unknown.jpg") is None
+
+
+def test_a_run_asks_for_the_state_of_each_file_once(tmp_path, monkeypatch):
+    data, weights = draw_classes(tmp_path / "data", 6), runs.write_weights(tmp_path / "weights.pth")
+    runs.run(tmp_path / "cold", data, weights)
+    asked, stat = Counter[str](), os.stat
+
+    def counting(path, *arguments, **options):
+        asked[str(path)] += 1
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", counting)
+    runs.run(tmp_path / "warm", data, weights)
+    assert {str(file): asked[str(file)] for file in data.rglob("*.png")} == {
+        str(file): 1 for file in data.rglob("*.png")
+    }
+
+
+def test_an_image_takes_less_than_400_bytes(tmp_path, monkeypatch):
+    names = [f"class {number % 10}/{number:07d}.jpg" for number in range(20_000)]
+
+    class Source:
+        def prepare(self) -> None: ...
+
+        def listing(self) -> Listing:
+            return Listing(tmp_path, [Sample(name, "class " + name[6]) for name in names])
+
+    def known(files: FileTable, paths: list[str], *_) -> tuple[dict[str, str], set[int]]:
+        for path in paths:
+            files.keep_digest(path, "ab" * 32)
+        return {}, {0}
+
+    monkeypatch.setattr(preparing, "check_images", known)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        found = prepare(Source(), Decoder(), (0.6, 0.2, 0.2), 0.2, 0)
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert found.files.digest(str(Path(tmp_path) / names[0])) == "ab" * 32
+    assert kept / len(names) < 400

@@ -1,0 +1,61 @@
+"""The files of a run: the state of each, read once for all that asks for it, and the digest of its content."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from tlearn.data.file_state import FileState, file_state
+
+_LOST = -1
+# An empty part of a path, or a dot
+_OTHER_FORM = re.compile(r"(?:^|/)\.?(?:/|$)")
+_COLUMNS = np.dtype([("size", np.int64), ("modified", np.int64), ("digest", np.void, 32)])
+
+
+class FileTable:
+    """Files as they were when the table was made, in columns: objects would take several times as much memory.
+
+    Args:
+        root: what paths are relative to.
+        paths: of all files.
+    """
+
+    def __init__(self, root: Path, paths: Iterable[str]) -> None:
+        self.root, self._root = root, os.path.join(root, "")
+        self._row = {path: row for row, path in enumerate(dict.fromkeys(paths))}
+        states = (file_state(os.path.join(root, path)) for path in self._row)
+        rows = ((_LOST, 0, b"") if state is None else (state.size, state.modified, b"") for state in states)
+        self._columns = np.fromiter(rows, _COLUMNS, len(self._row))
+        # Files are opened by pathlib's form of their paths, which it makes with a table of all parts of all paths.
+        others = [path for path in self._row if os.sep != "/" or _OTHER_FORM.search(path)]
+        self._row |= {str(PurePath(path)): self._row[path] for path in others}
+
+    def size(self, file: str) -> int | None:
+        """Return the size of a file in bytes, by its path or as it is opened; None if it was not there."""
+        row = self._row_of(file)
+        size = _LOST if row is None else int(self._columns["size"][row])
+        return None if size == _LOST else size
+
+    def state(self, file: str) -> FileState | None:
+        """Return the state of a file, by its path or as it is opened; None if it was not there."""
+        size = self.size(file)
+        if size is None:
+            return None
+        modified = int(self._columns["modified"][self._row_of(file)])
+        return FileState(os.path.abspath(os.path.join(self.root, file)), size, modified)
+
+    def digest(self, file: str) -> str | None:
+        """Return the digest of a file, by its path or as it is opened; None where it is not known."""
+        row = self._row_of(file)
+        digest = b"" if row is None else self._columns["digest"][row].tobytes()
+        return digest.hex() if any(digest) else None
+
+    def keep_digest(self, path: str, digest: str) -> None:
+        """Keep the digest of a file."""
+        self._columns["digest"][self._row[path]] = bytes.fromhex(digest)
+
+    def _row_of(self, file: str) -> int | None:
+        return self._row.get(file.removeprefix(self._root), self._row.get(file))
