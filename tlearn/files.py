@@ -230,12 +230,17 @@ def append_row(path: Path, row: Mapping[str, Any], columns: Sequence[str]) -> No
     """Add a row to a table that is there; of one that cannot be written whole, nothing stays."""
     text = io.StringIO(newline="")
     csv.DictWriter(text, columns).writerow({name: inert(value) for name, value in row.items()})
+    append_text(path, text.getvalue())
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to a file that is there; of what cannot be written whole, nothing stays."""
     with _named(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         size = os.fstat(descriptor).st_size
     try:
         with _buffered(descriptor, path) as file:
-            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+            file.write(text.encode("utf-8", "surrogateescape"))
     except BaseException:
         with suppress(OSError):
             os.truncate(path, size)

@@ -14,9 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.faults import fault
+from tlearn.data import verified, verify
 from tlearn.data.decode import Decoder
 from tlearn.data.file_state import content_digest
 from tlearn.data.file_table import FileTable
+from tlearn.data.verified import Verified
 from tlearn.data.verify import Unchanged, check_images
 from tlearn.errors import BadImageError
 from tlearn.files import temporary_beside
@@ -231,17 +234,85 @@ def test_a_cache_that_cannot_be_written_is_done_without(root, tmp_path, decoded)
     assert blocked.read_text(encoding="utf-8") == "in the way"
 
 
-def test_a_write_that_fails_leaves_the_old_cache_and_no_temporary_file(root, cache, decoded, monkeypatch):
+def test_a_write_that_fails_leaves_the_old_cache_and_no_temporary_file(root, cache):
     find_bad_images(root, GOOD[:2], Decoder(), cache, threads=1)
     before = only_file(cache).read_bytes()
+    # The second decoder's entries take the place of the first one's.
+    for decoder, step in ((Decoder(), "write"), (Decoder(max_pixels=1000), "replace")):
+        with fault(step, OSError(28, "No space left on device")):
+            assert find_bad_images(root, GOOD, decoder, cache, threads=1) == {}
+        assert only_file(cache).read_bytes() == before
 
-    def full(source: str, target: str) -> None:
-        raise OSError(28, "No space left on device")
+
+class Killed(BaseException):
+    """Ends a check in its midst."""
+
+
+@pytest.mark.parametrize("limit", ["_BLOCK", "_BLOCK_SECONDS"])
+def test_a_check_that_is_killed_goes_on_from_its_last_block(root, cache, decoded, monkeypatch, limit):
+    paths = [f"{number}.png" for number in range(100)]
+    for number, path in enumerate(paths):
+        write(root / path, number)
+    monkeypatch.setattr(verify, "_BATCH", 1)
+    monkeypatch.setattr(verified, limit, {"_BLOCK": 10, "_BLOCK_SECONDS": 0.0}[limit])
+    at_once, original = Verified.close, Decoder.read
+
+    def killed(self: Decoder, path: str | Path) -> object:
+        if Path(path).name == "55.png":
+            # A kill writes nothing more.
+            monkeypatch.setattr(Verified, "close", lambda _: None)
+            raise Killed
+        return original(self, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full)
+        patch.setattr(Decoder, "read", killed)
+        with pytest.raises(Killed):
+            find_bad_images(root, paths, Decoder(), cache, threads=1)
+    monkeypatch.setattr(Verified, "close", at_once)
+    decoded.clear()
+    assert find_bad_images(root, paths, Decoder(), cache, threads=1) == {}
+    assert 45 <= len(decoded) <= 55
+    decoded.clear()
+    assert find_bad_images(root, paths, Decoder(), cache, threads=1) == {}
+    assert decoded == []
+
+
+def test_a_check_that_is_interrupted_keeps_what_it_has_done(root, cache, decoded, monkeypatch):
+    monkeypatch.setattr(verify, "_BATCH", 1)
+    original = Decoder.read
+
+    def interrupted(self: Decoder, path: str | Path) -> object:
+        if Path(path).name == "d.png":
+            raise KeyboardInterrupt
+        return original(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    decoded.clear()
+    find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    assert decoded == ["d.png"]
+
+
+def test_a_line_that_was_cut_costs_only_its_block(root, cache, decoded):
+    for path in GOOD[:3]:
+        find_bad_images(root, [path], Decoder(), cache, threads=1)
+    file = only_file(cache)
+    file.write_bytes(file.read_bytes()[:-30])
+    decoded.clear()
+    for _ in range(2):
         assert find_bad_images(root, GOOD, Decoder(), cache, threads=1) == {}
-    assert only_file(cache).read_bytes() == before
+    assert decoded == ["c.png", "d.png"]
+
+
+def test_entries_that_no_longer_count_do_not_pile_up(root, cache):
+    for number in range(20):
+        for path in GOOD:
+            os.utime(root / path, ns=(number, number))
+        find_bad_images(root, GOOD, Decoder(), cache, threads=1)
+    content = only_file(cache).read_text(encoding="utf-8")
+    assert content.count("a.png") <= 2
 
 
 def test_what_the_machine_failed_at_is_tried_again(root, cache, monkeypatch):
@@ -290,8 +361,8 @@ def test_runs_side_by_side_never_leave_a_broken_cache(root, cache):
         start.wait(timeout=60)
         for step in range(15):
             assert find_bad_images(root, GOOD, Decoder(max_pixels=64 + (number + step) % 2), cache, threads=1) == {}
-            content = json.loads(only_json(cache).read_text(encoding="utf-8"))
-            assert set(content["pictures"]) == set(GOOD)
+            for line in only_json(cache).read_text(encoding="utf-8").splitlines():
+                assert set(json.loads(line)["pictures"]) == set(GOOD)
 
     def only_json(folder: Path) -> Path:
         (file,) = folder.glob("*.json")

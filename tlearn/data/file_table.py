@@ -33,19 +33,21 @@ class FileTable:
         others = [path for path in self._row if os.sep != "/" or _OTHER_FORM.search(path)]
         self._row |= {str(PurePath(path)): self._row[path] for path in others}
 
+    def size_and_time(self, file: str) -> tuple[int, int] | None:
+        """Return size in bytes and modification time of a file, by its path or as opened; None if it was not there."""
+        row = self._row_of(file)
+        size, modified = (_LOST, 0) if row is None else self._columns[["size", "modified"]][row].tolist()
+        return None if size == _LOST else (size, modified)
+
     def size(self, file: str) -> int | None:
         """Return the size of a file in bytes, by its path or as it is opened; None if it was not there."""
-        row = self._row_of(file)
-        size = _LOST if row is None else int(self._columns["size"][row])
-        return None if size == _LOST else size
+        found = self.size_and_time(file)
+        return found and found[0]
 
     def state(self, file: str) -> FileState | None:
         """Return the state of a file, by its path or as it is opened; None if it was not there."""
-        size = self.size(file)
-        if size is None:
-            return None
-        modified = int(self._columns["modified"][self._row_of(file)])
-        return FileState(os.path.abspath(os.path.join(self.root, file)), size, modified)
+        found = self.size_and_time(file)
+        return found and FileState(os.path.abspath(os.path.join(self.root, file)), *found)
 
     def digest(self, file: str) -> str | None:
         """Return the digest of a file, by its path or as it is opened; None where it is not known."""

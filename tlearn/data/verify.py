@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from tlearn.data.file_state import content_digest
 from tlearn.data.file_table import FileTable
 from tlearn.data.formats import HEIF_ENDINGS
 from tlearn.data.header import heif_version
-from tlearn.errors import BadImageError, OutputError
-from tlearn.files import remove_temporaries, write_text
+from tlearn.data.verified import Entry, Verified
+from tlearn.errors import BadImageError
 
 # Part of the cache key: increment it when the decoder accepts other files or the layout of the cache changes.
 _FORMAT = 3
@@ -50,23 +50,33 @@ def check_images(
     change of its size, its modification time, the decoder's options, Pillow or pillow-heif; a cache that cannot be
     read or written is ignored.
     """
-    cache = None if cache_folder is None else cache_folder / _cache_name(files.root)
     key = json.dumps([_FORMAT, PIL.__version__, heif_version(HEIF_ENDINGS), decoder.key()])
-    known = {} if cache is None else _read_cache(cache, key)
-    # Their states are from before decoding: a file that changes meanwhile is checked again by the next run.
-    states = {path: [] if (state := files.state(path)) is None else list(state[1:]) for path in paths}
-    valid = [path for path, state in states.items() if path in known and known[path][:2] == state]
-    cached = {path: Outcome(*known[path][2:]) for path in valid}
-    outcomes = _decode_all(files.root, [path for path in states if path not in cached], decoder, threads)
-    lasting = {path: [*states[path], *end[:3]] for path, end in outcomes.items() if end.lasting and states[path]}
-    if cache is not None and lasting:
-        _write_cache(cache, key, known | lasting)
-    found = {path: cached.get(path) or outcomes[path] for path in states}
-    for path, outcome in found.items():
-        if not outcome.reason:
-            files.keep_digest(path, outcome.digest)
-    bad = {path: outcome.reason for path, outcome in found.items() if outcome.reason}
-    return bad, {outcome.bits for outcome in found.values()}
+    bad: dict[str, str] = {}
+    bits: set[int] = set()
+    unknown = dict.fromkeys(paths)
+
+    def note(path: str, reason: str, depth: int, digest: str) -> None:
+        bits.add(depth)
+        if reason:
+            bad[path] = reason
+        else:
+            files.keep_digest(path, digest)
+
+    with closing(Verified(cache_folder and cache_folder / _cache_name(files.root), key)) as verified:
+        for path, entry in verified:
+            if path in unknown and files.size_and_time(path) == entry[:2]:
+                del unknown[path]
+                note(path, *entry[2:])
+            elif files.size(path) is not None:
+                verified.discard()
+        with closing(_decode_all(files.root, [*unknown], decoder, threads)) as outcomes:
+            for path, (reason, depth, digest, lasting) in outcomes:
+                note(path, reason, depth, digest)
+                # From before decoding: a file that has changed meanwhile is checked again by the next run.
+                state = files.size_and_time(path)
+                if lasting and state is not None:
+                    verified.add(path, Entry(*state, reason, depth, digest))
+    return {path: bad[path] for path in paths if path in bad}, bits
 
 
 @dataclass(frozen=True)
@@ -100,17 +110,21 @@ def _digest_now(path: str | Path) -> str:
         raise BadImageError(path, f"cannot be read ({error.strerror})") from error
 
 
-def _decode_all(root: Path, paths: list[str], decoder: Decoder, threads: int) -> dict[str, Outcome]:
+def _decode_all(
+    root: Path, paths: Sequence[str], decoder: Decoder, threads: int
+) -> Generator[tuple[str, Outcome], None, None]:
     """Decode in threads, not processes: Pillow releases the GIL, and threads start at once."""
-    files = [os.path.join(root, path) for path in paths]
-    batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
-    with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(partial(_decode_batch, decoder), batches)
-        return dict(zip(paths, (outcome for batch in results for outcome in batch), strict=True))
+    batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for batch, outcomes in zip(batches, pool.map(partial(_decode_batch, root, decoder), batches), strict=True):
+            yield from zip(batch, outcomes, strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _decode_batch(decoder: Decoder, files: list[str]) -> list[Outcome]:
-    return [_decode_one(decoder, file) for file in files]
+def _decode_batch(root: Path, decoder: Decoder, paths: Sequence[str]) -> list[Outcome]:
+    return [_decode_one(decoder, os.path.join(root, path)) for path in paths]
 
 
 def _decode_one(decoder: Decoder, file: str) -> Outcome:
@@ -125,26 +139,3 @@ def _decode_one(decoder: Decoder, file: str) -> Outcome:
 
 def _cache_name(root: Path) -> str:
     return f"decoded-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}.json"
-
-
-def _read_cache(cache: Path, key: str) -> dict[str, list]:
-    """Read [size, time, reason, bits, digest] by path; empty if the file is missing, damaged or has another key."""
-    try:
-        content = json.loads(cache.read_text(encoding="utf-8"))
-        if content["key"] != key:
-            return {}
-        pictures = content["pictures"].items()
-        return {
-            path: [size, time, str(reason), int(bits), str(mark)] for path, (size, time, reason, bits, mark) in pictures
-        }
-    # A damaged file can be invalid JSON, JSON of another structure, or nested beyond Python's recursion limit.
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}
-
-
-def _write_cache(cache: Path, key: str, pictures: dict[str, list]) -> None:
-    """Replace the file; of parallel runs, the last one wins."""
-    # On a full or read-only disk the next run checks again, which is not a reason to stop this one.
-    with suppress(OutputError):
-        remove_temporaries(cache.parent, cache.name)
-        write_text(cache, json.dumps({"key": key, "pictures": pictures}, separators=(",", ":")))
