@@ -14,6 +14,8 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from tlearn.launch import launch
+
 _LOG = logging.getLogger("tlearn")
 _LOG.setLevel(logging.INFO)
 # Otherwise a handler of the root logger would print every line twice.
@@ -29,8 +31,10 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u20
 
 def is_main_process() -> bool:
     """Return whether this is the main process (rank 0) of a run."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0) == 0
+    started = launch()
+    # Lightning tells further processes, which inherit all else.
+    ranks = [started.rank] if started else [int(os.environ.get(name, 0)) for name in ("NODE_RANK", "LOCAL_RANK")]
+    return not any(ranks)
 
 
 @contextmanager

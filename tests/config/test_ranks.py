@@ -1,6 +1,8 @@
 """Processes that a launcher has started: one run folder, which rank 0 names."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -9,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.small_runs import overrides, program, write_weights
-from tlearn.config.ranks import restarted_arguments, shared_place, world_size
+from tests.small_runs import overrides, process, program, write_weights
+from tlearn.config.compose import compose
+from tlearn.config.ranks import restarted_arguments, shared_place
+from tlearn.config.trainer import measuring_trainer
+from tlearn.config.tree import settings_of
+from tlearn.console import is_main_process
 from tlearn.errors import ConfigError, OutputError
+from tlearn.launch import Launch, launch
 
 
 @pytest.fixture
@@ -20,17 +27,18 @@ def ranks(monkeypatch):
 
     def started(rank: int, restarts: int = 0) -> None:
         told = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1, "LOCAL_RANK": rank}
-        for name, value in {**told, "TORCHELASTIC_RESTART_COUNT": restarts}.items():
+        for name, value in {**told, "TORCHELASTIC_MAX_RESTARTS": restarts}.items():
             monkeypatch.setenv(name, str(value))
 
     return started
 
 
-def torchrun(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def agent(options: list[str], *command: str, cwd: Path) -> subprocess.Popen[str]:
+    """Start an agent of torchrun, as a machine would."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run(
-        [*launcher, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False
+    launcher = [sys.executable, "-m", "torch.distributed.run", *options]
+    return subprocess.Popen(
+        [*launcher, *command], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -38,7 +46,8 @@ def test_a_process_of_its_own_is_told_nothing(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     # As tlearn's own further processes have them
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert world_size() == 1
+    assert launch() is None
+    assert is_main_process()
     assert shared_place([], Path("here")) == []
 
 
@@ -62,12 +71,113 @@ def test_a_restart_goes_on_where_its_folder_has_a_checkpoint(ranks, tmp_path, mo
     assert restarted_arguments(given) == given
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").touch()
+    # Of what command it is, is not known.
+    assert restarted_arguments(given) == given
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("[seed=3]")
+    (tmp_path / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {cwd: /, config_sources: []}}")
     assert restarted_arguments(given) == ["seed=3", f"resume='{tmp_path}'"]
     assert restarted_arguments(["seed=3"]) == ["seed=3"]
+    another = ["seed=4", f"hydra.run.dir={tmp_path}"]
+    assert restarted_arguments(another) == another
     monkeypatch.setenv("HOME", str(tmp_path.parent))
-    assert restarted_arguments([f"hydra.run.dir=~/{tmp_path.name}"]) == [f"resume='{tmp_path}'"]
+    assert restarted_arguments(["seed=3", f"hydra.run.dir=~/{tmp_path.name}"]) == ["seed=3", f"resume='{tmp_path}'"]
     ranks(1)
     assert restarted_arguments(given) == given
+    monkeypatch.delenv("RANK")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert restarted_arguments(given) == ["seed=3", f"resume='{tmp_path}'"]
+
+
+# What srun tells the third of four tasks on two nodes
+SRUN = {"JOB_NAME": "night", "NTASKS": "4", "STEP_ID": "0", "STEP_NUM_NODES": "2", "PROCID": "2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"STEP_TASKS_PER_NODE": "2(x2)"}, Launch(2, 4, 2, 2)),
+        ({"NTASKS_PER_NODE": "2"}, Launch(2, 4, 2, 2)),
+        ({}, Launch(2, 4, 2, 2)),
+        # What srun has, and not what the job has
+        ({"STEP_TASKS_PER_NODE": "2(x2)", "NTASKS_PER_NODE": "8", "NNODES": "4"}, Launch(2, 4, 2, 2)),
+        ({"STEP_TASKS_PER_NODE": "3,1"}, Launch(2, 4, 2, None)),
+        # The script of a job, a job of one task, and a shell that somebody types in
+        ({"STEP_ID": None}, None),
+        ({"NTASKS": "1"}, None),
+        ({"JOB_NAME": "interactive"}, None),
+    ],
+    ids=str,
+)
+def test_what_slurm_tells_its_tasks(monkeypatch, given, expected):
+    for name, value in {**SRUN, **given}.items():
+        if value is not None:
+            monkeypatch.setenv(f"SLURM_{name}", value)
+    assert launch() == expected
+    assert is_main_process() == (expected is None)
+    several = expected is not None and expected.devices is not None
+    trainer = compose(["trainer=ddp_cpu"]).trainer
+    assert (trainer.devices, trainer.num_nodes) == (2, 2 if expected else 1)
+    assert compose(["trainer=ddp"]).trainer.devices == (2 if several else "auto")
+    # Further processes of a task inherit the rest.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert not is_main_process()
+
+
+def test_what_torchrun_tells(ranks, monkeypatch):
+    ranks(1)
+    assert launch() == Launch(1, 2, None, None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert launch() == Launch(1, 2, 2, 1)
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    trainer = compose(["trainer=ddp"]).trainer
+    assert (trainer.devices, trainer.num_nodes) == (1, 2)
+    # What is typed holds, and is checked.
+    assert compose(["trainer=ddp", "trainer.devices=3"]).trainer.devices == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        (
+            ["trainer=ddp_cpu", "trainer.devices=2", "trainer.num_nodes=1"],
+            {},
+            "2 processes were started, and trainer.devices=2 trainer.num_nodes=1 are others: leave both out, or give "
+            "trainer.devices=1 trainer.num_nodes=2",
+        ),
+        (["trainer=cpu"], {}, "2 processes were started, which need trainer=ddp, or trainer=ddp_cpu without GPUs"),
+        (["trainer=ddp_cpu"], {"SLURM_STEP_TASKS_PER_NODE": "2,1"}, "on 2 nodes: give SLURM --ntasks-per-node=..."),
+        (["trainer=ddp_cpu"], {"SLURM_STEP_ID": None}, "has 3 tasks, and srun starts them: give srun python ..."),
+    ],
+)
+def test_processes_that_contradict_what_was_started_are_refused(
+    ranks, tmp_path, folder_data, monkeypatch, arguments, variables, message
+):
+    if variables:
+        for name, value in {**SRUN, "NTASKS": "3", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        for name, value in variables.items():
+            monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    else:
+        ranks(0)
+        for name in ("TORCHELASTIC_RUN_ID", "LOCAL_WORLD_SIZE"):
+            monkeypatch.setenv(name, "1")
+    typed = [
+        *overrides(folder_data, write_weights(tmp_path / "w.pth")),
+        *arguments,
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    done = program("train", *typed, cwd=tmp_path)
+    assert done.returncode == ConfigError.exit_status, done.stderr
+    assert message in done.stderr
+
+
+def test_a_job_of_one_task_starts_further_processes_itself(tmp_path, folder_data, monkeypatch):
+    for name, value in {**SRUN, "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    settings = settings_of(compose(overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu")))
+    built = measuring_trainer(settings, tmp_path)
+    assert (built.world_size, type(built.strategy.launcher).__name__) == (2, "_Launcher")
 
 
 @pytest.mark.parametrize(
@@ -98,8 +208,27 @@ def test_all_ranks_have_the_folder_of_the_first(tmp_path, folder_data):
         "assert (measured, refused) == (0, 2), (measured, refused)\n",
         encoding="utf-8",
     )
-    done = torchrun(str(script), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "2 processes were started, and the trainer has 3" in done.stderr
+    started = agent(["--standalone", "--nproc-per-node=2"], str(script), cwd=tmp_path)
+    _, err = started.communicate(timeout=240)
+    assert started.returncode == 0, err
+    assert "2 processes were started, and trainer.devices=3 trainer.num_nodes=1 are others" in err
     assert len(list(tmp_path.glob("outputs/train/*/*/metrics.json"))) == 1
     assert len(list(tmp_path.glob("outputs/evaluate/*/*"))) == 1
+
+
+@pytest.mark.slow
+def test_two_agents_train_as_two_processes_of_one_machine(tmp_path, folder_data):
+    command = overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu", "logger=csv")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"
+    options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", place]
+    agents = [agent(options, "-m", "tlearn.train", *command, cwd=tmp_path) for _ in range(2)]
+    ended = [one.communicate(timeout=240) for one in agents]
+    assert [one.returncode for one in agents] == [0, 0], ended
+    [metrics] = tmp_path.glob("outputs/train/*/*/metrics.json")
+    assert process("train", *command, f"hydra.run.dir={tmp_path / 'one'}", cwd=tmp_path).returncode == 0
+    together, one = (json.loads(file.read_text()) for file in (metrics, tmp_path / "one" / "metrics.json"))
+    assert {name: together[name] for name in together if "/loss" in name} == {
+        name: one[name] for name in one if "/loss" in name
+    }

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -165,4 +166,61 @@ def test_a_job_of_slurm_is_saved_and_queued_again_and_goes_on_with_the_same_comm
     options = [*LONG, f"trainer.max_epochs={len(epochs) + 1}", f"hydra.run.dir={folder}"]
     again = start(place, *options)
     assert again.end() == 0, again.said()
+    assert _validated(folder) == [*epochs, len(epochs)]
+
+
+@pytest.fixture
+def tasks(place, queue, monkeypatch):
+    """Give a function that starts two tasks of one job, as srun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    step = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "STEP_ID": "0", "STEP_NUM_NODES": "1", "STEP_TASKS_PER_NODE": "2"}
+    for name, value in {**step, "NODELIST": "localhost"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+    def started(*options: str) -> list[Running]:
+        both = []
+        for rank in ("0", "1"):
+            monkeypatch.setenv("SLURM_PROCID", rank)
+            monkeypatch.setenv("SLURM_LOCALID", rank)
+            both.append(start(place, "trainer=ddp_cpu", *options))
+        return both
+
+    return started
+
+
+@pytest.mark.slow
+def test_tasks_of_slurm_share_a_folder_and_train_as_further_processes_do(place, tmp_path, tasks, monkeypatch):
+    options = ["features=off", "transforms=light"]
+    both = tasks(*options)
+    assert [one.end() for one in both] == [0, 0], both[0].said()
+    # One says it all.
+    assert both[1].said() == ""
+    shared = Path(both[0].said().splitlines()[-1])
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "MASTER_"))]:
+        monkeypatch.delenv(name)
+    alone = start(place, "trainer=ddp_cpu", *options, f"hydra.run.dir={tmp_path / 'run'}")
+    assert alone.end() == 0, alone.said()
+    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (shared, tmp_path / "run"))
+    assert ours["val/loss"] == theirs["val/loss"]
+    assert (shared / ".hydra").is_dir()
+
+
+@pytest.mark.slow
+def test_a_job_of_several_tasks_is_saved_and_queued_once_and_goes_on(tmp_path, queue, tasks, monkeypatch):
+    folder = tmp_path / "run"
+    both = tasks(*LONG, f"hydra.run.dir={folder}")
+    both[0].wait_for("epoch    1/2000")
+    for one in both:
+        os.kill(one.pid, signal.SIGUSR1)
+    both[0].wait_for("epoch    3/2000")
+    for one in both:
+        os.kill(one.pid, signal.SIGTERM)
+    assert [one.end() for one in both] == [143, 143], both[0].said()
+    assert queue.read_text(encoding="utf-8").split() == ["requeue", "4711", f"{folder}/checkpoints/last.ckpt"]
+    epochs = _validated(folder)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = tasks(*LONG, f"trainer.max_epochs={len(epochs) + 1}", f"hydra.run.dir={folder}")
+    assert [one.end() for one in again] == [0, 0], again[0].said()
     assert _validated(folder) == [*epochs, len(epochs)]

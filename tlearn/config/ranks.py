@@ -1,4 +1,4 @@
-"""Processes that torchrun or another launcher has started (ranks): one run folder for all, which rank 0 names."""
+"""Processes that torchrun or SLURM has started (ranks): one run folder for all, which rank 0 names."""
 
 import itertools
 import os
@@ -6,11 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tlearn.config.relaunch import folder_override, resumed_run
+from tlearn.config.arguments import readable
+from tlearn.config.relaunch import folder_override, resumed_run, started_by
 from tlearn.errors import ConfigError, OutputError, quoted
+from tlearn.launch import launch, tell_lightning
 from tlearn.training.resume import last_path
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # Ranks of other machines may read the same files much later.
 _PATIENCE = timedelta(minutes=5)
 # Each run of a script has a key of its own, and so has each restart: the launcher's store outlives both.
@@ -19,28 +20,26 @@ _runs = itertools.count()
 _stores: list[Any] = []
 
 
-def world_size() -> int:
-    """Return how many processes a launcher has started for this run; 1 where none has."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _VARIABLES) else 1
-
-
 def restarted_arguments(arguments: list[str]) -> list[str]:
     """Replace `hydra.run.dir=FOLDER` by `resume=FOLDER` where what runs again finds its last checkpoint there.
 
     That is an elastic restart, or a job of SLURM that was queued again.
     """
     folder = folder_override(arguments)
-    elastic = world_size() > 1 and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    restarted = elastic or int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-    if not restarted or folder is None or resumed_run(arguments) or not last_path(folder).is_file():
+    if folder is None or resumed_run(arguments) or not last_path(folder).is_file():
+        return arguments
+    elastic = launch() is not None and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    # An agent in the place of a lost one counts its restarts from 0: the command tells, for all ranks alike.
+    restarted = elastic and started_by(folder, readable(arguments))
+    if not restarted and int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
         return arguments
     return [*(one for one in arguments if not one.startswith("hydra.run.dir=")), f"resume={quoted(folder)}"]
 
 
 def check_alone(why: str) -> None:
     """Refuse to run in one of several ranks, where `why` tells the reason."""
-    if world_size() > 1:
-        raise ConfigError(f"{world_size()} processes were started, and {why}: start it without torchrun")
+    if (started := launch()) is not None and started.processes > 1:
+        raise ConfigError(f"{started.processes} processes were started, and {why}: start it without torchrun or srun")
 
 
 def shared_place(overrides: list[str], folder: Path) -> list[str]:
@@ -53,11 +52,23 @@ def shared_place(overrides: list[str], folder: Path) -> list[str]:
     Raises:
         OutputError: rank 0 has not named its folder in time.
     """
-    if world_size() == 1:
+    if (started := launch()) is None or started.processes == 1:
         return []
-    is_first = os.environ["RANK"] == "0"
+    is_first = started.rank == 0
     place = [] if folder_override(overrides) else [f"hydra.run.dir={quoted(_told(folder, is_first))}"]
     return place if is_first else [*place, "hydra.output_subdir=null"]
+
+
+def _meeting_place() -> tuple[str, int]:
+    """Return the address and port where the processes of a launcher find one another."""
+    if "RANK" in os.environ:
+        return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # Imported here, as below.
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    tell_lightning()
+    job = SLURMEnvironment()
+    return job.main_address, job.main_port
 
 
 def _told(folder: Path, is_first: bool) -> Path:
@@ -68,7 +79,7 @@ def _told(folder: Path, is_first: bool) -> Path:
     run, attempt = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
     key = f"tlearn/{run}/{attempt}/{next(_runs)}"
     serves = is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    address, port = _meeting_place()
     try:
         # Without a count of its clients, which is that of the process group, and shared with it in this process.
         store = TCPStore(address, port, None, serves, _PATIENCE, wait_for_workers=False, multi_tenant=True)

@@ -130,6 +130,15 @@ def _resuming(run: Path) -> str:
     )
 
 
+def started_by(run: Path, arguments: list[str]) -> bool:
+    """Return whether a command started the run in a folder: the same overrides, in any place."""
+    try:
+        stored = read_stored(run)[0]
+    except CheckpointError:
+        return False
+    return stored == [one for one in _flags(arguments)[1] if not key_of(one).startswith(("hydra.", "trust"))]
+
+
 def resumed_run(arguments: list[str]) -> Path | None:
     """Return the folder of `resume=RUN_FOLDER`, where a file of it may stand, or None.
 

@@ -12,17 +12,17 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, Weigh
 from lightning.pytorch.loggers import Logger
 
 from tlearn.config import seats
-from tlearn.config.ranks import world_size
 from tlearn.config.relaunch import child_command
 from tlearn.config.seats import build
 from tlearn.console import say
 from tlearn.errors import ConfigError
+from tlearn.launch import Launch, launch, slurm_tasks, tell_lightning
 from tlearn.machine import has_tf32
 from tlearn.training.averaging import ExactAverage
 from tlearn.training.callbacks import EpochProgress, Unfreeze
 from tlearn.training.checkpoints import CheckpointIO
 from tlearn.training.data_parallel import DataParallelStrategy
-from tlearn.training.ddp import DDPStrategy
+from tlearn.training.ddp import DDPStrategy, OwnProcesses
 from tlearn.training.expected_warnings import ignore_expected_warnings
 from tlearn.training.given_callbacks import check_callbacks
 from tlearn.training.loggers import complete_loggers
@@ -60,6 +60,9 @@ def measuring_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
 def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer:
     """Build a Trainer with its strategy from its settings and further arguments."""
     ignore_expected_warnings()
+    if slurm_tasks() and launch() is None:
+        parts["plugins"] = [*parts.get("plugins", ()), OwnProcesses()]
+    tell_lightning()
     for key in sorted(settings["trainer"].keys() & parts.keys()):
         own = f": give it as +{key}.NAME._target_=..." if key in ("callbacks", "logger") else ""
         raise ConfigError(f"trainer.{key} is what the run builds itself, and would be ignored{own}")
@@ -122,12 +125,29 @@ def _check_float32(device: torch.device, asked: str) -> None:
 
 def _check_devices(built: Trainer, devices: Any) -> None:
     """Refuse device settings that would give wrong results."""
+    if (started := launch()) is not None:
+        _check_launch(started, built)
     if isinstance(built.strategy, DataParallelStrategy) and devices != 1:
         raise ConfigError("trainer=dp takes its GPUs from trainer.strategy.devices, such as [0,1]")
     if built.world_size > 1 and not isinstance(built.strategy, DDPStrategy):
         raise ConfigError(f"trainer.devices={devices}: several processes need trainer=ddp or trainer=ddp_cpu")
-    if world_size() > 1 and world_size() != built.num_devices * built.num_nodes:
+    if started is None and isinstance(built.strategy, DDPStrategy) and slurm_tasks() > 1:
+        raise ConfigError(f"this job of SLURM has {slurm_tasks()} tasks, and srun starts them: give srun python ...")
+
+
+def _check_launch(started: Launch, built: Trainer) -> None:
+    """Refuse a Trainer of other processes than those that a launcher has started; say where GPUs are left unused."""
+    count, devices, nodes = started.processes, built.num_devices, built.num_nodes
+    if count > 1 and not isinstance(built.strategy, DDPStrategy):
+        raise ConfigError(f"{count} processes were started, which need trainer=ddp, or trainer=ddp_cpu without GPUs")
+    if started.nodes and not started.devices:
+        raise ConfigError(f"{count} processes were started on {started.nodes} nodes: give SLURM --ntasks-per-node=...")
+    told = (started.devices, started.nodes) if started.devices else (devices, count // devices)
+    if count != devices * nodes or told != (devices, nodes):
         raise ConfigError(
-            f"{world_size()} processes were started, and the trainer has {built.num_devices * built.num_nodes}: give "
-            f"trainer=ddp or trainer=ddp_cpu with trainer.devices (times trainer.num_nodes) for {world_size()}"
+            f"{count} processes were started, and trainer.devices={devices} trainer.num_nodes={nodes} are others: "
+            f"leave both out, or give trainer.devices={told[0]} trainer.num_nodes={told[1]}"
         )
+    there = torch.cuda.device_count() if built.strategy.root_device.type == "cuda" else 0
+    if there > devices:
+        say(f"{devices} of the {there} GPUs of each machine are used: a process for each is to be started")

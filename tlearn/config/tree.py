@@ -23,6 +23,7 @@ from tlearn.analysis.direction import direction
 from tlearn.config.arguments import readable
 from tlearn.config.options import Options
 from tlearn.errors import ConfigError, quoted
+from tlearn.launch import launched
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 # In a wheel the tree lies in the package, in a checkout beside it. An absolute path works for both, with `python -m`
@@ -39,6 +40,8 @@ for _message in (
 
 # One name per process, so that two runs started in the same second get two folders.
 OmegaConf.register_new_resolver("unique", lambda: f"{os.getpid()}-{secrets.token_hex(3)}", use_cache=True, replace=True)
+# What torchrun or SLURM has started: ${launched:devices,OTHERWISE}
+OmegaConf.register_new_resolver("launched", launched, replace=True)
 # min or max for callbacks and schedules: ${direction:METRIC,MODE}
 OmegaConf.register_new_resolver("direction", direction, replace=True)
 

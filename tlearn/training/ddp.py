@@ -9,18 +9,25 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, strategies
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.nn.parallel import DistributedDataParallel
 
 from tlearn.console import is_main_process
 from tlearn.errors import ConfigError
+from tlearn.launch import launch
 from tlearn.training.signals import PARENT
 
 # Every process ends at about the same time.
 _PATIENCE_SECONDS = 30
-# torchrun and its like set it, and Lightning does not
-_RANK = "RANK"
+# What Lightning tells further processes
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class OwnProcesses(LightningEnvironment):
+    """The one task of a job of SLURM, which starts its further processes itself; Lightning queues the job again."""
+
+    auto_requeue = True
 
 
 class DDPStrategy(strategies.DDPStrategy):
@@ -118,20 +125,20 @@ def _leave_group(failed: bool) -> None:
     # Of a rank that still waits for the others, destroying would wait, too; torch 2.6 has no such method.
     if failed and hasattr(group, "abort"):
         group.abort()
-    if failed or _RANK not in os.environ:
+    if failed or launch() is None:
         torch.distributed.destroy_process_group()
 
 
 def wait_for_record() -> None:
     """Wait until the main process, too, has come here, where a launcher such as torchrun has started all of them."""
-    if _RANK in os.environ and torch.distributed.is_available() and torch.distributed.is_initialized():
+    if launch() is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
 def _end_processes(trainer: Trainer, patience: float) -> None:
     launcher = trainer.strategy.launcher
     # A launcher's own processes end with their program, and their group goes on with its next run.
-    if not isinstance(launcher, _Launcher) or _RANK in os.environ:
+    if not isinstance(launcher, _Launcher) or launch() is not None:
         return
     # Lightning's watcher looks at this list, and kills this process too if one in it was killed.
     processes, launcher.procs[:] = list(launcher.procs), []
