@@ -1,9 +1,15 @@
 """Options without a file: backbones by name, switches, and where a user can choose them."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+
+from tests.config.test_command import start  # noqa: F401 - a fixture
 from tlearn.config.comments import read_comments
 from tlearn.config.compose import compose
+from tlearn.config.composing import _PLUGINS
 from tlearn.config.options import SWITCHES, TORCHVISION, option
 from tlearn.config.tree import CONF_DIR, compose_unchecked, plain
 from tlearn.errors import ConfigError
@@ -136,3 +142,38 @@ def test_comments_of_a_file_belong_to_their_keys(tmp_path):
     assert found.header == ["What it is.", "more of it"]
     assert (found.groups, found.parents) == ({"group": "which one"}, ["base"])
     assert found.keys == {"key": "first line", "node.inner": "below"}
+
+
+@pytest.mark.parametrize("place", ["typed", "an experiment", "an option of its own", "a default of one"])
+@pytest.mark.parametrize(("path", "package"), sorted(_PLUGINS.items()))
+def test_a_plugin_that_is_not_installed_is_named_with_its_package(start, monkeypatch, path, package, place):  # noqa: F811
+    group, _, name = path.rpartition("/")
+    Plugins.instance()
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"][group.partition("/")[2]], f"{name}.yaml", raising=False)
+    files = {
+        "an experiment": ("experiment/mine.yaml", f"# @package _global_\ndefaults: [override /{group}: {name}]\n"),
+        "an option of its own": (f"{group}/mine.yaml", f"defaults: [{name}, _self_]\n"),
+        "a default of one": ("experiment/mine.yaml", "# @package _global_\ndefaults: [/extra/deep: mine]\n"),
+    }
+    if place in files:
+        file, text = files[place]
+        (own := Path("own") / file).parent.mkdir(parents=True)
+        own.write_text(text, encoding="utf-8")
+        deep = Path("own/extra/deep/mine.yaml")
+        deep.parent.mkdir(parents=True)
+        deep.write_text(f"# @package _global_\ndefaults: [override /{group}: {name}]\n", encoding="utf-8")
+    chosen = f"{group}=mine" if place == "an option of its own" else "experiment=mine"
+    typed = [path.replace(f"/{name}", f"={name}")] if place == "typed" else ["--config-dir", "own", chosen]
+    for flags in ([], ["-m"]):
+        ended = start(*flags, *typed, "seed=1")
+        assert ended.status == 2
+        told = f"tlearn: error: {group}={name} is of a package that is not installed: pip install {package}\n"
+        assert ended.err == told
+
+
+def test_an_experiment_of_ones_own_has_the_last_word_on_what_all_programs_have(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    settings = "{quiet: true, extra: {a: 1}, hydra: {sweep: {dir: swept}}}"
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{settings}\n", encoding="utf-8")
+    config = compose_unchecked(["experiment=mine"], config_dir=tmp_path)
+    assert (config.quiet, config.extra, config.hydra.sweep.dir) == (True, {"a": 1}, "swept")
