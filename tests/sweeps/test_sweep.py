@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
 from tests.config.test_command import SMALL, start  # noqa: F401 - a fixture
+from tests.conftest import COLOURS, draw_classes
 from tests.small_runs import overrides, program, write_weights
 from tlearn.errors import DataError
 
@@ -328,24 +329,65 @@ def test_an_interruption_ends_trials_in_other_processes_too(written_program):
     assert set(others) <= {"failed (130)", "missing"}
 
 
+@pytest.fixture(scope="module")
+def basic(tmp_path_factory) -> tuple[Path, list[dict[str, str]]]:
+    """Give the folder of a sweep of four trainings one after another, of which one fails, and their rows."""
+    folder = tmp_path_factory.mktemp("launchers")
+    for split, count, first in (("train", 8, 0), ("val", 4, 100)):
+        draw_classes(folder / "pictures" / split, count, tuple(COLOURS), first)
+    write_weights(folder / "w.pth")
+    assert swept(folder, "basic").returncode == 7
+    return folder, sweep_rows(folder / "basic")
+
+
+def swept(folder: Path, launcher: str) -> subprocess.CompletedProcess[str]:
+    """Sweep under a launcher."""
+    rates = ["optimized_metric=val/loss", "optimizer.lr=0.01,0.02,-1,0.03"]
+    typed = [*overrides(folder / "pictures", folder / "w.pth", *rates), f"hydra.sweep.dir='{folder / launcher}'"]
+    return program("train", "-m", f"hydra/launcher={launcher}", *typed, cwd=folder)
+
+
+def _written(rows: list[dict[str, str]]) -> dict[str, list[int]]:
+    """Return when the files of each trial's end were written."""
+    return {row["trial"]: [path.stat().st_mtime_ns for path in Path(row["folder"]).glob("*.json")] for row in rows}
+
+
 @pytest.mark.slow
-def test_trainings_under_joblib_are_those_of_the_basic_launcher(tmp_path, folder_data):
-    weights = write_weights(tmp_path / "w.pth")
-    common = [*overrides(folder_data, weights), "head=linear,mlp", "optimizer.lr=0.01,-1"]
-    tables = {}
-    for launcher in ("basic", "joblib"):
-        place = f"hydra.sweep.dir='{tmp_path / launcher}'"
-        done = program("train", "-m", f"hydra/launcher={launcher}", *common, place, cwd=tmp_path)
-        assert done.returncode == 7, done.stderr
-        tables[launcher] = sweep_rows(tmp_path / launcher)
-        lines = done.stdout.splitlines()
-        assert lines[-1] == str(tmp_path / launcher / "results.csv")
-        best = max(tables[launcher], key=lambda row: float(row["val/top1"] or 0))
-        assert lines[-2].startswith("repeat it: python -m tlearn.train data=folder ")
-        assert lines[-3].startswith("best trial: ")
-        assert best["val/top1"] == tables[launcher][int(lines[-3].split()[2].rstrip(","))]["val/top1"]
-        assert "trials 1, 3 (lr=-1) failed (2): optimizer.lr=-1: expected a number > 0" in lines
-    assert [row["status"] for row in tables["joblib"]] == ["done", "failed (2)"] * 2
-    told = ("trial", "status", "overrides", "val/top1", "val/loss", "test/top1", "test/loss", "error")
-    basic, joblib = ([[row[name] for name in told] for row in tables[launcher]] for launcher in ("basic", "joblib"))
-    assert basic == joblib
+@pytest.mark.parametrize(
+    ("launcher", "package"),
+    [
+        ("batched", ""),
+        ("joblib", "hydra_joblib_launcher"),
+        ("submitit_local", "hydra_submitit_launcher"),
+        ("ray", "hydra_ray_launcher"),
+    ],
+)
+def test_a_sweep_under_any_launcher_ends_as_under_the_basic_one(basic, launcher, package):
+    if package:
+        pytest.importorskip(f"hydra_plugins.{package}", reason=f"needs the package {package.replace('_', '-')}")
+    folder, expected = basic
+    done = swept(folder, launcher)
+    assert done.returncode == 7, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("tlearn: error: 1 of 4 trials failed (see ")
+    rows = sweep_rows(folder / launcher)
+    assert [row["status"] for row in rows] == ["done", "done", "failed (2)", "done"]
+    for row, wanted in zip(rows, expected, strict=True):
+        assert all(row[name] == wanted[name] for name in ("trial", "status", "overrides", "error"))
+        for name in ("val/top1", "val/loss", "epoch/best"):
+            # Heads that train together are those alone to this.
+            assert float(row[name] or -1) == pytest.approx(float(wanted[name] or -1), abs=1e-5), name
+    lines = done.stdout.splitlines()
+    assert "trial 2 (lr=-1) failed (2): optimizer.lr=-1: expected a number > 0" in lines
+    best = min((row for row in expected if row["val/loss"]), key=lambda row: float(row["val/loss"]))
+    assert lines[-1] == str(folder / launcher / "results.csv")
+    assert lines[-2].startswith("repeat it: python -m tlearn.train data=folder ")
+    assert lines[-2].endswith(f"optimizer.lr={best['overrides'].rpartition('=')[2]}")
+    assert lines[-3] == f"best trial: {best['trial']}, in {launcher}/{best['trial']}"
+    # The same command runs what failed, and nothing that is done.
+    before = _written(rows)
+    again = swept(folder, launcher)
+    assert again.returncode == 7
+    assert f"{folder / launcher} goes on: 3 trials are done" in again.stdout.splitlines()
+    rows = sweep_rows(folder / launcher)
+    assert [row["status"] for row in rows] == ["done", "done", "failed (2)", "done"]
+    assert {number for number, when in _written(rows).items() if when != before[number]} == {"2"}
