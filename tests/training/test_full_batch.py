@@ -1,6 +1,7 @@
 """A head fitted on all features at once is the optimum of its objective, for each weight decay and for the refit."""
 
 import json
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from lightning import Trainer
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests import small_runs as runs
@@ -177,6 +179,38 @@ def test_the_refit_is_the_optimum_on_train_and_val_with_the_weight_decay_of_the_
     assert gradient(entry, 0.1 * 120 / 150, data=both) < 1e-4
     assert gradient(entry, 0.1, data=both) > 1e-3
     assert module.trained_on == "train+val"
+
+
+class Living(TorchDispatchMode):
+    """Measures the most bytes that large tensors take at a time."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.now, self.most = least, 0, 0
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        made = function(*arguments, **(options or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage.nbytes() >= self.least and storage._cdata not in self.sizes:
+                self.sizes[storage._cdata] = storage.nbytes()
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._gone, storage._cdata)
+        return made
+
+    def _gone(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)
+
+
+def test_the_refit_holds_all_features_twice_at_most():
+    module, _ = fitted(DECAYS)
+    data = splits()
+    features = torch.cat([data.datasets[split].tensors[0] for split in ("train", "val")])
+    with Living(features.nbytes // 2) as living:
+        module.finish(data, 1)
+    assert living.most <= 2.5 * features.nbytes
 
 
 @pytest.mark.parametrize("said", [True, False])

@@ -33,7 +33,8 @@ class Standardisation:
 
     def __call__(self, features: Tensor) -> Tensor:
         """Standardise features [N, F]."""
-        return (features - self.mean) / self.scale
+        # One copy of the features, and not two
+        return (features - self.mean).div_(self.scale)
 
     @torch.no_grad()
     def adapt(self, layer: nn.Linear) -> None:

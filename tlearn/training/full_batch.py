@@ -134,6 +134,8 @@ class FullBatchModule(TransferModule):
         device = self.to(self.trainer.strategy.root_device).device
         inputs, targets, _ = (torch.cat(values).to(device) for values in zip(*parts, strict=True))
         weight_decay = self.weight_decays[epoch] * len(parts[0][1]) / len(targets)
+        # All features once more
+        del parts
         with torch.no_grad():
             features = self.network.features(inputs)
         self._fit(self.configure_optimizers(), features, targets, weight_decay)
