@@ -51,7 +51,9 @@ class Standardisation:
 
 def lbfgs(parameters: Iterable[Tensor], max_iter: int, tolerance: float) -> torch.optim.LBFGS:
     """Build L-BFGS with a line search, converged where no gradient is larger than `tolerance`."""
-    return torch.optim.LBFGS(parameters, max_iter=max_iter, tolerance_grad=tolerance, line_search_fn="strong_wolfe")
+    return torch.optim.LBFGS(
+        parameters, max_iter=max_iter, tolerance_grad=tolerance, history_size=10, line_search_fn="strong_wolfe"
+    )
 
 
 def minimise(
