@@ -27,11 +27,24 @@ def test_a_file_is_known_by_its_path_and_as_it_is_opened(tmp_path):
     for number, path in enumerate(paths[:3]):
         digest = f"{number + 1:064x}"
         files.keep_digest(path, digest)
-        for name in (path, str(root / path), os.path.join(root, path)):
-            assert files.digest(name) == digest
-            assert (files.size(name), files.state(name)) == (number + 1, file_state(root / path))
-    assert (files.size("lost.jpg"), files.state("lost.jpg"), files.digest("lost.jpg")) == (None, None, None)
+        assert (files.digest(path), files.size(path)) == (digest, number + 1)
+        for name in (str(root / path), os.path.join(root, path)):
+            assert files.opened_digest(name) == digest
+            assert files.opened_state(name) == file_state(root / path)
+    lost = str(root / "lost.jpg")
+    assert (files.size("lost.jpg"), files.opened_state(lost), files.digest("lost.jpg")) == (None, None, None)
     assert files.digest("unknown.jpg") is None
+
+
+def test_a_folder_with_the_name_of_its_relative_root_is_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root, paths = Path("pets"), ["cat/1.jpg", "pets/cat/1.jpg"]
+    for number, path in enumerate(paths):
+        (root / path).parent.mkdir(parents=True)
+        (root / path).write_bytes(b"x" * (number + 1))
+    files = FileTable(root, paths)
+    assert [files.size(path) for path in paths] == [1, 2]
+    assert [files.opened_state(str(root / path)).size for path in paths] == [1, 2]
 
 
 def test_a_run_asks_for_the_state_of_each_file_once(tmp_path, monkeypatch):
@@ -73,5 +86,5 @@ def test_an_image_takes_less_than_400_bytes(tmp_path, monkeypatch):
         kept = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert found.files.digest(str(Path(tmp_path) / names[0])) == "ab" * 32
+    assert found.files.opened_digest(str(Path(tmp_path) / names[0])) == "ab" * 32
     assert kept / len(names) < 400

@@ -110,7 +110,7 @@ def datamodule(settings: Mapping[str, Any], found: ImageSet) -> ImageDataModule:
         seed=settings["seed"],
         # What it decodes is checked as what is decoded without it.
         cache=pixel_cache(
-            data["cache"], Unchanged(decoder, found.files.digest), fixed, cache_folder(settings) / "pixels"
+            data["cache"], Unchanged(decoder, found.files.opened_digest), fixed, cache_folder(settings) / "pixels"
         ),
     )
 

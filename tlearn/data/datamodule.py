@@ -175,7 +175,7 @@ class ImageDataModule(SplitDataModule):
         cached = ("train", "val") if cache is not None else ()
         self._cached = [split for split in cached if split in image_set.splits and self.transforms[split].takes_shrunk]
         # A file that has changed since it was checked is found where it is read.
-        self.decode = Unchanged(decoder, image_set.files.digest)
+        self.decode = Unchanged(decoder, image_set.files.opened_digest)
         datasets = {
             split: ImageDataset(
                 image_set.root,

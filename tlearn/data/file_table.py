@@ -33,25 +33,20 @@ class FileTable:
         others = [path for path in self._row if os.sep != "/" or _OTHER_FORM.search(path)]
         self._row |= {str(PurePath(path)): self._row[path] for path in others}
 
-    def size_and_time(self, file: str) -> tuple[int, int] | None:
-        """Return size in bytes and modification time of a file, by its path or as opened; None if it was not there."""
-        row = self._row_of(file)
+    def size_and_time(self, path: str) -> tuple[int, int] | None:
+        """Return size in bytes and modification time of a file; None if it was not there."""
+        row = self._row.get(path)
         size, modified = (_LOST, 0) if row is None else self._columns[["size", "modified"]][row].tolist()
         return None if size == _LOST else (size, modified)
 
-    def size(self, file: str) -> int | None:
-        """Return the size of a file in bytes, by its path or as it is opened; None if it was not there."""
-        found = self.size_and_time(file)
+    def size(self, path: str) -> int | None:
+        """Return the size of a file in bytes; None if it was not there."""
+        found = self.size_and_time(path)
         return found and found[0]
 
-    def state(self, file: str) -> FileState | None:
-        """Return the state of a file, by its path or as it is opened; None if it was not there."""
-        found = self.size_and_time(file)
-        return found and FileState(os.path.abspath(os.path.join(self.root, file)), *found)
-
-    def digest(self, file: str) -> str | None:
-        """Return the digest of a file, by its path or as it is opened; None where it is not known."""
-        row = self._row_of(file)
+    def digest(self, path: str) -> str | None:
+        """Return the digest of a file; None where it is not known."""
+        row = self._row.get(path)
         digest = b"" if row is None else self._columns["digest"][row].tobytes()
         return digest.hex() if any(digest) else None
 
@@ -59,5 +54,16 @@ class FileTable:
         """Keep the digest of a file."""
         self._columns["digest"][self._row[path]] = bytes.fromhex(digest)
 
-    def _row_of(self, file: str) -> int | None:
-        return self._row.get(file.removeprefix(self._root), self._row.get(file))
+    def opened_state(self, file: str) -> FileState | None:
+        """Return the state of a file by the path with the root; None if it was not there."""
+        found = self.size_and_time(self._path(file))
+        return found and FileState(os.path.abspath(file), *found)
+
+    def opened_digest(self, file: str) -> str | None:
+        """Return the digest of a file by the path with the root; None where it is not known."""
+        return self.digest(self._path(file))
+
+    def _path(self, file: str) -> str:
+        # An absolute path stays as it is, and may be within the root.
+        path = file.removeprefix(self._root)
+        return path if path in self._row else file

@@ -194,7 +194,7 @@ class _Features:
         return os.path.join(self._images.image_set.root, path)
 
     def _image_key(self, file: str | Path, version: str) -> bytes:
-        state = self._images.image_set.files.state(os.fspath(file))
+        state = self._images.image_set.files.opened_state(os.fspath(file))
         if state is None:
             raise BadImageError(file, "no such file")
         return image_key(state, version)
