@@ -45,7 +45,7 @@ OWN = """
 import functools
 from dataclasses import dataclass, field
 from torch import nn
-from .parts import Base, make as maker
+from .parts import Base, make as maker, wide as narrow, narrow as wide
 
 class Plain:
     def __init__(self, scale, *, bias=True): ...
@@ -58,6 +58,19 @@ class Inherits(Base):
 
 class OfAnother(nn.Linear):
     pass
+
+class Nothing:
+    def __init__(self): ...
+
+class Bundled:
+    def __init__(*parts, scale, bias): ...
+
+class Assigned(Base):
+    __init__ = maker
+
+class Conditional(Base):
+    if True:
+        def __init__(self, width): ...
 
 class Two(Base, Plain):
     pass
@@ -76,6 +89,10 @@ class Fields:
 @dataclass
 class Ruled:
     scale: float = field(init=False)
+
+@dataclass(init=False)
+class Bare:
+    scale: float
 
 @dataclass
 class More(Fields):
@@ -104,13 +121,23 @@ for Rebound in (Rebound,): pass
 """
 
 
+PARTS = """
+class Base:
+    def __init__(self, depth=1): ...
+
+def make(width): ...
+def wide(much): ...
+def narrow(little): ...
+"""
+
+
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     package = tmp_path / "own_lab_of_signatures"
     package.mkdir()
     (package / "__init__.py").write_text("from .heads import Plain\nfrom .loop import Round\n")
     (package / "heads.py").write_text(OWN)
-    (package / "parts.py").write_text("class Base:\n    def __init__(self, depth=1): ...\ndef make(width): ...\n")
+    (package / "parts.py").write_text(PARTS)
     (package / "loop.py").write_text("from . import Round\n")
     (package / "broken.py").write_text("def head(scale:\n")
     (package / "latin.py").write_bytes(b"# -*- coding: latin-1 -*-\ndef head(scale): '\xe4'\n")
@@ -126,6 +153,13 @@ def own(tmp_path, monkeypatch):
         ("heads.Open", ("scale", ANY)),
         ("heads.Inherits", ("depth",)),
         ("heads.OfAnother", (ANY,)),
+        ("heads.Nothing", ()),
+        ("heads.Bundled", (ANY,)),
+        ("heads.Assigned", (ANY,)),
+        ("heads.Conditional", (ANY,)),
+        ("heads.Bare", (ANY,)),
+        ("heads.wide", ("little",)),
+        ("heads.narrow", ("much",)),
         ("heads.Two", (ANY,)),
         ("heads.Made", (ANY,)),
         ("heads.Meta", (ANY,)),

@@ -9,11 +9,11 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-# A name may be imported from module to module as often.
+# Imports through which a name is followed, at most
 _STEPS = 8
-# In the place of a name: any other is taken, too.
+# Among the names: others are taken, too.
 ANY = "**"
-# What changes no name that it decorates
+# Decorators that leave the keywords as they are
 _HARMLESS = ("_defaults_from_env_vars",)
 
 
@@ -23,7 +23,8 @@ def parameters(target: Any) -> tuple[str, ...]:
     That is so of what takes any keyword, has decorators or a metaclass, or is written in another language.
     """
     module, _, name = str(target).rpartition(".")
-    return (_defined(module, name, _STEPS) if module else None) or (ANY,)
+    found = _defined(module, name, _STEPS) if module else None
+    return (ANY,) if found is None else found
 
 
 @cache
@@ -34,7 +35,7 @@ def _defined(module: str, name: str, steps: int) -> tuple[str, ...] | None:
         return None
     match found[0]:
         case ast.ImportFrom(names=names):
-            imported = next(one.name for one in names if name in (one.asname, one.name))
+            imported = next(one.name for one in names if name == (one.asname or one.name))
             return _defined(_absolute(module, found[0]), imported, steps - 1)
         case ast.FunctionDef() as function:
             return _keywords(function)
@@ -44,19 +45,28 @@ def _defined(module: str, name: str, steps: int) -> tuple[str, ...] | None:
 
 
 def _of_class(module: str, kind: ast.ClassDef, steps: int) -> tuple[str, ...] | None:
-    made = [one for one in kind.body if isinstance(one, ast.FunctionDef) and one.name in ("__init__", "__new__")]
+    made = [one for one in kind.body if {"__init__", "__new__"}.intersection(_names(one))]
     if kind.decorator_list:
         text = ast.unparse(kind)
         is_dataclass = re.match(r"@(dataclasses\.)?dataclass(\(.*\))?\nclass", text)
         # Others than plain fields have rules of their own.
-        if not is_dataclass or made or kind.bases or re.search(r"ClassVar|InitVar|KW_ONLY|\bfield\(", text):
+        if (
+            not is_dataclass
+            or made
+            or kind.bases
+            or re.search(r"ClassVar|InitVar|KW_ONLY|\bfield\(|\binit=False", text)
+        ):
             return None
         return tuple(ast.unparse(one.target) for one in kind.body if isinstance(one, ast.AnnAssign))
-    if kind.keywords or any(one.name == "__new__" for one in made) or len(made) > 1:
+    if kind.keywords or len(made) > 1:
         return None
     if made:
-        found = _keywords(made[0])
-        return None if found is None else found[1:]
+        init = made[0]
+        # Without a first argument, `self` is one of `*args`.
+        if not isinstance(init, ast.FunctionDef) or init.name != "__init__" or not init.args.args:
+            return None
+        found = _keywords(init)
+        return found and found[1:]
     one_base = len(kind.bases) == 1 and isinstance(kind.bases[0], ast.Name)
     return _defined(module, ast.unparse(kind.bases[0]), steps - 1) if one_base else None
 

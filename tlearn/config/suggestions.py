@@ -110,7 +110,7 @@ def unknown_key(key: str, asked: Asked) -> str:
         have = "has" if len(others) == 1 else "have"
         return f"unknown key {key}: {', '.join(others)} {have} it, and {asked.program} does not"
     if ANY not in taken:
-        return f"unknown key {key}: {asked.target(node)} takes {', '.join(taken)}"
+        return f"unknown key {key}: {asked.target(node)} takes {', '.join(taken) or 'nothing'}"
     return f"unknown key {key} (notes of your own go under extra., as +extra.{last}=...)"
 
 
