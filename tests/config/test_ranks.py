@@ -78,6 +78,8 @@ def test_a_restart_goes_on_where_its_folder_has_a_checkpoint(ranks, tmp_path, mo
     (tmp_path / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {cwd: /, config_sources: []}}")
     assert restarted_arguments(given) == ["seed=3", f"resume='{tmp_path}'"]
     assert restarted_arguments(["seed=3"]) == ["seed=3"]
+    quiet = "hydra/job_logging=none"
+    assert restarted_arguments([*given, quiet]) == ["seed=3", quiet, f"resume='{tmp_path}'"]
     another = ["seed=4", f"hydra.run.dir={tmp_path}"]
     assert restarted_arguments(another) == another
     monkeypatch.setenv("HOME", str(tmp_path.parent))

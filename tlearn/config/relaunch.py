@@ -131,12 +131,12 @@ def _resuming(run: Path) -> str:
 
 
 def started_by(run: Path, arguments: list[str]) -> bool:
-    """Return whether a command started the run in a folder: the same overrides, in any place."""
+    """Return whether a command started the run in a folder: the same overrides, in the same order."""
     try:
         stored = read_stored(run)[0]
     except CheckpointError:
         return False
-    return stored == [one for one in _flags(arguments)[1] if not key_of(one).startswith(("hydra.", "trust"))]
+    return stored == [one for one in _flags(arguments)[1] if not key_of(one).startswith(("hydra.", "hydra/", "trust"))]
 
 
 def resumed_run(arguments: list[str]) -> Path | None:
