@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 # What torch.distributed needs to know, as torchrun and its like tell it
 _TORCH = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# Of jobs with these names Lightning takes no notice: they are shells that somebody types in.
+# Lightning ignores jobs of these names: they are shells that somebody types in.
 _INTERACTIVE = ("bash", "interactive")
 
 
@@ -34,7 +34,7 @@ def launch() -> Launch | None:
         nodes = _number("GROUP_WORLD_SIZE") or (processes // devices if devices else None)
         return Launch(int(os.environ["RANK"]), processes, nodes, devices)
     tasks = slurm_tasks()
-    # The script of a job knows these variables, and is none of the tasks; one task starts further processes itself.
+    # The script of a job has these variables too, and is not a task; one task starts further processes itself.
     if tasks < 2 or "SLURM_STEP_ID" not in os.environ:
         return None
     nodes = _number("SLURM_STEP_NUM_NODES") or _number("SLURM_NNODES") or 1
@@ -56,7 +56,7 @@ def launched(what: str, otherwise: int | str) -> int | str:
 
 
 def tell_lightning() -> None:
-    """Set what Lightning wants to be told of several tasks of SLURM, though it never reads it."""
+    """Set the variable that Lightning requires of several tasks of SLURM, though it never reads its value."""
     if slurm_tasks() > 1:
         os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(launched("devices", 1)))
 

@@ -149,7 +149,7 @@ def _name_outliers(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     with warnings.catch_warnings():
         # As in `drawing`: characters that no font has are not warned of.
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        # Names inside the axes change nothing of it, and drawing need not find it again.
+        # Names inside the axes leave the layout as it is: it is computed once.
         layout.execute(figure)
         figure.set_layout_engine("none")
         points = axes.transData.transform(list(zip(x, y, strict=True)))

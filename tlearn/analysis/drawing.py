@@ -23,7 +23,7 @@ _FURTHER_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "
 # How Unicode begins the names of their characters
 _CJK = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "FULLWIDTH", "IDEOGRAPHIC")
 
-# Pixels per inch: two for each of a page's, so that lines and letters are sharp on any screen
+# Pixels per inch: twice those of a page, so that lines and text are sharp on any screen
 DPI = 192
 
 # Bytes of a png that may hold photographs
@@ -31,7 +31,7 @@ _LARGE = 300_000
 
 
 class Drawing(Figure):
-    """A figure that a notebook shows as an image, with or without pyplot; it has a page's resolution if no other."""
+    """A figure that a notebook shows as an image, with or without pyplot; its default resolution is that of pages."""
 
     def __init__(self, *, dpi: float = DPI, **more: Any) -> None:
         super().__init__(dpi=dpi, **more)
@@ -108,13 +108,13 @@ def rendered(figure: Figure) -> Image.Image:
 def png_bytes(image: Image.Image) -> bytes:
     """Return an image as the bytes of a png file."""
     buffer = io.BytesIO()
-    # More would take several times as long, for files that are hardly smaller.
+    # A higher level takes several times as long, for files that are hardly smaller.
     image.save(buffer, "PNG", compress_level=2, dpi=image.info["dpi"])
     return buffer.getvalue()
 
 
 def compact(image: Image.Image, png: bytes) -> tuple[bytes, str]:
-    """Return what shows it, and its media type: a JPEG, several times smaller, where a large one holds photographs."""
+    """Return an image as its PNG, or as a JPEG where that is far smaller (photographs), and the media type."""
     buffer = io.BytesIO()
     if len(png) > _LARGE:
         image.convert("RGB").save(buffer, "JPEG", quality=88)

@@ -80,7 +80,7 @@ def prepare(
 def readable(
     files: FileTable, samples: Sequence[Sample], decoder: Decoder, on_bad_image: str, cache: Path | None
 ) -> tuple[dict[str, str], list[Sample], list[str]]:
-    """Return the unreadable images, path -> reason, the other samples, whose digests `files` has then, and notes.
+    """Return the unreadable images, path -> reason, the other samples, and notes; put the others' digests into `files`.
 
     Raises:
         BadImagesError: some are unreadable and `on_bad_image` is "error".

@@ -42,7 +42,7 @@ class Verified:
         self._stale, self._entries = 0, 0
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
-        """Yield the paths and entries of this key; of several of a path, the last one counts."""
+        """Yield the paths and entries of this key; a path may come again, with its newest entry last."""
         if self._file is None:
             return
         self._stale = self._entries = 0

@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 def check_images(
     files: FileTable, paths: Sequence[str], decoder: Decoder, cache_folder: Path | None, threads: int
 ) -> tuple[dict[str, str], set[int]]:
-    """Decode images of a table fully; return the reason for each that cannot be, by path, and the bits of the others.
+    """Decode images of a table fully; return path -> reason of the unreadable ones, and the bit depths that occur.
 
     The digests of the others are put into the table. With a `cache_folder`, an image is decoded again only after a
     change of its size, its modification time, the decoder's options, Pillow or pillow-heif; a cache that cannot be

@@ -54,7 +54,7 @@ def _write_results(
     chosen = {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}
     # Under names of their own: at step 0, they would be points of the curves.
     board.log_hyperparams(chosen, {f"final/{name}": value for name, value in metrics.items()})
-    # It would write them to a file of its own, each first by itself to see whether it can.
+    # The logger would write them to a file of its own, after trying each by itself.
     board.hparams.clear()
     writer.flush()
 

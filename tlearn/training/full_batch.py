@@ -18,9 +18,10 @@ from tlearn.training.module import Batch, TransferModule
 
 
 class LBFGS(optim.LBFGS):
-    """L-BFGS whose first step is about as long as that of scipy's L-BFGS-B, 1 / |g|_2 times the gradient g.
+    """L-BFGS whose first step is about as long as that of scipy's L-BFGS-B: the gradient g times 1 / |g|_2.
 
-    torch's is 1 / |g|_1 times it, so short in many dimensions that each line search evaluates the loss four times more.
+    torch's is g times 1 / |g|_1, so short in many dimensions that the first line search of each fit evaluates the loss
+    several times more.
     """
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
@@ -31,7 +32,7 @@ class LBFGS(optim.LBFGS):
 
         def known() -> Tensor:
             now = [parameter.detach() for parameter in parameters]
-            # The second call begins where the first has ended, mostly with what it evaluated last.
+            # The second call begins where the first has ended, which is mostly what it evaluated last.
             if not (last and all(map(torch.equal, now, last[1:]))):
                 last[:] = [closure(), *(parameter.clone() for parameter in now)]
             return last[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
-# On their way from all processes together
+# Of a block, from all processes together
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -64,7 +64,7 @@ class _Group:
 
 
 def _group(own: int, device: torch.device) -> _Group:
-    """Return the processes, of which this one has so many rows."""
+    """Describe the processes; `own` is the number of rows of this one."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return _Group([own], 0, device)
     counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(distributed.get_world_size())]

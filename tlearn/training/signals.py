@@ -46,7 +46,7 @@ class _Signals:
             raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
 
     def save(self, number: int, frame: Any) -> None:
-        """Leave the saving to a fit; before and after it, all that a job which is queued again needs is on the disk."""
+        """Leave the saving to a fit; outside of one, everything is on the disk, and a job of SLURM is queued again."""
         if self.is_awaited or self.requeue is None:
             self.saving = True
         else:
@@ -103,7 +103,7 @@ def keep_signals(trainer: Any) -> None:
     """Keep the signals when a Trainer starts: Lightning's handler of SIGTERM waits for other processes, which hang."""
     connector = trainer._signal_connector
     register = connector.register_signal_handlers
-    # Which Lightning leaves out where a signal is handled already
+    # Lightning leaves queueing out where the signal has a handler already.
     if _current is not None and getattr(trainer._accelerator_connector.cluster_environment, "auto_requeue", False):
         _current.requeue = partial(_queue_again, trainer)
 
@@ -143,7 +143,7 @@ def saving_asked() -> bool:
 
 
 def saved() -> None:
-    """Note that what a signal asked any process for is on the disk, and queue a job of SLURM again if it was one."""
+    """Note that what a signal asked for is on the disk; queue a job of SLURM again."""
     if _current is None:
         return
     _current.saving = False
