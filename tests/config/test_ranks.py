@@ -1,5 +1,6 @@
 """Processes that a launcher has started: one run folder, which rank 0 names."""
 
+import itertools
 import json
 import os
 import socket
@@ -56,6 +57,21 @@ def test_a_given_folder_is_not_asked_for(ranks):
     assert shared_place(["hydra.run.dir=here"], Path("here")) == []
     ranks(1)
     assert shared_place(["hydra.run.dir=here"], Path("here")) == ["hydra.output_subdir=null"]
+
+
+def test_agents_that_count_other_restarts_share_a_folder(ranks, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    monkeypatch.setattr("tlearn.config.ranks._PATIENCE", timedelta(seconds=5))
+    monkeypatch.setattr("tlearn.config.ranks._stores", [])
+    for rank, restarts in ((0, "1"), (1, "0")):
+        ranks(rank)
+        monkeypatch.setenv("MASTER_PORT", port)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restarts)
+        # Each is another process.
+        monkeypatch.setattr("tlearn.config.ranks._runs", itertools.count())
+        assert shared_place([], Path(f"folder of {rank}"))[0] == "hydra.run.dir='folder of 0'"
 
 
 def test_a_launcher_that_does_not_answer_is_named(ranks, monkeypatch):

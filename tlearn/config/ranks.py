@@ -14,7 +14,7 @@ from tlearn.training.resume import last_path
 
 # Ranks of other machines may read the same files much later.
 _PATIENCE = timedelta(minutes=5)
-# Each run of a script has a key of its own, and so has each restart: the launcher's store outlives both.
+# Each run of a script has a key of its own: a store outlives it.
 _runs = itertools.count()
 # One that this process serves ends with its last reference, and torch's process group goes on with it.
 _stores: list[Any] = []
@@ -76,13 +76,16 @@ def _told(folder: Path, is_first: bool) -> Path:
     # Imported here: help and configuration errors must not wait for torch.
     from torch.distributed import TCPStore
 
-    run, attempt = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
-    key = f"tlearn/{run}/{attempt}/{next(_runs)}"
-    serves = is_first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    # An agent's store outlives its restarts, too. Without one, agents need not have counted the same restarts.
+    of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if of_agent else ""
+    key = f"tlearn/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{attempt}/{next(_runs)}"
     address, port = _meeting_place()
     try:
         # Without a count of its clients, which is that of the process group, and shared with it in this process.
-        store = TCPStore(address, port, None, serves, _PATIENCE, wait_for_workers=False, multi_tenant=True)
+        store = TCPStore(
+            address, port, None, is_first and not of_agent, _PATIENCE, wait_for_workers=False, multi_tenant=True
+        )
         _stores.append(store)
         if is_first:
             store.set(key, os.fsencode(folder))  # type: ignore[arg-type]
