@@ -21,8 +21,6 @@ ROW = Row(
 )
 # Of fifty trials on a busy machine
 LIMIT_SECONDS = 900
-
-
 # Moments that the first signal, and then the kill, may wait for, in numbers of trials: a trial of its own has about
 # fifteen of them, and four of five trials train; one that trains with the others has two.
 MOMENTS = {"together": ("batched", 1.0, 0.5), "training": ("basic", 5.0, 5.0)}

@@ -16,7 +16,7 @@ _DROP_RATES = ("drop_prob", "drop_rate")
 def step_notes(
     trainer: Trainer, module: TransferModule, batch_size: int, rate: float | None, synced: bool
 ) -> list[str]:
-    """Say how many images a step of several processes takes, and what in it is not as in one process; nothing for one.
+    """Return lines on how many images a step of several processes takes, and what in it is not as in one process.
 
     Args:
         trainer: of the training.
