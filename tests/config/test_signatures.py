@@ -1,6 +1,7 @@
 """What a class or function takes, read from its source, against what Python says of it."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -184,6 +185,14 @@ def own(tmp_path, monkeypatch):
 def test_what_own_code_takes(own, name, expected):
     assert parameters(f"{own}.{name}") == expected
     assert own not in sys.modules
+
+
+def test_a_file_that_was_changed_is_read_again(own, tmp_path):
+    file = tmp_path / own / "parts.py"
+    assert parameters(f"{own}.parts.make") == ("width",)
+    file.write_text("def make(width, depth): ...\n")
+    os.utime(file, ns=(1, 1))
+    assert parameters(f"{own}.parts.make") == ("width", "depth")
 
 
 @pytest.mark.parametrize("target", [None, "", "head", ".head", "a..b", "sys.exit", "builtins.dict", "no_such_module.x"])

@@ -27,7 +27,6 @@ def parameters(target: Any) -> tuple[str, ...]:
     return (ANY,) if found is None else found
 
 
-@cache
 def _defined(module: str, name: str, steps: int) -> tuple[str, ...] | None:
     source = _source(module)
     found = [one for one in source.body if name in _names(one)] if source and steps else []
@@ -100,16 +99,20 @@ def _absolute(module: str, statement: ast.ImportFrom) -> str:
     return ".".join([*kept, *([statement.module] if statement.module else [])])
 
 
-@cache
 def _source(module: str) -> ast.Module | None:
     place = _place(module)
     try:
-        return ast.parse(place.read_bytes()) if place else None
+        return _parsed(place, place.stat().st_mtime_ns) if place else None
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
 
 
 @cache
+def _parsed(place: Path, modified: int) -> ast.Module:
+    """Parse a file, which somebody may change while a notebook runs."""
+    return ast.parse(place.read_bytes())
+
+
 def _place(module: str) -> Path | None:
     """Find the file of a module without importing the packages that it lies in."""
     top, *below = module.split(".")
