@@ -12,7 +12,7 @@ from typing import Any
 
 from tlearn.config.declared import SEVERAL
 from tlearn.config.meant_values import metric_line
-from tlearn.config.signatures import ANY, parameters
+from tlearn.config.signatures import OF_HYDRA, untaken
 from tlearn.config.suggestions import did_you_mean
 from tlearn.config.valid_values import DECODING, RULES, SEATS, rule_of, without
 from tlearn.errors import ConfigError
@@ -30,8 +30,6 @@ _OTHERS = {
 _EMPTY = {"images": "backbone", "seed": "backbone", "tta": "metrics", "resume": "tune"}
 # Groups all of whose keys are read
 _WHOLE = ("features", "paths")
-# The keys of Hydra
-_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)")
 
 # Groups whose options all build on one file, and a key that only this file has
@@ -117,7 +115,8 @@ def check(
             raise RefusedValueError(key, value, expected)
     for group in SEVERAL:
         _check_named(group, config.get(group) or {}, known)
-    _check_arguments({group: config[group] for group in groups & config.keys() - {"extra"}})
+    if wrong := untaken({group: config[group] for group in groups & config.keys() - {"extra"}}):
+        raise UnknownKeyError(wrong)
     if config.get("transforms"):
         _check_transforms(config["transforms"])
     for group, key in _BASES.items():
@@ -150,26 +149,13 @@ def _check_named(group: str, parts: Any, known: list[str]) -> None:
             raise ConfigError(f"{key} has no _target_{meant}")
 
 
-def _check_arguments(node: Any, prefix: str = "") -> None:
-    """Refuse a key beside a `_target_` that it does not take, where its source says so."""
-    if isinstance(node, list):
-        node = {str(place): one for place, one in enumerate(node)}
-    if not isinstance(node, dict):
-        return
-    taken = parameters(node.get("_target_"))
-    for name, value in node.items():
-        if ANY not in taken and name not in (*_HYDRA, *taken):
-            raise UnknownKeyError(f"{prefix}{name}")
-        _check_arguments(value, f"{prefix}{name}.")
-
-
 def _check_place(key: str, value: Any, free: bool, known: list[str]) -> None:
     """Refuse a key that nothing reads; a `free` one needs no rule."""
     node, _, last = key.rpartition(".")
     if last == "_target_" and not free and node.partition(".")[0] != "extra":
         raise ConfigError(f"nothing is built at {node}, so {key}={value} would be ignored{_seat_like(node, known)}")
-    if last.startswith("_") and last not in _HYDRA and node.partition(".")[0] != "extra":
-        raise ConfigError(f"unknown key {key}{did_you_mean(last, _HYDRA)}")
+    if last.startswith("_") and last not in OF_HYDRA and node.partition(".")[0] != "extra":
+        raise ConfigError(f"unknown key {key}{did_you_mean(last, OF_HYDRA)}")
     if not free and rule_of(key) is None:
         raise UnknownKeyError(key)
 

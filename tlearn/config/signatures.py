@@ -13,6 +13,8 @@ from typing import Any
 _STEPS = 8
 # Among the names: others are taken, too.
 ANY = "**"
+# Keys beside a `_target_` that Hydra reads itself
+OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 # Decorators that leave the keywords as they are
 _HARMLESS = ("_defaults_from_env_vars",)
 
@@ -25,6 +27,21 @@ def parameters(target: Any) -> tuple[str, ...]:
     module, _, name = str(target).rpartition(".")
     found = _defined(module, name, _STEPS) if module else None
     return (ANY,) if found is None else found
+
+
+def untaken(node: Any, prefix: str = "") -> str | None:
+    """Return the first key beside a `_target_` that it does not take, where its source says so, or None."""
+    if isinstance(node, list):
+        node = {str(place): one for place, one in enumerate(node)}
+    if not isinstance(node, dict):
+        return None
+    taken = parameters(node.get("_target_"))
+    for name, value in node.items():
+        if ANY not in taken and name not in (*OF_HYDRA, *taken):
+            return f"{prefix}{name}"
+        if found := untaken(value, f"{prefix}{name}."):
+            return found
+    return None
 
 
 def _defined(module: str, name: str, steps: int) -> tuple[str, ...] | None:
