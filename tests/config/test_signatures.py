@@ -73,6 +73,25 @@ class Conditional(Base):
     if True:
         def __init__(self, width): ...
 
+class Patched:
+    def __init__(self, scale): ...
+Patched.__init__ = lambda self, width: None
+
+class Fielded:
+    def __init__(self): ...
+    def __init_subclass__(cls): dataclass(cls)
+
+class Given(Fielded):
+    scale: float
+
+class Replaced:
+    def __init__(self, scale): ...
+try:
+    import missing
+except ImportError:
+    class Replaced:
+        def __init__(self, width): ...
+
 class Two(Base, Plain):
     pass
 
@@ -94,6 +113,12 @@ class Ruled:
 @dataclass(init=False)
 class Bare:
     scale: float
+
+@dataclass
+class Divided:
+    scale: float
+    if True:
+        width: float
 
 @dataclass
 class More(Fields):
@@ -122,6 +147,26 @@ for Rebound in (Rebound,): pass
 """
 
 
+STARRED = """
+from attr import dataclass
+
+class Base:
+    def __init__(self, scale): ...
+from .parts import *
+
+@dataclass
+class Private:
+    _scale: float
+"""
+
+PLAIN = """
+import dataclasses
+
+@dataclasses.dataclass
+class Fields:
+    scale: float
+"""
+
 PARTS = """
 class Base:
     def __init__(self, depth=1): ...
@@ -139,6 +184,8 @@ def own(tmp_path, monkeypatch):
     (package / "__init__.py").write_text("from .heads import Plain\nfrom .loop import Round\n")
     (package / "heads.py").write_text(OWN)
     (package / "parts.py").write_text(PARTS)
+    (package / "starred.py").write_text(STARRED)
+    (package / "fields.py").write_text(PLAIN)
     (package / "loop.py").write_text("from . import Round\n")
     (package / "broken.py").write_text("def head(scale:\n")
     (package / "latin.py").write_bytes(b"# -*- coding: latin-1 -*-\ndef head(scale): '\xe4'\n")
@@ -159,6 +206,14 @@ def own(tmp_path, monkeypatch):
         ("heads.Assigned", (ANY,)),
         ("heads.Conditional", (ANY,)),
         ("heads.Bare", (ANY,)),
+        ("heads.Divided", (ANY,)),
+        ("heads.Patched", (ANY,)),
+        ("heads.Fielded", (ANY,)),
+        ("heads.Given", (ANY,)),
+        ("heads.Replaced", (ANY,)),
+        ("starred.Base", (ANY,)),
+        ("starred.Private", (ANY,)),
+        ("fields.Fields", ("scale",)),
         ("heads.wide", ("little",)),
         ("heads.narrow", ("much",)),
         ("heads.Two", (ANY,)),

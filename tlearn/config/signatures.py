@@ -3,7 +3,6 @@
 import ast
 import importlib.util
 import re
-from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -17,6 +16,8 @@ ANY = "**"
 OF_HYDRA = ("_target_", "_partial_", "_args_", "_convert_", "_recursive_")
 # Decorators that leave the keywords as they are
 _HARMLESS = ("_defaults_from_env_vars",)
+# Methods that decide what a class, or one that inherits from it, is called with
+_MAKING = {"__init__", "__new__", "__init_subclass__"}
 
 
 def parameters(target: Any) -> tuple[str, ...]:
@@ -46,8 +47,11 @@ def untaken(node: Any, prefix: str = "") -> str | None:
 
 def _defined(module: str, name: str, steps: int) -> tuple[str, ...] | None:
     source = _source(module)
-    found = [one for one in source.body if name in _names(one)] if source and steps else []
-    if len(found) != 1:
+    if not source or not steps:
+        return None
+    found = [one for one in source.body if name in _names(one)]
+    # A star that is imported further down may have another by this name.
+    if len(found) != 1 or any("*" in _names(one) for one in source.body[source.body.index(found[0]) + 1 :]):
         return None
     match found[0]:
         case ast.ImportFrom(names=names):
@@ -61,19 +65,9 @@ def _defined(module: str, name: str, steps: int) -> tuple[str, ...] | None:
 
 
 def _of_class(module: str, kind: ast.ClassDef, steps: int) -> tuple[str, ...] | None:
-    made = [one for one in kind.body if {"__init__", "__new__"}.intersection(_names(one))]
+    made = [one for one in kind.body if _MAKING.intersection(_names(one))]
     if kind.decorator_list:
-        text = ast.unparse(kind)
-        is_dataclass = re.match(r"@(dataclasses\.)?dataclass(\(.*\))?\nclass", text)
-        # Others than plain fields have rules of their own.
-        if (
-            not is_dataclass
-            or made
-            or kind.bases
-            or re.search(r"ClassVar|InitVar|KW_ONLY|\bfield\(|\binit=False", text)
-        ):
-            return None
-        return tuple(ast.unparse(one.target) for one in kind.body if isinstance(one, ast.AnnAssign))
+        return None if made or kind.bases else _fields(module, kind)
     if kind.keywords or len(made) > 1:
         return None
     if made:
@@ -87,6 +81,18 @@ def _of_class(module: str, kind: ast.ClassDef, steps: int) -> tuple[str, ...] | 
     return _defined(module, ast.unparse(kind.bases[0]), steps - 1) if one_base else None
 
 
+def _fields(module: str, kind: ast.ClassDef) -> tuple[str, ...] | None:
+    text, source = ast.unparse(kind), _source(module)
+    decorator = re.match(r"@(dataclasses(?=\.)|dataclass)(\.dataclass)?(\(.*\))?\nclass", text)
+    # Others than plain fields have rules of their own, and so have dataclasses of attrs and pydantic.
+    if not decorator or not source or re.search(r"ClassVar|InitVar|KW_ONLY|\bfield\(|\binit=False|\n    if ", text):
+        return None
+    imports = [ast.unparse(one) for one in source.body if decorator[1] in _names(one)]
+    if len(imports) != 1 or not re.match(r"(import|from) dataclasses\b", imports[0]):
+        return None
+    return tuple(ast.unparse(one.target) for one in kind.body if isinstance(one, ast.AnnAssign))
+
+
 def _keywords(function: ast.FunctionDef) -> tuple[str, ...] | None:
     given = function.args
     if given.posonlyargs or any(ast.unparse(one) not in _HARMLESS for one in function.decorator_list):
@@ -94,16 +100,19 @@ def _keywords(function: ast.FunctionDef) -> tuple[str, ...] | None:
     return (*(one.arg for one in (*given.args, *given.kwonlyargs)), *([ANY] if given.kwarg else []))
 
 
-def _names(statement: ast.stmt) -> Sequence[str]:
-    """Return the names that a statement at the top of a module may set."""
-    match statement:
-        case ast.ImportFrom() | ast.Import():
-            return [one.asname or one.name for one in statement.names]
-        case ast.ClassDef() | ast.FunctionDef():
-            return [statement.name]
-    return [one.id for one in ast.walk(statement) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)] + [
-        name for one in ast.iter_child_nodes(statement) if isinstance(one, ast.stmt) for name in _names(one)
-    ]
+def _names(statement: ast.stmt) -> list[str]:
+    """Return the names that a statement of a module or class may set, and those whose constructor it replaces."""
+    names = []
+    whole = isinstance(statement, ast.ClassDef | ast.FunctionDef)
+    for one in [statement] if whole else ast.walk(statement):
+        match one:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                names.append(name)
+            case ast.alias(name=name, asname=other):
+                names.append(other or name)
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute, ctx=ast.Store()) if attribute in _MAKING:
+                names.append(name)
+    return names
 
 
 def _absolute(module: str, statement: ast.ImportFrom) -> str:
