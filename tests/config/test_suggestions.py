@@ -259,6 +259,12 @@ def test_what_a_target_of_your_own_takes_is_welcome(option, key):
     compose([option, *(key or own).replace("+optimizer._target_", "optimizer._target_").split()])
 
 
+def test_the_argument_that_was_meant_of_what_is_given_whole_is_named(refused):
+    given = "+callbacks.mine={{_target_: lightning.pytorch.callbacks.LearningRateFinder, {}: 2}}"
+    assert refused(given.format("max_lrs")).endswith("did you mean +callbacks.mine.max_lr?")
+    assert "LearningRateFinder takes min_lr, max_lr, " in refused(given.format("nothing"))
+
+
 def test_a_path_whose_blank_the_shell_has_split_gets_its_quotes(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my pictures").mkdir()

@@ -70,7 +70,10 @@ class Asked:
 
     def target(self, node: str) -> str | None:
         """Return what is built at a node, if anything."""
-        return self.given.get(f"{node}._target_") or OmegaConf.select(self.config, f"{node}._target_")
+        # Given whole, as callbacks.mine={_target_: mylab.Mine, every: 2}
+        whole = re.search(r"""_target_: *["']?([\w.]+)""", self.given.get(node, ""))
+        typed = self.given.get(f"{node}._target_") or (whole and whole[1])
+        return typed or OmegaConf.select(self.config, f"{node}._target_")
 
     @property
     def choices(self) -> Mapping[str, str | None]:
@@ -103,7 +106,9 @@ def unknown_key(key: str, asked: Asked) -> str:
     node, _, last = key.rpartition(".")
     taken, close = parameters(asked.target(node)), _meant(key, asked)
     if ANY not in taken:
-        close = [one for one in close if re.match(rf"\+?{group}\b", one)]
+        # Callbacks have nothing to do with each other.
+        part = re.escape(node if group in SEVERAL else group)
+        close = [one for one in close if re.match(rf"\+?{part}\b", one)]
     if close:
         return f"unknown key {key}; did you mean {' or '.join(close)}?"
     if others := [program for program in programs_with(key) if program != asked.program]:
