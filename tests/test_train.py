@@ -264,7 +264,7 @@ def test_unreadable_pictures_are_all_named_before_training(tmp_path, folder_data
         (["module=full_batch", "transforms.mixup_alpha=0.2"], "mixup_alpha"),
         (["optimizer=none"], "optimizer=adam"),
         (["module._target_=torch.nn.Linear"], "not a subclass of tlearn.training.module.TransferModule"),
-        (["+module.rate=3"], "'rate'"),
+        (["+module.rate=3"], "unknown key module.rate"),
         (["+module.monitor=val/top1"], "module.monitor cannot be given"),
         (["trainer=gpu"], "GPU|gpu|CUDA|cuda|accelerator"),
         (["trainer=dp"], "needs at least 2 GPUs"),
