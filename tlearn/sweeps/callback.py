@@ -76,15 +76,17 @@ class SweepTable(Callback):
             say(told)
         SweepTable.sweep, SweepTable.is_shown = config, False
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+    # Hydra calls it by keywords, and the job's configuration is known without it.
+    def on_job_end(self, *, job_return: JobReturn, **kwargs: Any) -> None:  # type: ignore[override]
         """Write the table of all trials that have started, if it was not written just now."""
         job, started = HydraConfig.get(), time.monotonic()
-        if job.mode == RunMode.MULTIRUN:
-            for before in self._last:
-                # Hydra keeps the configurations of all trials until a sweep ends, and nobody looks at them again.
-                before.cfg = before.hydra_cfg = None
-            self._last[:] = [job_return]
-        if job.mode == RunMode.MULTIRUN and started >= self._due[0]:
+        if job.mode != RunMode.MULTIRUN:
+            return
+        for before in self._last:
+            # Hydra keeps the configurations of all trials until a sweep ends, and nobody looks at them again.
+            before.cfg = before.hydra_cfg = None
+        self._last[:] = [job_return]
+        if started >= self._due[0]:
             write_results(_folder(job), collect(_folder(job)))
             took = time.monotonic() - started
             self._due[:] = [time.monotonic() + (_PAUSE * took if took > _BRIEF else 0.0)]
