@@ -81,13 +81,7 @@ def fit_tlearn(features: Tensor, targets: Tensor, classes: int) -> Heads:
     head = nn.Linear(features.shape[1], classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    optimizer = LBFGS(
-        head.parameters(),
-        max_iter=MODULE.max_iter,
-        tolerance_grad=MODULE.tolerance,
-        history_size=MODULE.history_size,
-        line_search_fn="strong_wolfe",
-    )
+    optimizer = LBFGS(head.parameters(), MODULE.max_iter, MODULE.tolerance, MODULE.history_size)
     found: Heads = []
     for decay in MODULE.weight_decays:
         optimizer.state.clear()

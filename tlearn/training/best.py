@@ -40,31 +40,31 @@ def evaluate_best(
     loggers, trainer.loggers = trainer.loggers, []
     collector = Collector(plan.features)
     outputs: dict[str, Outputs] = {}
-
-    def take(split: str) -> None:
-        taken, _ = collector.take(split, data)
-        if taken is not None:
-            outputs[split] = taken
-
     with collector.attached(trainer, module.network.head):
         [measured] = trainer.validate(module, datamodule=data, verbose=False)
         metrics |= measured
-        take("val")
+        outputs |= _taken(collector, "val", data)
         refuse_exploded(measured["val/loss"], len(data.image_set.classes))
         metrics |= module.finish(data, int(metrics.get("epoch/best", metrics["epoch/last"])))
         if "test" in data.datasets:
             [measured] = trainer.test(module, datamodule=data, verbose=False)
             metrics |= measured
-            take("test")
+            outputs |= _taken(collector, "test", data)
             for logger in loggers:
                 logger.log_metrics(dict(measured), step=trainer.global_step)
                 logger.save()
         if plan.train_pictures:
             with report_only("evaluating the training images"):
                 trainer.validate(module, dataloaders=data.plain_train_dataloader(), verbose=False)
-                take("train")
+                outputs |= _taken(collector, "train", data)
     trainer.loggers = loggers
     return metrics, outputs
+
+
+def _taken(collector: Collector, split: str, data: SplitDataModule) -> dict[str, Outputs]:
+    """Return the outputs of the last evaluation by their split; nothing in further processes."""
+    outputs, _ = collector.take(split, data)
+    return {} if outputs is None else {split: outputs}
 
 
 def _end_averaging(trainer: Trainer) -> None:

@@ -1,6 +1,6 @@
 """L-BFGS: a linear head fitted to convergence on all features, the weight decay chosen on val."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,15 @@ class LBFGS(optim.LBFGS):
     torch's is g times 1 / |g|_1, so short in many dimensions that the first line search of each fit evaluates the loss
     several times more.
     """
+
+    def __init__(self, parameters: Iterable[Tensor], max_iter: int, tolerance: float, history_size: int) -> None:
+        super().__init__(
+            parameters,
+            max_iter=max_iter,
+            tolerance_grad=tolerance,
+            history_size=history_size,
+            line_search_fn="strong_wolfe",
+        )
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:  # type: ignore[override]
         """Minimise a loss from where its parameters are; its gradients are set by `closure`."""
@@ -93,13 +102,7 @@ class FullBatchModule(TransferModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Build the optimizer over the head's weight and bias."""
-        return LBFGS(
-            self.network.head.parameters(),
-            max_iter=self.max_iter,
-            tolerance_grad=self.tolerance,
-            history_size=self.history_size,
-            line_search_fn="strong_wolfe",
-        )
+        return LBFGS(self.network.head.parameters(), self.max_iter, self.tolerance, self.history_size)
 
     def setup(self, stage: str) -> None:
         """Limit the number of epochs to the number of weight decays."""
