@@ -111,7 +111,7 @@ def extraction(name: str, kind: str, files: list[Path], decoded: Any) -> dict[st
     """Files to features a second, as a share of the lower of what the decoder and the body allow."""
     body, reader = network_of(name)
     with in_kind(kind) as dtype:
-        made = Extractor(body, reader, dtype, DEVICE)
+        made = Extractor(body, reader, dtype, [DEVICE])
         rate_of(made, files[:128])
         rate = rate_of(made, files)
         alone = body_rate(made, 64 if GPU else 4, DEVICE, 2)
@@ -125,7 +125,7 @@ def likeness(name: str, kind: str, files: list[Path]) -> dict[str, float]:
     items = [(path, None) for path in files[:48]]
     exact = torch.cat(list(Extractor(body.cpu(), reader)(items)))
     with in_kind(kind) as dtype:
-        found = torch.cat(list(Extractor(body, reader, dtype, DEVICE, workers=0)(items))).float()
+        found = torch.cat(list(Extractor(body, reader, dtype, [DEVICE], workers=0)(items))).float()
     return {"relative difference": float((found - exact).norm() / exact.norm()), "cosine": similarity(exact, found)}
 
 

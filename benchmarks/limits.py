@@ -71,7 +71,7 @@ def transform_of(backbone: TorchvisionBackbone) -> Transform:
 def extractor(name: str, weights: str | None, dtype: torch.dtype, device: torch.device) -> Extractor:
     backbone = TorchvisionBackbone(name, weights)
     fixed = transform_of(backbone)
-    return Extractor(backbone.build().module, Reader(Decoder(), fixed, fixed), dtype, device)
+    return Extractor(backbone.build().module, Reader(Decoder(), fixed, fixed), dtype, [device])
 
 
 def rate_of(made: Extractor, files: list[Path]) -> float:

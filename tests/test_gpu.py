@@ -68,11 +68,22 @@ def test_features_are_those_of_the_cpu_unless_tf32_is_asked_for(body, reader, fi
     found = {}
     for name, device, tf32 in (("cpu", torch.device("cpu"), False), ("exact", GPU, False), ("tf32", GPU, True)):
         with float32(tf32):
-            found[name] = torch.cat(list(Extractor(body, reader, device=device, workers=2)(items)))
+            found[name] = torch.cat(list(Extractor(body, reader, devices=[device], workers=2)(items)))
     assert found["exact"].device.type == "cpu"
     assert _difference(found["exact"], found["cpu"]) < 1e-5
     if has_tf32(GPU):
         assert 1e-5 < _difference(found["tf32"], found["cpu"]) < 1e-2
+
+
+def test_several_gpus_compute_batches_in_turn(body, reader, files, monkeypatch):
+    monkeypatch.setattr(extract, "_GPU_BATCH", 16)
+    items = [(file, None) for file in files]
+    with float32():
+        one, several = (
+            torch.cat(list(Extractor(body, reader, devices=devices, workers=0)(items)))
+            for devices in ([GPU], [GPU, torch.device("cuda", torch.cuda.device_count() - 1)])
+        )
+    assert torch.equal(one, several)
 
 
 def test_products_are_exact_too():
@@ -86,7 +97,7 @@ def test_an_image_that_cannot_be_read_costs_no_batch_before_it(body, reader, fil
     bad.write_bytes(b"not an image")
     got = []
     with pytest.raises(BadImageError, match=r"bad\.jpg"):
-        got.extend(Extractor(body, reader, device=GPU, workers=0)([(file, None) for file in [*files[:130], bad]]))
+        got.extend(Extractor(body, reader, devices=[GPU], workers=0)([(file, None) for file in [*files[:130], bad]]))
     assert sum(map(len, got)) == 130 // extract._GPU_BATCH * extract._GPU_BATCH
 
 

@@ -6,6 +6,7 @@ import gc
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -270,11 +271,11 @@ def test_an_interrupted_extraction_goes_on(tmp_path, folder_data, weights, monke
     forward = Extractor._forward
     batches = []
 
-    def interrupted(self: Extractor, pixels: torch.Tensor) -> torch.Tensor:
+    def interrupted(self: Extractor, pixels: torch.Tensor, body: torch.nn.Module) -> torch.Tensor:
         batches.append(len(pixels))
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return forward(self, pixels)
+        return forward(self, pixels, body)
 
     monkeypatch.setattr(extract, "available_cpus", lambda: 1)
     with monkeypatch.context() as patch:
@@ -415,3 +416,24 @@ def test_segments_are_read_in_order_by_training(tmp_path, folder_data, weights, 
     monkeypatch.setenv("TLEARN_CACHE", str(tmp_path / "cache"))
     same(runs.run(tmp_path / "many", folder_data, weights, "trainer.max_epochs=2"), reference)
     assert len(list((tmp_path / "cache").glob("features/*/*.safetensors"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("root", "parallel", "expected"),
+    [
+        ("cuda:0", ["cuda:0", "cuda:1", "cuda:2", "cuda:3"], ["cuda:0", "cuda:1", "cuda:3"]),
+        # A rank that torchrun started, and DataParallel's list
+        ("cuda:1", ["cuda:0", "cuda:1"], ["cuda:1", "cuda:0"]),
+        ("cuda:0", ["cuda:0", "cuda:0"], ["cuda:0"]),
+        ("cuda:2", None, ["cuda:2"]),
+        # Threads use all CPUs already.
+        ("cpu", ["cpu", "cpu"], ["cpu"]),
+    ],
+)
+def test_features_are_computed_by_all_gpus_of_one_kind(monkeypatch, root, parallel, expected):
+    names = {0: "A", 1: "A", 2: "B", 3: "A"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    strategy = SimpleNamespace(root_device=torch.device(root))
+    if parallel is not None:
+        strategy.parallel_devices = list(map(torch.device, parallel))
+    assert [str(device) for device in choose._devices(strategy)] == expected

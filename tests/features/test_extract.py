@@ -84,7 +84,7 @@ def test_loader_workers_give_the_same_as_threads(body, files, monkeypatch):
     extractor, items = Extractor(body, reader()), [(file, None) for file in files]
     threads = all_of(extractor, items)
     monkeypatch.setattr(extract, "_GPU_BATCH", 16)
-    assert torch.allclose(torch.cat(list(extractor._on_device(items))), threads, atol=1e-6)
+    assert torch.allclose(torch.cat(list(extractor._on_devices(items))), threads, atol=1e-6)
 
 
 @pytest.mark.parametrize("bad", [16, 40, 69])
@@ -93,11 +93,34 @@ def test_an_image_that_a_worker_cannot_read_costs_no_batch_before_it(body, files
     files[bad].write_bytes(b"not an image")
     extractor, got = Extractor(body, reader(), workers=0), []
     with pytest.raises(BadImageError, match=files[bad].name):
-        got.extend(extractor._on_device([(file, None) for file in files]))
+        got.extend(extractor._on_devices([(file, None) for file in files]))
     assert sum(map(len, got)) == bad // 16 * 16
 
 
-def test_a_batch_is_fetched_when_the_next_has_been_asked_for(body, files, monkeypatch):
+def test_several_devices_compute_batches_in_turn_and_are_left_empty(body, files, monkeypatch):
+    items, ran = [(file, None) for file in files], []
+    expected = all_of(Extractor(body, reader()), items)
+    monkeypatch.setattr(extract, "_GPU_BATCH", 16)
+    extractor, features = Extractor(body, reader(), devices=[torch.device("cpu")] * 3, workers=0), Extractor._features
+
+    def noted(self: Extractor, body: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+        ran.append(body)
+        return features(self, body, pixels)
+
+    monkeypatch.setattr(Extractor, "_features", noted)
+    assert torch.allclose(torch.cat(list(extractor._on_devices(items))), expected, atol=1e-6)
+    assert [ran.index(module) for module in ran] == [0, 1, 2, 0, 1]
+    assert extractor._bodies == ran[:1]
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        (1, ["asked 0", "asked 1", "fetched 0", "asked 2", "fetched 1", "asked 3", "fetched 2", "fetched 3"]),
+        (2, ["asked 0", "asked 1", "asked 2", "fetched 0", "asked 3", "fetched 1", "fetched 2", "fetched 3"]),
+    ],
+)
+def test_a_batch_is_fetched_when_its_device_has_been_asked_for_the_next(body, files, monkeypatch, devices, expected):
     told: list[str] = []
 
     class Late:
@@ -109,10 +132,11 @@ def test_a_batch_is_fetched_when_the_next_has_been_asked_for(body, files, monkey
             told.append(f"fetched {self.number}")
             return self.tensor
 
-    monkeypatch.setattr(extract, "_GPU_BATCH", 30)
+    monkeypatch.setattr(extract, "_GPU_BATCH", 18)
     monkeypatch.setattr(extract, "Arriving", Late)
-    assert sum(map(len, Extractor(body, reader(), workers=0)._on_device([(file, None) for file in files]))) == 70
-    assert told == ["asked 0", "asked 1", "fetched 0", "asked 2", "fetched 1", "fetched 2"]
+    extractor = Extractor(body, reader(), devices=[torch.device("cpu")] * devices, workers=0)
+    assert sum(map(len, extractor._on_devices([(file, None) for file in files]))) == 70
+    assert told == expected
 
 
 def test_all_other_cpus_decode_for_a_gpu_but_no_more_than_there_are_batches(body, files, monkeypatch):
@@ -168,11 +192,11 @@ def test_a_batch_too_large_for_the_memory_is_halved(body, files, monkeypatch):
     whole = all_of(extractor, items)
     compute, sizes = Extractor._features, []
 
-    def small_only(self: Extractor, pixels: torch.Tensor) -> torch.Tensor:
+    def small_only(self: Extractor, body: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
         if len(pixels) > 3:
             raise torch.OutOfMemoryError("out of memory")
         sizes.append(len(pixels))
-        return compute(self, pixels)
+        return compute(self, body, pixels)
 
     monkeypatch.setattr(Extractor, "_features", small_only)
     assert torch.allclose(all_of(extractor, items), whole, atol=1e-6)

