@@ -38,11 +38,15 @@ class FailedError(Exception):
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that ended: wall seconds, peak MiB of its largest process, of all together if watched, its output."""
+    """A process that ended: seconds of wall clock and CPU, peak MiB of its largest process, its output.
+
+    `anonymous_mib` is of all its processes together, if they were watched, without files that they map.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_mib: float
-    tree_mib: float | None
+    anonymous_mib: float | None
     output: str
 
 
@@ -55,7 +59,7 @@ def run(
 ) -> Finished:
     """Run Python as its own process, timed from the outside.
 
-    With `watch`, the resident memory of the process and all below it is added up five times a second: memory that they
+    With `watch`, the anonymous memory of the process and all below it is added up five times a second: memory that they
     share counts more than once.
     """
     command = [python, *map(str, arguments)]
@@ -83,12 +87,12 @@ def run(
         raise FailedError(f"exit status {process.returncode} of {shlex.join(command)}\n{last}")
     # Kilobytes on Linux, bytes on macOS
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return Finished(seconds, used.ru_maxrss / unit, max(peak, default=None), output)
+    return Finished(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / unit, max(peak, default=None), output)
 
 
 def _watch(process: subprocess.Popen, peak: list[float]) -> None:
     while process.returncode is None:
-        peak.append(sum(map(_resident_mib, _family(process.pid))))
+        peak.append(sum(map(_anonymous_mib, _family(process.pid))))
         time.sleep(0.2)
 
 
@@ -100,10 +104,10 @@ def _family(pid: int) -> Iterable[int]:
                 yield from _family(int(child))
 
 
-def _resident_mib(pid: int) -> float:
+def _anonymous_mib(pid: int) -> float:
     # A process that has just ended has no memory, or is gone.
     with suppress(OSError, TypeError):
-        return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 2**10
+        return int(re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 2**10
     return 0.0
 
 
@@ -114,8 +118,9 @@ def tlearn(
     arguments = ["-m", "tlearn.train", "report=off", *overrides, f"hydra.run.dir='{folder}'"]
     done = run(arguments, python, variables(cache), watch)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    measured = {"seconds": done.seconds, "peak_mib": done.peak_mib, **accuracies(folder, metrics), "metrics": metrics}
-    return measured if done.tree_mib is None else measured | {"tree_mib": done.tree_mib}
+    measured = {"seconds": done.seconds, "cpu_seconds": done.cpu_seconds, "peak_mib": done.peak_mib}
+    measured |= {**accuracies(folder, metrics), "metrics": metrics}
+    return measured if done.anonymous_mib is None else measured | {"anonymous_mib": done.anonymous_mib}
 
 
 def variables(cache: Path) -> dict[str, str]:
