@@ -498,6 +498,7 @@ ALLOWED = {
     ("tlearn.runs.folder", "truncate"): "the same",
     ("tlearn.features.store", "open"): "lock files",
     ("tlearn.features.prune", "open"): "the same",
+    ("tlearn.data.verify", "open"): "the same",
     ("tlearn.data.workers", "mkdtemp"): "a process's folder of temporary files",
     ("tlearn.data.workers", "open"): "the lock file in it",
     ("tlearn.data.workers", "rename"): "the same",

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO
 
+from tlearn.console import say
 from tlearn.errors import OutputError
 
 # Standard output, whatever a machine has there
@@ -66,6 +67,15 @@ def lock(file: IO[Any], *, shared: bool = False, wait: bool = False) -> None:
     except ImportError:
         if not shared:
             raise
+
+
+def lock_after(file: IO[Any], note: str) -> None:
+    """Lock an open file as `lock` does; where another process has it, say the note and wait."""
+    try:
+        lock(file)
+    except BlockingIOError:
+        say(note)
+        lock(file, wait=True)
 
 
 def _leave_locks() -> None:

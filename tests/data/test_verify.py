@@ -55,7 +55,8 @@ def find_bad_images(root: Path, paths: list[str], *arguments: object, **options:
 
 
 def only_file(folder: Path) -> Path:
-    (file,) = folder.iterdir()
+    """Return the cache, which has its lock beside it and nothing else."""
+    (file,) = (file for file in folder.iterdir() if file.suffix != ".lock")
     return file
 
 
@@ -188,7 +189,7 @@ def test_folders_with_equal_names_inside_do_not_share_outcomes(root, tmp_path, c
     (other / "x.png").rename(other / "x.jpg")
     assert list(find_bad_images(root, ["x.jpg"], Decoder(), cache, threads=1)) == ["x.jpg"]
     assert find_bad_images(other, ["x.jpg"], Decoder(), cache, threads=1) == {}
-    assert len(list(cache.iterdir())) == 2
+    assert len(list(cache.glob("*.json"))) == 2
 
 
 def test_one_folder_by_two_ways_is_one_folder(root, tmp_path, cache, decoded):
@@ -379,6 +380,30 @@ def test_runs_side_by_side_never_leave_a_broken_cache(root, cache):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
     assert only_file(cache).suffix == ".json"
+
+
+def test_of_runs_that_begin_together_one_decodes_and_the_others_wait(root, cache, decoded, capsys):
+    start = threading.Barrier(4)
+
+    def run(_: int) -> dict[str, str]:
+        start.wait(timeout=60)
+        return find_bad_images(root, [*GOOD, "dogs/bad.png"], Decoder(), cache, threads=2)
+
+    write(root / "dogs/bad.png", 5)
+    truncate(root / "dogs/bad.png")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, range(4)))
+    assert all(list(bad) == ["dogs/bad.png"] for bad in found)
+    assert sorted(decoded) == sorted(Path(name).name for name in [*GOOD, "dogs/bad.png"])
+    assert set(capsys.readouterr().out.splitlines()) <= {"another process checks these images: waiting for it"}
+
+
+def test_a_check_does_without_a_lock_where_there_can_be_none(root, cache, decoded):
+    cache.mkdir(parents=True)
+    cache.joinpath(verify._cache_name(root)).with_suffix(".lock").mkdir()
+    for _ in range(2):
+        assert find_bad_images(root, GOOD, Decoder(), cache, threads=2) == {}
+    assert sorted(decoded) == sorted(Path(name).name for name in GOOD)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file names are bytes on POSIX only")

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from tlearn.data.formats import HEIF_ENDINGS
 from tlearn.data.header import heif_version
 from tlearn.data.verified import Entry, Verified
 from tlearn.errors import BadImageError
+from tlearn.files import lock_after
 
 # Part of the cache key: increment it when the decoder accepts other files or the layout of the cache changes.
 _FORMAT = 3
@@ -62,21 +63,43 @@ def check_images(
         else:
             files.keep_digest(path, digest)
 
-    with closing(Verified(cache_folder and cache_folder / _cache_name(files.root), key)) as verified:
+    place = cache_folder and cache_folder / _cache_name(files.root)
+    verified = Verified(place, key)
+
+    def take_known() -> None:
         for path, entry in verified:
-            if path in unknown and files.size_and_time(path) == entry[:2]:
+            state = files.size_and_time(path)
+            if state == entry[:2] and path in unknown:
                 del unknown[path]
                 note(path, *entry[2:])
-            elif files.size(path) is not None:
+            elif state not in (None, entry[:2]):
                 verified.discard()
-        with closing(_decode_all(files.root, [*unknown], decoder, threads)) as outcomes:
-            for path, (reason, depth, digest, lasting) in outcomes:
-                note(path, reason, depth, digest)
-                # From before decoding: a file that has changed meanwhile is checked again by the next run.
-                state = files.size_and_time(path)
-                if lasting and state is not None:
-                    verified.add(path, Entry(*state, reason, depth, digest))
+
+    take_known()
+    if unknown:
+        with _only_checker(place):
+            # Another process may have checked some of them meanwhile.
+            take_known()
+            with closing(verified), closing(_decode_all(files.root, [*unknown], decoder, threads)) as outcomes:
+                for path, (reason, depth, digest, lasting) in outcomes:
+                    note(path, reason, depth, digest)
+                    # From before decoding: a file that has changed meanwhile is checked again by the next run.
+                    state = files.size_and_time(path)
+                    if lasting and state is not None:
+                        verified.add(path, Entry(*state, reason, depth, digest))
     return {path: bad[path] for path in paths if path in bad}, bits
+
+
+@contextmanager
+def _only_checker(cache: Path | None) -> Iterator[None]:
+    """Wait while another process checks the images of a cache; go on without where the lock cannot be had."""
+    with ExitStack() as held:
+        if cache is not None:
+            with suppress(OSError):
+                cache.parent.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(cache.with_suffix(".lock").open("a"))
+                lock_after(file, "another process checks these images: waiting for it")
+        yield
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tlearn.console import say, warn
+from tlearn.console import warn
 from tlearn.data.file_state import FileState
 from tlearn.errors import OutputError
 from tlearn.features.prune import LOCK, READERS, RECIPE
 from tlearn.features.rows import FeatureRows
 from tlearn.features.segments import KEY_BYTES, Segment, map_segment, packed, write_segment
-from tlearn.files import lock, remove_temporaries, write_text
+from tlearn.files import lock, lock_after, remove_temporaries, write_text
 
 # Free bytes to leave: on a full disk, writing a checkpoint would end the run.
 _RESERVE = 2**30
@@ -138,7 +138,7 @@ class Space:
             try:
                 self._prepare()
                 writers = (self.folder / LOCK).open("a")
-                _wait_for(writers)
+                lock_after(writers, "another process computes these features: waiting for it")
             except OSError as error:
                 raise OutputError(f"cannot keep features in {self.folder}: {error}") from error
             # Pruning may have removed the folder meanwhile, and with it the file that others would lock.
@@ -188,11 +188,3 @@ class Space:
                 except (OSError, RuntimeError):
                     continue
         return list(self._opened.values())
-
-
-def _wait_for(writers: IO[str]) -> None:
-    try:
-        lock(writers)
-    except BlockingIOError:
-        say("another process computes these features: waiting for it")
-        lock(writers, wait=True)
