@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
 
 from tests.config.test_command import start  # noqa: F401 - a fixture
 from tlearn.config.comments import read_comments
 from tlearn.config.compose import compose
-from tlearn.config.composing import _PLUGINS
+from tlearn.config.composing import _PLUGINS, of_composing
 from tlearn.config.options import SWITCHES, TORCHVISION, option
 from tlearn.config.tree import CONF_DIR, compose_unchecked, plain
 from tlearn.errors import ConfigError
@@ -177,3 +178,10 @@ def test_an_experiment_of_ones_own_has_the_last_word_on_what_all_programs_have(t
     (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{settings}\n", encoding="utf-8")
     config = compose_unchecked(["experiment=mine"], config_dir=tmp_path)
     assert (config.quiet, config.extra, config.hydra.sweep.dir) == (True, {"a": 1}, "swept")
+
+
+def test_hydra_1_4_is_named_where_it_overrides_no_model_of_timm():
+    told = "Invalid Defaults List override '/backbone/timm: resnet10t'.\nNo earlier Group Default for 'backbone/timm'"
+    status, line = of_composing(ConfigCompositionException(f"In 'experiment/mine': {told}"), None)
+    assert status == 2
+    assert line.endswith("leave it out there, and type backbone=timm/resnet10t")

@@ -157,6 +157,8 @@ def test_what_cannot_have_the_value_is_not_offered(refused, typed):
     [
         ("debug=true", "debug=true: expected an option of debug: fast, overfit, profile"),
         ("finetune=5", "finetune=5: expected an option of finetune: frozen, full"),
+        ("report=null", "report=null: expected an option of report: default, off; did you mean report=off?"),
+        ("head=null", "head=null: expected an option of head: linear, mlp"),
         ("monitor=val_loss", "monitor=val_loss: expected one of monitor.metric, monitor.mode"),
         (
             "callbacks.early_stopping=5",

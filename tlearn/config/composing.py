@@ -145,6 +145,9 @@ def _configuration(error: BaseException, asked: Asked | None) -> str:
     if "is not a container" in message:
         for meant in filter(None, (scalar(key, asked) for key in asked.given)):
             return meant
+    if of_timm := re.search(r"Invalid Defaults List override '/?backbone/timm: (.*)'", message):
+        # Hydra 1.4 takes the slash for one between groups, and overrides only what defaults name.
+        return f"Hydra 1.4 takes no models of timm in defaults: leave it out there, and type backbone=timm/{of_timm[1]}"
     # Hydra prints its search path after an empty line.
     lines = [line for line in message.partition("\n\n")[0].splitlines() if not line.startswith("    ")]
     where = f"{keys[-1]}: " if keys else ""

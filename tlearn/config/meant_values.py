@@ -64,10 +64,10 @@ def hint(key: str, value: Any, expected: str, asked: Asked) -> str:
 
 
 def option_name(asked: Asked) -> str | None:
-    """Return what to type for the first group whose option is a number, or true or false."""
+    """Return what to type for the first group whose option is no name: a number, true, null or a mapping."""
     for key, raw in asked.given.items():
         options = options_of(key) if "." not in key else ()
-        if options and isinstance(OverridesParser.create().parse_override(f"{key}={raw}").value(), int | float):
+        if options and not isinstance(OverridesParser.create().parse_override(f"{key}={raw}").value(), str | list):
             nothing = [one for one in options if one in NOTHING and raw.casefold() in NOTHING]
             meant = f"; did you mean {key}={nothing[0]}?" if nothing else ""
             return f"{key}={raw}: expected an option of {key}: {', '.join(options)}{meant}"
