@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tlearn.cache import main
+from tlearn.features.segments import KEY
 from tlearn.features.store import Space
 
 RECIPE = {"backbone": {"name": "resnet18"}, "preprocessing": {"size": 224}, "precision": "fp32"}
@@ -19,7 +21,7 @@ RECIPE = {"backbone": {"name": "resnet18"}, "preprocessing": {"size": 224}, "pre
 def cache(tmp_path: Path) -> Path:
     for number in range(2):
         space = Space(tmp_path / "cache" / "features", {**RECIPE, "number": number})
-        space.add([bytes(16)], torch.zeros(1, 250_000))
+        space.add(np.array([bytes(16)], KEY), torch.zeros(1, 250_000))
         os.utime(space.folder / "recipe.json", (1000 + number, 1000 + number))
     (tmp_path / "cache" / "verified").mkdir()
     (tmp_path / "cache" / "verified" / "a.json").write_text("{}")

@@ -3,16 +3,18 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tlearn.errors import OutputError
 from tlearn.features import compute as module
 from tlearn.features.compute import compute
+from tlearn.features.segments import KEY
 from tlearn.features.store import Space
 
 ITEMS = [(Path(f"{number}.jpg"), None) for number in range(10)]
-KEYS = [number.to_bytes(16, "big") for number in range(10)]
+KEYS = np.array([number.to_bytes(16, "big") for number in range(10)], KEY)
 
 
 class Body:
@@ -26,7 +28,7 @@ class Body:
     def __call__(self, items: Sequence[tuple[Path, None]]) -> Iterator[torch.Tensor]:
         try:
             for start in range(0, len(items), 3):
-                numbers = [int(path.stem) for path, _ in items[start : start + 3]]
+                numbers = [int(path.stem) for path, _ in list(items)[start : start + 3]]
                 if self._fails_at in numbers:
                     raise self._error
                 self.computed += numbers
@@ -88,7 +90,7 @@ def test_a_pass_is_written_piece_by_piece(tmp_path, monkeypatch):
 def test_what_cannot_be_written_stays_in_memory(tmp_path, monkeypatch, capsys):
     space, attempts = Space(tmp_path, {}), []
 
-    def full(self: Space, keys: Sequence[bytes], features: torch.Tensor) -> None:
+    def full(self: Space, keys: np.ndarray, features: torch.Tensor) -> None:
         attempts.append(len(keys))
         raise OutputError("cannot keep features in HERE: No space left on device")
 
@@ -100,7 +102,7 @@ def test_what_cannot_be_written_stays_in_memory(tmp_path, monkeypatch, capsys):
 
 
 def test_a_full_disk_can_stop_the_run(tmp_path, monkeypatch):
-    def full(self: Space, keys: Sequence[bytes], features: torch.Tensor) -> None:
+    def full(self: Space, keys: np.ndarray, features: torch.Tensor) -> None:
         raise OutputError("No space left on device")
 
     monkeypatch.setattr(Space, "add", full)
@@ -150,7 +152,7 @@ def test_what_another_process_did_meanwhile_is_not_done_again(tmp_path, monkeypa
     space, body = Space(tmp_path, {}), Body()
     find = space.find
 
-    def find_nothing_at_first(keys: Sequence[bytes]):
+    def find_nothing_at_first(keys: np.ndarray):
         monkeypatch.setattr(space, "find", find)
         answer = find(keys)
         obtain(Space(tmp_path, {}), Body())

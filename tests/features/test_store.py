@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from tlearn.errors import OutputError
 from tlearn.features import prune as room
 from tlearn.features import segments, store
 from tlearn.features.prune import kept, prune
+from tlearn.features.segments import KEY
 from tlearn.features.store import Space, image_key
 from tlearn.files import temporary_beside
 
@@ -30,9 +32,9 @@ class Usage(NamedTuple):
 RECIPE = {"format": 1, "weights": "abc"}
 
 
-def keys(*numbers: int) -> list[bytes]:
+def keys(*numbers: int) -> np.ndarray:
     # The last byte is zero, which a text would lose.
-    return [number.to_bytes(15, "big") + b"\0" for number in numbers]
+    return np.array([number.to_bytes(15, "big") + b"\0" for number in numbers], KEY)
 
 
 def features(*numbers: int) -> torch.Tensor:
@@ -49,14 +51,14 @@ def filled(root: Path, recipe: dict | None = None, count: int = 3) -> Space:
 def test_what_was_added_is_found_in_the_order_asked_for(tmp_path):
     filled(tmp_path)
     rows, missing = Space(tmp_path, RECIPE).find(keys(2, 0))
-    assert missing == []
+    assert missing.tolist() == []
     assert rows[torch.tensor([0, 1])].tolist() == features(2, 0).tolist()
 
 
 def test_missing_ones_are_named_by_their_place(tmp_path):
     rows, missing = filled(tmp_path).find(keys(1, 7, 2, 8))
     assert rows is None
-    assert missing == [1, 3]
+    assert missing.tolist() == [1, 3]
 
 
 def test_several_segments_are_one_table(tmp_path):
@@ -82,8 +84,8 @@ def test_features_are_mapped_and_not_read(tmp_path):
     space = Space(tmp_path, RECIPE)
     space.add(keys(*range(1000)), torch.zeros(1000, 50_000))
     code = (
-        "import resource, sys, torch; from pathlib import Path; from tlearn.features.store import Space\n"
-        "names = [n.to_bytes(15, 'big') + b'\\0' for n in range(1000)]\n"
+        "import numpy, resource, sys, torch; from pathlib import Path; from tlearn.features.store import Space\n"
+        "names = numpy.array([n.to_bytes(15, 'big') + b'\\0' for n in range(1000)], 'S16')\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"rows, _ = Space(Path(sys.argv[1]), {RECIPE}).find(names)\n"
         "rows[torch.arange(5)]\n"
@@ -104,7 +106,7 @@ def test_a_disk_is_not_filled_to_its_last_byte(tmp_path, monkeypatch):
 
 def test_another_recipe_finds_nothing(tmp_path):
     filled(tmp_path)
-    assert Space(tmp_path, {**RECIPE, "weights": "abd"}).find(keys(0))[1] == [0]
+    assert Space(tmp_path, {**RECIPE, "weights": "abd"}).find(keys(0))[1].tolist() == [0]
 
 
 def key(path: str | Path, version: str = "") -> bytes:
@@ -157,8 +159,8 @@ def test_a_damaged_segment_that_cannot_be_removed_is_missing(tmp_path, monkeypat
 
     monkeypatch.setattr(Path, "unlink", refused)
     space = Space(tmp_path, RECIPE)
-    assert space.find(keys(0, 1, 2)) == (None, [0, 1, 2])
-    assert space.find(keys(0)) == (None, [0])
+    assert space.find(keys(0, 1, 2))[1].tolist() == [0, 1, 2]
+    assert space.find(keys(0))[1].tolist() == [0]
     assert capsys.readouterr().err.count("is damaged") == 1
 
 
@@ -168,7 +170,7 @@ def test_a_damaged_segment_is_removed_and_missing(tmp_path, capsys):
     whole = segment.read_bytes()
     for length in (0, 4, len(whole) // 2, len(whole) - 1):
         segment.write_bytes(whole[:length])
-        assert Space(tmp_path, RECIPE).find(keys(0, 1))[1] == [0, 1]
+        assert Space(tmp_path, RECIPE).find(keys(0, 1))[1].tolist() == [0, 1]
         assert not segment.exists()
         assert "damaged" in capsys.readouterr().err
 
@@ -179,7 +181,7 @@ def test_what_a_killed_writer_left_is_neither_read_nor_kept(tmp_path):
     left = temporary_beside(segment) / segment.name
     left.parent.mkdir()
     left.write_bytes(segment.read_bytes()[:50])
-    assert Space(tmp_path, RECIPE).find(keys(0))[1] == []
+    assert Space(tmp_path, RECIPE).find(keys(0))[1].tolist() == []
     with space.only_writer():
         assert not left.parent.exists()
 
@@ -212,14 +214,14 @@ def test_a_full_disk_leaves_no_segment(tmp_path, step):
     with fault(step, OSError(28, "No space left on device")), pytest.raises(OutputError, match="No space left"):
         space.add(keys(9), features(9))
     assert sorted(space.folder.iterdir()) == before
-    assert Space(tmp_path, RECIPE).find(keys(9))[1] == [0]
+    assert Space(tmp_path, RECIPE).find(keys(9))[1].tolist() == [0]
 
 
 def test_held_features_are_this_processs_own(tmp_path):
     space = filled(tmp_path)
     space.hold(keys(9), features(9))
     assert space.find(keys(9, 0))[0][torch.arange(2)].tolist() == features(9, 0).tolist()
-    assert Space(tmp_path, RECIPE).find(keys(9))[1] == [0]
+    assert Space(tmp_path, RECIPE).find(keys(9))[1].tolist() == [0]
 
 
 def test_a_second_writer_waits(tmp_path, capsys):
@@ -275,7 +277,7 @@ def test_pruning_by_age_and_not_what_is_being_written(tmp_path):
     with old.only_writer():
         assert prune(tmp_path, float("inf"), unused_since=2000) == []
     assert [one.folder for one in prune(tmp_path, float("inf"), unused_since=2000)] == [old.folder]
-    assert new.find(keys(0))[1] == []
+    assert new.find(keys(0))[1].tolist() == []
 
 
 def test_rows_in_use_are_not_pruned(tmp_path):
@@ -297,7 +299,7 @@ def test_what_cannot_be_pruned_stays_and_stops_nothing(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(room.shutil, "rmtree", refused)
         assert prune(tmp_path, 0) == []
-    assert space.find(keys(0))[1] == []
+    assert space.find(keys(0))[1].tolist() == []
 
 
 def test_segments_that_nobody_needs_are_dropped(tmp_path):
@@ -307,7 +309,7 @@ def test_segments_that_nobody_needs_are_dropped(tmp_path):
     space.find(keys(10))
     space.drop_others(keys(11))
     assert 0 < space.size() < size
-    assert Space(tmp_path, RECIPE).find(keys(0, 10, 11))[1] == [0]
+    assert Space(tmp_path, RECIPE).find(keys(0, 10, 11))[1].tolist() == [0]
 
 
 def test_a_segment_that_cannot_be_mapped_now_is_kept(tmp_path, monkeypatch):
@@ -318,8 +320,8 @@ def test_a_segment_that_cannot_be_mapped_now_is_kept(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(segments, "safe_open", busy)
-        assert Space(tmp_path, RECIPE).find(keys(0))[1] == [0]
-    assert Space(tmp_path, RECIPE).find(keys(0))[1] == []
+        assert Space(tmp_path, RECIPE).find(keys(0))[1].tolist() == [0]
+    assert Space(tmp_path, RECIPE).find(keys(0))[1].tolist() == []
     assert len(list(space.folder.glob("*.safetensors"))) == 1
 
 
@@ -351,3 +353,31 @@ def test_a_file_that_is_removed_while_it_is_mapped_is_still_read(tmp_path):
     for file in space.folder.glob("*.safetensors"):
         file.unlink()
     assert torch.equal(rows[torch.arange(2)], torch.ones(2, 3))
+
+
+def test_the_last_of_several_rows_of_a_key_is_found_and_only_whole_keys_are(tmp_path):
+    space = filled(tmp_path)
+    space.find(keys(0))
+    space.hold(keys(1, 300), features(7, 8))
+    assert space.find(keys(300, 1, 0))[0][torch.arange(3)].tolist() == features(8, 7, 0).tolist()
+    # The same characters with one more, one less and another one at the end
+    others = np.array([b"\0" * 14 + b"\1\1", b"\0" * 13 + b"\1", b"\0" * 14 + b"\2"], KEY)
+    assert space.find(others)[1].tolist() == [0, 1]
+    assert space.find(keys())[0] is None
+    assert Space(tmp_path, {"other": 1}).find(keys(1, 2))[1].tolist() == [0, 1]
+
+
+def test_many_keys_are_found_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_RESERVE", 0)
+    space, generator = Space(tmp_path, RECIPE), np.random.default_rng(0)
+    numbers = generator.permutation(3000)
+    for part in np.array_split(numbers[:2500], 7):
+        space.add(keys(*part.tolist()), torch.from_numpy(part[:, None].astype(np.float32)))
+    asked = generator.permutation(3000)
+    rows, missing = space.find(keys(*asked.tolist()))
+    assert rows is None
+    assert set(asked[missing].tolist()) == set(numbers[2500:].tolist())
+    there = np.setdiff1d(asked, numbers[2500:])
+    rows, missing = space.find(keys(*there.tolist()))
+    assert rows[torch.arange(len(there))][:, 0].tolist() == there.tolist()
+    assert not len(missing)

@@ -8,22 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Trainer
 from lightning.pytorch.strategies import Strategy
 
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
-from tlearn.data.sampling import draw_seed
 from tlearn.errors import BadImageError, ConfigError
 from tlearn.features import precision
 from tlearn.features.compute import compute
 from tlearn.features.datamodule import FeatureDataModule
-from tlearn.features.extract import Extractor, Item, Reader
+from tlearn.features.extract import Extractor, Items, Reader
 from tlearn.features.feature_key import feature_key
 from tlearn.features.own_code import UnknownCodeError, code_digests
 from tlearn.features.prune import prune
 from tlearn.features.rows import FeatureRows
+from tlearn.features.segments import KEY
 from tlearn.features.store import Space, image_key
 from tlearn.machine import has_bf16
 from tlearn.models.graph.divide import FrozenPart, NotDivisibleError
@@ -175,31 +176,25 @@ class _Features:
         """Load or compute the features of each split, those of train once per view."""
         views, datasets = self._options.views, self._images.datasets
         fixed = [split for split in datasets if split != "train" or views is None]
-        items: list[Item] = [(self._file(path), None) for split in fixed for path in datasets[split].paths]
-        found = self._obtain(items, self._key)
+        paths = [path for split in fixed for path in datasets[split].paths]
+        found = self._obtain(Items(self._images.image_set.root, paths), self._key)
         counts = [len(datasets[split]) for split in fixed]
         rows = {split: [part] for split, part in zip(fixed, _parts(found, counts), strict=True)}
         if views is not None:
             paths = datasets["train"].paths
-            drawn: list[Item] = [
-                (self._file(path), draw_seed(0, view, path)) for view in range(views) for path in paths
-            ]
+            drawn = Items(self._images.image_set.root, paths, views)
             key = {**self._key, "random": self._options.parts["augmentation"]}
             rows["train"] = _parts(self._obtain(drawn, key), [len(paths)] * views)
         return rows
 
-    def _file(self, path: str) -> str:
-        # A pathlib.Path takes several times as much memory.
-        return os.path.join(self._images.image_set.root, path)
-
-    def _image_key(self, file: str | Path, version: str) -> bytes:
+    def _image_key(self, file: str | Path, draw: int | None) -> bytes:
         state = self._images.image_set.files.opened_state(os.fspath(file))
         if state is None:
             raise BadImageError(file, "no such file")
-        return image_key(state, version)
+        return image_key(state, "" if draw is None else str(draw))
 
-    def _obtain(self, items: list[Item], key: dict[str, Any]) -> FeatureRows:
-        keys = [self._image_key(path, "" if draw is None else str(draw)) for path, draw in items]
+    def _obtain(self, items: Items, key: dict[str, Any]) -> FeatureRows:
+        keys = np.fromiter((self._image_key(*item) for item in items), KEY, len(items))
         kind, limit = self._precision(items, keys, key), self._options.limit_gb * 1e9
         space = Space(self._options.folder, {**key, "precision": kind})
         dtype = precision.DTYPES[kind]
@@ -214,14 +209,14 @@ class _Features:
         say(f"features: of {self._part.name}, computed once ({len(keys):,} x {list(rows.shape[1:])}, {kind})")
         return rows
 
-    def _precision(self, items: list[Item], keys: list[bytes], key: dict[str, Any]) -> str:
+    def _precision(self, items: Items, keys: np.ndarray, key: dict[str, Any]) -> str:
         """Choose fp32, or bf16 where features stay the same; raise ConfigError where a required bf16 changes them."""
         asked = self._options.precision
         if asked in ("fp32", "tf32") or (asked == "auto" and not has_bf16(self._device)):
             return "fp32" if asked == "auto" else asked
         if Space(self._options.folder, {**key, "precision": "bf16"}).find(keys)[0] is not None:
             return "bf16"
-        some = items[:: max(1, len(items) // _TRIED)][:_TRIED]
+        some = [items[place] for place in range(0, len(items), max(1, len(items) // _TRIED))][:_TRIED]
         exact, close = (
             # They are read before a worker would have started.
             torch.cat(list(self._make(precision.DTYPES[kind], workers=0)(some)))

@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ _SEGMENT_SECONDS, _SEGMENT_BYTES = 20.0, 64 * 2**20
 def compute(
     space: Space,
     items: Sequence[Item],
-    keys: Sequence[bytes],
+    keys: np.ndarray,
     extractor: Callable[[], Extractor],
     stop_on_write_error: bool = False,
 ) -> FeatureRows:
@@ -30,7 +32,7 @@ def compute(
     Args:
         space: where they are kept.
         items: the images.
-        keys: the name of each in the store.
+        keys: the name of each in the store, S16 [n].
         extractor: built only if something is missing.
         stop_on_write_error: raise instead of keeping in memory what cannot be written.
 
@@ -60,23 +62,36 @@ def compute(
 
 def _compute(
     items: Sequence[Item],
-    keys: Sequence[bytes],
-    missing: Sequence[int],
+    keys: np.ndarray,
+    missing: np.ndarray,
     extractor: Callable[[], Extractor],
     writer: "_Writer",
 ) -> None:
     """Compute the features of the images at the missing places."""
-    places = iter(missing)
-    images = [items[place] for place in missing]
-    with progress("features", len(images)) as advance, closing(extractor()(images)) as batches:
+    done = 0
+    with progress("features", len(missing)) as advance, closing(extractor()(_Chosen(items, missing))) as batches:
         try:
             for features in batches:
-                done = [next(places) for _ in features]
-                _check_finite(features, [items[place] for place in done])
-                writer.add([keys[place] for place in done], features)
+                places = missing[done : done + len(features)]
+                _check_finite(features, _Chosen(items, places))
+                writer.add(keys[places], features)
+                done += len(features)
                 advance(len(features))
         finally:
             writer.flush()
+
+
+class _Chosen(Sequence[Item]):
+    """The items at some places, each made when it is asked for."""
+
+    def __init__(self, items: Sequence[Item], places: np.ndarray) -> None:
+        self._items, self._places = items, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[int(self._places[index])]
 
 
 def _check_finite(features: Tensor, items: Sequence[Item]) -> None:
@@ -93,7 +108,7 @@ class _Writer:
 
     def __init__(self, space: Space, stop: bool) -> None:
         self._space, self._stop = space, stop
-        self._keys: list[bytes] = []
+        self._keys: list[np.ndarray] = []
         self._features: list[Tensor] = []
         self._bytes, self._since = 0, time.monotonic()
         self._can_write = True
@@ -105,8 +120,8 @@ class _Writer:
         warn(f"{error}: they stay in memory for this run")
         self._can_write = False
 
-    def add(self, keys: list[bytes], features: Tensor) -> None:
-        self._keys += keys
+    def add(self, keys: np.ndarray, features: Tensor) -> None:
+        self._keys.append(keys)
         self._features.append(features)
         self._bytes += features.nbytes
         if self._bytes >= _SEGMENT_BYTES or time.monotonic() - self._since >= _SEGMENT_SECONDS:
@@ -115,7 +130,7 @@ class _Writer:
     def flush(self) -> None:
         if not self._keys:
             return
-        keys, features = self._keys, torch.cat(self._features)
+        keys, features = np.concatenate(self._keys), torch.cat(self._features)
         self._keys, self._features, self._bytes, self._since = [], [], 0, time.monotonic()
         if self._can_write:
             try:

@@ -1,8 +1,9 @@
 """Feature extraction: decode, transform and a forward pass, as fast as the machine allows."""
 
 import math
+import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from torch.utils.data import Dataset
 
 from tlearn.data.loader import EpochLoader, worker_options
 from tlearn.data.pixel_cache import Decode
+from tlearn.data.sampling import draw_seed
 from tlearn.data.transforms import Transform, stack
 from tlearn.errors import TlearnError
 from tlearn.features.allocator import keep_memory
@@ -30,6 +33,25 @@ Item = tuple[str | Path, int | None]
 # The activations of more images fall out of a CPU's caches; a GPU needs more to be busy, and workers, of which each
 # reads a whole batch, not too many.
 _CPU_BATCH, _GPU_BATCH = 16, 64
+
+
+@dataclass(frozen=True)
+class Items(Sequence[Item]):
+    """Images below a root, as they are, or so many augmented views of all; made one by one, to save memory."""
+
+    root: Path
+    paths: Sequence[str]
+    views: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths) * (self.views or 1)
+
+    def __getitem__(self, index: Any) -> Any:
+        view, place = divmod(index, len(self.paths))
+        if view >= (self.views or 1):
+            raise IndexError(index)
+        path = self.paths[place]
+        return os.path.join(self.root, path), None if self.views is None else draw_seed(0, view, path)
 
 
 @dataclass(frozen=True)
@@ -102,8 +124,10 @@ class Extractor:
 
     def _on_cpu(self, items: Sequence[Item]) -> Generator[Tensor, None, None]:
         """Let each thread decode and run the body by itself: no thread waits for another."""
-        batches = [items[start : start + _CPU_BATCH] for start in range(0, len(items), _CPU_BATCH)]
-        threads = min(available_cpus(), len(batches))
+        starts = range(0, len(items), _CPU_BATCH)
+        # Made one by one: all would take several times the memory of their files' names.
+        batches = ([items[place] for place in range(len(items))[start : start + _CPU_BATCH]] for start in starts)
+        threads = min(available_cpus(), len(starts))
         with keep_memory(), _single_math_threads(threads) as pool:
             yield from _in_order(pool, self._batch, batches, ahead=2 * threads)
 
@@ -177,7 +201,7 @@ def _single_math_threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, task: Callable[[Sequence[Item]], Tensor], batches: list[Sequence[Item]], ahead: int
+    pool: ThreadPoolExecutor, task: Callable[[Sequence[Item]], Tensor], batches: Iterable[Sequence[Item]], ahead: int
 ) -> Iterator[Tensor]:
     """Yield results in order, with few batches in progress: a million at once would fill the memory."""
     running: deque[Future[Tensor]] = deque()

@@ -23,6 +23,8 @@ _KEYS, _FEATURES, _DIGESTS, _DIGEST = "keys", "features", "digests", "digest"
 # Bytes that have a digest of their own, unless one image has more
 _BLOCK = 2**20
 KEY_BYTES = 16
+# numpy sorts and compares such keys, which all have this length; only what it hands out lacks zeros at the end.
+KEY = np.dtype(f"S{KEY_BYTES}")
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Segment:
     """Mapped features [n, ...], their keys, and what they are checked by if they come from a file.
 
     Args:
-        keys: as arrays of bytes have them, in memory.
+        keys: S16 [n], in memory.
         features: not read yet.
         path: the file; None for those in memory.
         file: the same, open, as long as it is mapped.
@@ -45,13 +47,13 @@ class Segment:
     digests: Sequence[int] = ()
     checked: set[int] = field(default_factory=set)
 
-    def check(self, rows: Sequence[int]) -> None:
-        """Check the blocks of rows that have not been checked; ValueError for one that is damaged.
+    def check(self, rows: np.ndarray) -> None:
+        """Check the blocks of rows [m] that have not been checked; ValueError for one that is damaged.
 
         The file is read, as pages of a mapped one would stay in memory.
         """
         size = _rows_of_block(self.features)
-        blocks = sorted({row // size for row in rows} - self.checked)
+        blocks = sorted({*np.unique(rows // size).tolist()} - self.checked)
         if self.path is None or not blocks:
             return
         with self.path.open("rb") as file:
@@ -65,13 +67,13 @@ class Segment:
         self.checked.update(blocks)
 
 
-def write_segment(path: Path, keys: Sequence[bytes], features: Tensor) -> None:
-    """Write one segment, whole or not at all.
+def write_segment(path: Path, keys: np.ndarray, features: Tensor) -> None:
+    """Write one segment with keys S16 [n] and features [n, ...], whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
-    stored = torch.from_numpy(packed(keys).view(np.uint8).reshape(len(keys), KEY_BYTES))
+    stored = torch.from_numpy(keys.view(np.uint8).reshape(len(keys), KEY_BYTES))
     # Durable: after a loss of power, a damaged file could look like valid features.
     with written_by_library(path, SafetensorError, durable=True) as file:
         content = {_KEYS: stored, _FEATURES: features.contiguous(), _DIGESTS: _digests(features.contiguous())}
@@ -89,15 +91,7 @@ def map_segment(path: Path) -> Segment:
     if metadata.get(_DIGEST) != _digest(content):
         raise ValueError("its content is not what was written")
     keys, features = content[_KEYS], content[_FEATURES]
-    return Segment(
-        keys.numpy().view(f"V{KEY_BYTES}").reshape(-1).copy(), features, path, opened, content[_DIGESTS].tolist()
-    )
-
-
-def packed(keys: Sequence[bytes]) -> np.ndarray:
-    """Return keys as an array of bytes [n]."""
-    # Not numpy's S: it would drop zeros at the end of a key. A copy, since torch wants memory that it may write to.
-    return np.frombuffer(b"".join(keys), dtype=f"V{KEY_BYTES}").copy()
+    return Segment(keys.numpy().view(KEY).reshape(-1).copy(), features, path, opened, content[_DIGESTS].tolist())
 
 
 def _rows_of_block(features: Tensor) -> int:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -25,7 +26,7 @@ from tlearn.data.file_state import FileState
 from tlearn.errors import OutputError
 from tlearn.features.prune import LOCK, READERS, RECIPE
 from tlearn.features.rows import FeatureRows
-from tlearn.features.segments import KEY_BYTES, Segment, map_segment, packed, write_segment
+from tlearn.features.segments import KEY, KEY_BYTES, Segment, map_segment, write_segment
 from tlearn.files import lock, lock_after, remove_temporaries, write_text
 
 # Free bytes to leave: on a full disk, writing a checkpoint would end the run.
@@ -53,29 +54,26 @@ class Space:
         self._opened: dict[str, Segment] = {}
         self._damaged: set[str] = set()
 
-    def find(self, keys: Sequence[bytes]) -> tuple[FeatureRows | None, list[int]]:
-        """Return the rows of the keys, or the indices of the missing ones; rows in use are not pruned."""
+    def find(self, keys: np.ndarray) -> tuple[FeatureRows | None, np.ndarray]:
+        """Return the rows of keys S16 [n], or the places of the missing ones; rows in use are not pruned."""
         readers = self._read_lock()
         while True:
             segments = self._segments()
-            places: dict[bytes, tuple[int, int]] = {}
-            for number, segment in enumerate(segments):
-                places |= {key: (number, row) for row, key in enumerate(segment.keys.tolist())}
-            missing = [place for place, key in enumerate(keys) if key not in places]
-            if missing or not keys:
+            number, row = _places([segment.keys for segment in segments], keys)
+            missing = np.flatnonzero(row < 0)
+            if len(missing) or not len(keys):
                 return None, missing
-            if self._all_whole(segments, [places[key] for key in keys]):
+            if self._all_whole(segments, number, row):
                 break
-        found = torch.tensor([places[key] for key in keys])
         # Marks the recent use that pruning goes by
         with suppress(OSError):
             os.utime(self.folder / RECIPE)
         self._tidy()
         parts = [segment.features for segment in segments]
         files = [segment.file for segment in segments if segment.file is not None]
-        return FeatureRows(parts, found[:, 0].contiguous(), found[:, 1].contiguous(), readers, files), []
+        return FeatureRows(parts, torch.from_numpy(number), torch.from_numpy(row), readers, files), missing
 
-    def add(self, keys: Sequence[bytes], features: Tensor) -> None:
+    def add(self, keys: np.ndarray, features: Tensor) -> None:
         """Write one segment, whole or not at all.
 
         Raises:
@@ -89,9 +87,9 @@ class Space:
             raise OutputError(f"cannot keep features in {self.folder}: {error}") from error
         write_segment(self.folder / f"{uuid.uuid4().hex}.safetensors", keys, features)
 
-    def hold(self, keys: Sequence[bytes], features: Tensor) -> None:
+    def hold(self, keys: np.ndarray, features: Tensor) -> None:
         """Keep features in memory, for this process alone."""
-        self._opened[uuid.uuid4().hex] = Segment(packed(keys), features)
+        self._opened[uuid.uuid4().hex] = Segment(keys, features)
 
     @contextmanager
     def only_writer(self) -> Iterator[None]:
@@ -105,11 +103,10 @@ class Space:
             remove_temporaries(self.folder)
             yield
 
-    def drop_others(self, keys: Sequence[bytes]) -> None:
+    def drop_others(self, keys: np.ndarray) -> None:
         """Remove the segments in which none of the keys is, as far as they can be."""
-        wanted = set(keys)
         for name, segment in self._opened.items():
-            if not wanted.intersection(segment.keys.tolist()):
+            if not np.isin(segment.keys, keys).any():
                 with suppress(OSError):
                     (self.folder / name).unlink()
 
@@ -152,16 +149,13 @@ class Space:
         if not recipe.exists():
             write_text(recipe, self._text + "\n")
 
-    def _all_whole(self, segments: Sequence[Segment], places: Sequence[tuple[int, int]]) -> bool:
-        """Check the rows at these places; a damaged segment is removed."""
-        rows: dict[int, list[int]] = {}
-        for number, row in places:
-            rows.setdefault(number, []).append(row)
+    def _all_whole(self, segments: Sequence[Segment], number: np.ndarray, row: np.ndarray) -> bool:
+        """Check the rows [n] of segments by number [n]; a damaged segment is removed."""
         whole = True
-        for number, wanted in rows.items():
-            segment = segments[number]
+        for wanted in np.unique(number).tolist():
+            segment = segments[wanted]
             try:
-                segment.check(wanted)
+                segment.check(row[number == wanted])
             except (OSError, ValueError, LookupError) as error:
                 assert segment.path is not None
                 self._remove(segment.path, error)
@@ -188,3 +182,16 @@ class Space:
                 except (OSError, RuntimeError):
                     continue
         return list(self._opened.values())
+
+
+def _places(known: Sequence[np.ndarray], keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Look keys [n] up in arrays; return the number of the last one that has each, and its place there, or -1."""
+    every = np.concatenate([np.empty(0, KEY), *known])
+    order = every.argsort(kind="stable")
+    found = every.searchsorted(keys, side="right", sorter=order) - 1
+    # Before the first one, and where nothing is known
+    place = np.append(order, -1)[found]
+    ends = np.cumsum([0, *map(len, known)])
+    number = ends.searchsorted(place, side="right") - 1
+    is_there = (place >= 0) & (np.append(every, b"")[place] == keys)
+    return number, np.where(is_there, place - ends[number], -1)
