@@ -8,6 +8,8 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,11 +17,12 @@ from tests.conftest import REPOSITORY
 from tests.small_runs import overrides, process, program, write_weights
 from tlearn.config.compose import compose
 from tlearn.config.ranks import restarted_arguments, shared_place
-from tlearn.config.trainer import measuring_trainer
+from tlearn.config.trainer import _check_launch, measuring_trainer
 from tlearn.config.tree import settings_of
 from tlearn.console import is_main_process
 from tlearn.errors import ConfigError, OutputError
 from tlearn.launch import Launch, launch
+from tlearn.training.ddp import DDPStrategy
 
 
 @pytest.fixture
@@ -164,7 +167,11 @@ def test_what_torchrun_tells(ranks, monkeypatch):
             "trainer.devices=1 trainer.num_nodes=2",
         ),
         (["trainer=cpu"], {}, "2 processes were started, which need trainer=ddp, or trainer=ddp_cpu without GPUs"),
-        (["trainer=ddp_cpu"], {"SLURM_STEP_TASKS_PER_NODE": "2,1"}, "on 2 nodes: give SLURM --ntasks-per-node=..."),
+        (
+            ["trainer=ddp_cpu"],
+            {"SLURM_STEP_TASKS_PER_NODE": "2,1"},
+            "on 2 nodes, and each needs as many: give SLURM --ntasks",
+        ),
         (["trainer=ddp_cpu"], {"SLURM_STEP_ID": None}, "has 3 tasks, and srun starts them: give srun python ..."),
     ],
 )
@@ -188,6 +195,13 @@ def test_processes_that_contradict_what_was_started_are_refused(
     done = program("train", *typed, cwd=tmp_path)
     assert done.returncode == ConfigError.exit_status, done.stderr
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("started", [Launch(0, 4, 2, 3), Launch(3, 4, 2, 1), Launch(0, 5, 2, 2), Launch(0, 3, 2, None)])
+def test_nodes_with_different_numbers_of_processes_are_refused(started):
+    built: Any = SimpleNamespace(num_devices=started.devices or 2, num_nodes=2, strategy=DDPStrategy())
+    with pytest.raises(ConfigError, match=f"{started.processes} processes .* on 2 nodes, and each needs as many"):
+        _check_launch(started, built)
 
 
 def test_a_job_of_one_task_starts_further_processes_itself(tmp_path, folder_data, monkeypatch):

@@ -140,8 +140,11 @@ def _check_launch(started: Launch, built: Trainer) -> None:
     count, devices, nodes = started.processes, built.num_devices, built.num_nodes
     if count > 1 and not isinstance(built.strategy, DDPStrategy):
         raise ConfigError(f"{count} processes were started, which need trainer=ddp, or trainer=ddp_cpu without GPUs")
-    if started.nodes and not started.devices:
-        raise ConfigError(f"{count} processes were started on {started.nodes} nodes: give SLURM --ntasks-per-node=...")
+    if started.nodes and started.nodes * (started.devices or 0) != count:
+        raise ConfigError(
+            f"{count} processes were started on {started.nodes} nodes, and each needs as many: give SLURM "
+            "--ntasks-per-node=N, or every agent of torchrun the same --nproc-per-node=N"
+        )
     told = (started.devices, started.nodes) if started.devices else (devices, count // devices)
     if count != devices * nodes or told != (devices, nodes):
         raise ConfigError(
