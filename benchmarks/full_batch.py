@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from tlearn.analysis.linear_probe import Standardisation, minimise
 from tlearn.config.tree import CONF_DIR
+from tlearn.training.feature_blocks import BlockLoss, FeatureBlocks
 from tlearn.training.full_batch import LBFGS
 
 # As shipped
@@ -66,7 +67,7 @@ def measured(fit: Fit, options: argparse.Namespace, classes: int, pair: int) -> 
     started = time.perf_counter()
     heads = fit(features, targets, classes)
     seconds = time.perf_counter() - started
-    inputs = Standardisation.of(features)(features).double()
+    inputs = Standardisation.of([features])(features).double()
     losses = []
     for decay, head in zip(MODULE.weight_decays, heads, strict=True):
         weight, bias = (part.double() for part in head)
@@ -77,15 +78,15 @@ def measured(fit: Fit, options: argparse.Namespace, classes: int, pair: int) -> 
 
 def fit_tlearn(features: Tensor, targets: Tensor, classes: int) -> Heads:
     """Fit as module=full_batch does."""
-    inputs = Standardisation.of(features)(features)
     head = nn.Linear(features.shape[1], classes)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
+    loss = BlockLoss(FeatureBlocks([(features, targets)], head.weight), nn.CrossEntropyLoss(), head)
     optimizer = LBFGS(head.parameters(), MODULE.max_iter, MODULE.tolerance, MODULE.history_size)
     found: Heads = []
     for decay in MODULE.weight_decays:
         optimizer.state.clear()
-        minimise(optimizer, lambda: functional.cross_entropy(head(inputs), targets), head.weight, decay)
+        minimise(optimizer, loss, head.weight, decay)
         found.append((head.weight.detach().clone(), head.bias.detach().clone()))
     return found
 

@@ -18,7 +18,7 @@ def clusters(counts: list[int], width: int = 30, apart: float = 2.0) -> tuple[Te
 def test_standardised_features_have_mean_0_and_deviation_1_but_for_those_that_do_not_vary():
     features = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) * torch.logspace(-1, 4, 6) + 5
     features[:, 2] = 0.1
-    standardised = Standardisation.of(features)(features)
+    standardised = Standardisation.of([features])(features)
     assert standardised.mean(0).abs().max() < 1e-3
     deviations = standardised.std(0, correction=0)
     assert deviations[[0, 1, 3, 4, 5]].tolist() == pytest.approx([1] * 5, rel=1e-3)
@@ -28,7 +28,7 @@ def test_standardised_features_have_mean_0_and_deviation_1_but_for_those_that_do
 def test_an_adapted_layer_computes_the_same_logits_from_standardised_features():
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(50, 5, generator=generator) * torch.tensor([0.1, 1, 10, 1, 0]) + 3
-    layer, standardise = nn.Linear(5, 3), Standardisation.of(features)
+    layer, standardise = nn.Linear(5, 3), Standardisation.of([features])
     expected = layer(features).detach()
     standardise.adapt(layer)
     assert not torch.allclose(layer(features), expected, atol=0.1)

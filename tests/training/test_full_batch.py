@@ -1,5 +1,6 @@
 """A head fitted on all features at once is the optimum of its objective, for each weight decay and for the refit."""
 
+import copy
 import json
 import weakref
 from collections.abc import Callable
@@ -19,7 +20,10 @@ from tlearn.analysis.linear_probe import Standardisation, lbfgs, minimise
 from tlearn.data.split import TEST_AS_VAL
 from tlearn.errors import ConfigError
 from tlearn.models.graph.divide import FrozenPart
+from tlearn.models.losses import FunctionLoss
 from tlearn.models.network import TransferNetwork
+from tlearn.training import feature_blocks
+from tlearn.training.feature_blocks import BlockLoss, FeatureBlocks
 from tlearn.training.full_batch import LBFGS, FullBatchModule
 
 DECAYS = [1.0, 0.1, 0.001]
@@ -95,7 +99,7 @@ def minimised(make: Callable) -> tuple[torch.Tensor, int]:
     generator, targets = torch.Generator().manual_seed(0), torch.arange(500) % 50
     centres = torch.randn(50, 600, generator=generator)
     features = torch.relu(0.2 * centres[targets] + torch.randn(500, 600, generator=generator))
-    features = Standardisation.of(features)(features)
+    features = Standardisation.of([features])(features)
     weight, evaluated = torch.zeros(50, 600, requires_grad=True), []
     optimizer = make([weight], 200, 1e-5)
 
@@ -162,7 +166,7 @@ class Rows(TensorDataset):
     """Features as the store of a run hands them out: for indices and a view."""
 
     def __getitem__(self, choice):
-        return super().__getitem__(choice[0])
+        return super().__getitem__(slice(None) if choice[0] is None else choice[0])
 
 
 def splits(*notes: str) -> SimpleNamespace:
@@ -206,13 +210,114 @@ class Living(TorchDispatchMode):
         self.now -= self.sizes.pop(key)
 
 
-def test_the_refit_holds_all_features_twice_at_most():
+def test_the_refit_holds_all_features_once_and_a_block():
     module, _ = fitted(DECAYS)
     data = splits()
     features = torch.cat([data.datasets[split].tensors[0] for split in ("train", "val")])
     with Living(features.nbytes // 2) as living:
         module.finish(data, 1)
-    assert living.most <= 2.5 * features.nbytes
+    assert living.most <= 2.0 * features.nbytes
+
+
+class OnDisk:
+    """Features that are read by slicing, and count how much of them was read."""
+
+    def __init__(self, features: torch.Tensor) -> None:
+        self.features, self.shape, self.read = features, features.shape, 0
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, part: slice) -> torch.Tensor:
+        self.read += len(self.features[part])
+        return self.features[part].clone()
+
+
+@pytest.fixture
+def blocks_of_ten(monkeypatch):
+    """Let blocks have ten of the images with seven features, and keep none in memory."""
+    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 7 * 4)
+    monkeypatch.setattr(feature_blocks, "_KEPT", 0)
+
+
+LOSSES = {
+    "plain": nn.CrossEntropyLoss(),
+    "class weights": nn.CrossEntropyLoss(torch.tensor([0.5, 3.0, 1.0]), label_smoothing=0.1),
+    "a class that does not count": nn.CrossEntropyLoss(torch.tensor([0.5, 3.0, 0.0])),
+    "divided by images": nn.MultiMarginLoss(weight=torch.tensor([0.5, 3.0, 1.0])),
+    "a function": FunctionLoss(F.cross_entropy, weight=torch.tensor([1.0, 2.0, 3.0])),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("by_class", [False, True])
+def test_loss_and_gradient_of_blocks_are_those_of_all_images_at_once(blocks_of_ten, loss, by_class):
+    features, targets, _ = problem().tensors
+    if by_class:
+        order = targets.argsort()
+        features, targets = features[order], targets[order]
+    layer, rows = nn.Linear(7, 3), OnDisk(features + 1e4)
+    blocks = FeatureBlocks([(rows, targets)], layer.weight)
+    found = BlockLoss(blocks, loss, layer)()
+    gradients = torch.autograd.grad(found, tuple(layer.parameters()))
+    exact = rows.features.double()
+    scale = exact.std(0, correction=0)
+    inputs = (exact - exact.mean(0)) / scale.where(scale > 0, 1.0)
+    weight, bias = (one.detach().double().requires_grad_() for one in layer.parameters())
+    expected = copy.deepcopy(loss).double()(F.linear(inputs, weight, bias), targets)
+    assert len(found_blocks := list(blocks)) == 12
+    assert all(len(part) == 10 for _, part in found_blocks)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    for one, other in zip(gradients, torch.autograd.grad(expected, (weight, bias)), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_are_read_anew_each_time_unless_all_fit(monkeypatch):
+    features, targets, _ = problem().tensors
+    for kept in (0, features.nbytes):
+        monkeypatch.setattr(feature_blocks, "_KEPT", kept)
+        blocks = FeatureBlocks([(rows := OnDisk(features), targets)], torch.zeros(3, 7))
+        first, read = [part for part, _ in blocks], rows.read
+        assert all(map(torch.equal, first, (part for part, _ in blocks)))
+        assert rows.read == read + (0 if kept else len(features))
+
+
+def test_a_loss_that_is_not_a_mean_over_images_is_refused_where_there_are_several_blocks(monkeypatch):
+    features, targets, _ = problem().tensors
+    layer, total = nn.Linear(7, 3), nn.CrossEntropyLoss(reduction="sum")
+    # Of a single block, any loss is right.
+    BlockLoss(FeatureBlocks([(features, targets)], layer.weight), total, layer)()
+    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 7 * 4)
+    with pytest.raises(ConfigError, match="CrossEntropyLoss is not a mean over images"):
+        BlockLoss(FeatureBlocks([(features, targets)], layer.weight), total, layer)
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 3.0, 1.0])], ids=["plain", "class weights"])
+def test_a_fit_in_blocks_is_that_of_all_at_once(monkeypatch, weight):
+    loss = nn.CrossEntropyLoss(weight)
+    whole, (*epochs, last) = fitted(DECAYS, loss)
+    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 7 * 4)
+    monkeypatch.setattr(feature_blocks, "_KEPT", 0)
+    parted, (*in_blocks, measured) = fitted(DECAYS, loss)
+    for name, value in last["figures"].items():
+        assert measured["figures"][name] == pytest.approx(value, abs=1e-5), name
+    for one, other in zip(epochs, in_blocks, strict=True):
+        torch.testing.assert_close(one["weight"], other["weight"], atol=1e-3, rtol=1e-3)
+    assert whole.finish(splits(), 1) == parted.finish(splits(), 1)
+    torch.testing.assert_close(whole.network.head.weight, parted.network.head.weight, atol=1e-3, rtol=1e-3)
+
+
+def test_a_fit_in_blocks_holds_no_more_of_many_images_than_of_few(blocks_of_ten):
+    most = []
+    for count in (200, 2000):
+        features, targets, _ = problem(count).tensors
+        layer = nn.Linear(7, 3)
+        objective = BlockLoss(FeatureBlocks([(OnDisk(features), targets)], layer.weight), F.cross_entropy, layer)
+        with Living(10 * 7 * 4) as living:
+            minimise(LBFGS(layer.parameters(), 5, 1e-5, 2), objective, layer.weight, 0.1)
+        # A view counts as all that it is a part of.
+        most.append(living.most - features.nbytes - targets.nbytes)
+    assert 0 < most[1] <= most[0] <= 5 * 10 * 7 * 4
 
 
 @pytest.mark.parametrize("said", [True, False])

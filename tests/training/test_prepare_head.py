@@ -70,7 +70,7 @@ def test_logits_do_not_depend_on_the_scale_of_features(kind):
 
 def test_the_first_weights_are_the_regularised_optimum():
     features, targets = problem()
-    standardised = Standardisation.of(features)(features)
+    standardised = Standardisation.of([features])(features)
     layer, best = prepared(features, targets)[0].folded(), nn.Linear(40, 3)
     strength = 200 / (120 * 3)
 

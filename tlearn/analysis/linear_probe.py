@@ -22,9 +22,21 @@ class Standardisation:
     deviation: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> Self:
-        """Compute mean and standard deviation of features [N, F]."""
-        return cls(features.mean(0), features.std(0, correction=0))
+    def of(cls, blocks: Iterable[Tensor]) -> Self:
+        """Compute mean and standard deviation of features, from blocks [n, F] of them."""
+        count, first, sums, squares = 0, None, torch.zeros(()), torch.zeros(())
+        for block in blocks:
+            # Relative to one image: a constant feature deviates by exactly 0, and a large mean loses no digits.
+            first = block[0].clone() if first is None else first
+            apart = block - first
+            count += len(block)
+            sums = sums + apart.sum(0, dtype=sum_dtype(block))
+            squares = squares + apart.square_().sum(0, dtype=sum_dtype(block))
+        if first is None:
+            raise ValueError("no features")
+        mean = sums / count
+        deviation = (squares / count - mean.square()).clamp_min(0).sqrt()
+        return cls((first + mean).to(first.dtype), deviation.to(first.dtype))
 
     @property
     def scale(self) -> Tensor:
@@ -47,6 +59,11 @@ class Standardisation:
         """Undo `adapt`."""
         layer.weight.div_(self.scale)
         layer.bias.sub_(layer.weight @ self.mean)
+
+
+def sum_dtype(values: Tensor) -> torch.dtype:
+    """Return the precision of sums: double but on Apple's GPUs, which have none."""
+    return torch.float if values.device.type == "mps" else torch.double
 
 
 def lbfgs(parameters: Iterable[Tensor], max_iter: int, tolerance: float) -> torch.optim.LBFGS:

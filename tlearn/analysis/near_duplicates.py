@@ -122,7 +122,7 @@ def _standardised(parts: Sequence[Outputs]) -> list[Tensor]:
     if not features:
         return []
     every = torch.cat(features).float()
-    return list(Standardisation.of(every)(every).split([len(part) for part in features]))
+    return list(Standardisation.of([every])(every).split([len(part) for part in features]))
 
 
 @dataclass(frozen=True)

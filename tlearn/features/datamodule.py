@@ -15,12 +15,14 @@ from tlearn.features.rows import FeatureRows
 # Evaluation reads as much at once as a processor's cache holds.
 _EVALUATION_BYTES = 16 * 2**20
 
-# (indices of the images, view)
-Choice = tuple[list[int], int]
+# (indices of the images, view); None for all images
+Choice = tuple[list[int] | None, int]
 
 
 class FeatureDataset(Dataset):
     """Return a whole batch (features [n, ...], targets [n], indices [n]) for the indices of its images and a view.
+
+    Of all images, features are not read: they are `FeatureRows`, in the order in which they lie on the disk.
 
     Args:
         views: the features of all images, once for each view.
@@ -35,7 +37,11 @@ class FeatureDataset(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, choice: Choice) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, choice: Choice) -> tuple[Tensor | FeatureRows, Tensor, Tensor]:
+        if choice[0] is None:
+            rows = self.views[choice[1]]
+            order = rows.in_storage_order()
+            return rows.chosen(order), self._targets[order], order
         indices, view = torch.tensor(choice[0]), choice[1]
         return self.views[view][indices], self._targets[indices], indices
 
@@ -46,7 +52,7 @@ class FeatureDataModule(SplitDataModule):
     Args:
         images: the images that the features are of; splits, order and batches are theirs.
         rows: the features of each split, once for each view.
-        full_batch: load all training images as one batch.
+        full_batch: give out all training images as one batch, whose features are read by slicing.
     """
 
     def __init__(
@@ -58,11 +64,13 @@ class FeatureDataModule(SplitDataModule):
         }
         size = len(datasets["train"]) if full_batch else images.batch_size
         super().__init__(images.image_set, datasets, size, 0, images.balance, images.seed)
-        self._images_batch_size = images.batch_size
+        self._images_batch_size, self._full_batch = images.batch_size, full_batch
 
     def train_dataloader(self) -> DataLoader:
         """Shuffle as with images, and take one view per epoch in turn."""
         dataset = self.datasets["train"]
+        if self._full_batch:
+            return self._batches_of(dataset, [(None, 0)])
         batches = _Choices(self._train_batches(), len(dataset.views))
         return self._batches_of(dataset, batches)
 

@@ -45,7 +45,7 @@ class FeatureRows:
         """The size of one row in bytes."""
         return self._parts[0][:1].nbytes
 
-    def __getitem__(self, indices: Tensor) -> Tensor:
+    def __getitem__(self, indices: Tensor | slice) -> Tensor:
         """Copy rows [n] into memory as float32 [n, ...]; raise OutputError where a file has become shorter."""
         for file, size in self._files:
             # The system ends a process that reads mapped memory behind the end of its file.
@@ -59,6 +59,11 @@ class FeatureRows:
             here = part == number
             chosen[here] = self._parts[number][row[here]].float()
         return chosen
+
+    def in_storage_order(self) -> Tensor:
+        """Return the indices of all rows [N] in the order in which they lie on the disk."""
+        order = self._row.argsort(stable=True)
+        return order[self._part[order].argsort(stable=True)]
 
     def chosen(self, indices: Tensor) -> "FeatureRows":
         """Select rows without copying features."""

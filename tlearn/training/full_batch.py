@@ -5,15 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
-from torch.nn import functional
 from torch.optim import Optimizer
 
-from tlearn.analysis.linear_probe import Standardisation, minimise
+from tlearn.analysis.linear_probe import minimise
 from tlearn.console import say
 from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.split import TEST_AS_VAL
 from tlearn.errors import ConfigError
 from tlearn.ranges import require
+from tlearn.training.feature_blocks import BlockLoss, FeatureBlocks, Rows
 from tlearn.training.module import Batch, TransferModule
 
 
@@ -59,6 +59,8 @@ class LBFGS(optim.LBFGS):
 class FullBatchModule(TransferModule):
     """Fit a linear head on cached features, and validate it after each fit as after any epoch.
 
+    Features are read in blocks, so that the memory is that of one block, or 256 MB where all fit into that.
+
     Each epoch fits one weight decay, strongest first, starting from the previous solution. The checkpoint callback
     chooses the best epoch, and with it the weight decay. The last fit is on train and val together, where val had no
     part in the loss so far: Kornblith et al. 2019, arXiv:1805.08974, chose and fitted so.
@@ -91,6 +93,7 @@ class FullBatchModule(TransferModule):
         self.automatic_optimization = False
         self.weight_decays, self.max_iter = weight_decays, max_iter
         self.history_size, self.tolerance, self.refit = history_size, tolerance, refit
+        self._objective: tuple[Rows, BlockLoss] | None = None
         if not isinstance(self.network.head, nn.Linear) or self.network.stages or self.later_stages:
             raise ConfigError("module=full_batch fits one linear layer: choose head=linear and finetune=frozen")
         if self.optimizer is not None:
@@ -113,15 +116,31 @@ class FullBatchModule(TransferModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Fit with the weight decay of the epoch; measure the fitted head on the same batch, which holds all images."""
-        inputs, targets, _ = batch
-        with torch.no_grad():
-            features = self.network.features(inputs)
-        weight_decay = self.weight_decays[self.current_epoch]
-        self._fit(self.optimizers(), features, targets, weight_decay, self.manual_backward)
+        inputs, targets, indices = batch
+        # The same object in every epoch, where features lie on the disk
+        if self._objective is None or self._objective[0] is not inputs:
+            self._objective = inputs, self._loss_of([(inputs, targets)])
+        objective, weight_decay = self._objective[1], self.weight_decays[self.current_epoch]
+        self._fit(self.optimizers(), objective, weight_decay, self.manual_backward)
         self.log("weight_decay", weight_decay, on_step=False, on_epoch=True)
         with torch.no_grad():
-            loss, _ = self._step(batch, batch_idx, "train")
-        return loss
+            return self._measured(objective, targets, indices, batch_idx)
+
+    def _measured(self, objective: BlockLoss, targets: Tensor, indices: Tensor, batch_idx: int) -> Tensor:
+        mean, start = torch.zeros((), device=self.device), 0
+        for features, share in zip(objective.blocks.raw(), objective.shares, strict=True):
+            part = slice(start, start + len(features))
+            start, logits = part.stop, self(features)
+            # The mean over images that all count 0 is not a number.
+            loss = self.loss(logits, targets[part]) if share else torch.zeros_like(mean)
+            self._check_loss(self.trainer, loss, indices[part])
+            self.measure("train", batch_idx, logits, targets[part], share * len(targets) / len(features) * loss)
+            mean += share * loss
+        return mean
+
+    def on_train_end(self) -> None:
+        """Release the features."""
+        self._objective = None
 
     def finish(self, data: SplitDataModule, epoch: int) -> dict[str, float]:
         """Fit train and val together, with the weight decay of the best epoch times |train| / |train + val|.
@@ -133,42 +152,34 @@ class FullBatchModule(TransferModule):
         if TEST_AS_VAL in data.image_set.notes:
             say("no refit on train + val: val holds the test images")
             return {}
-        parts = [data.datasets[split][list(range(len(data.datasets[split]))), 0] for split in ("train", "val")]
+        parts = [data.datasets[split][None, 0][:2] for split in ("train", "val")]
         # An evaluation on a GPU leaves the module on the CPU.
-        device = self.to(self.trainer.strategy.root_device).device
-        inputs, targets, _ = (torch.cat(values).to(device) for values in zip(*parts, strict=True))
-        weight_decay = self.weight_decays[epoch] * len(parts[0][1]) / len(targets)
-        # All features once more
-        del parts
-        with torch.no_grad():
-            features = self.network.features(inputs)
-        self._fit(self.configure_optimizers(), features, targets, weight_decay)
+        self.to(self.trainer.strategy.root_device)
+        count = sum(len(targets) for _, targets in parts)
+        weight_decay = self.weight_decays[epoch] * len(parts[0][1]) / count
+        self._fit(self.configure_optimizers(), self._loss_of(parts), weight_decay)
         self.trained_on = "train+val"
         unmeasured = "" if "test" in data.datasets else "; no test images measure this fit"
-        say(f"refit on train + val ({len(targets):,} images) with weight decay {weight_decay:.3g}{unmeasured}")
+        say(f"refit on train + val ({count:,} images) with weight decay {weight_decay:.3g}{unmeasured}")
         return {"weight_decay_refit": weight_decay}
+
+    def _loss_of(self, parts: Sequence[tuple[Rows, Tensor]]) -> BlockLoss:
+        head = self.network.head
+        assert isinstance(head, nn.Linear)
+        return BlockLoss(FeatureBlocks(parts, head.weight), self.loss, head)
 
     def _fit(
         self,
         optimizer: Any,
-        features: Tensor,
-        targets: Tensor,
+        objective: BlockLoss,
         weight_decay: float,
         backward: Callable[[Tensor], Any] = Tensor.backward,
     ) -> None:
-        head = self.network.head
-        assert isinstance(head, nn.Linear)
         # Each fit is another problem: the curvature history of the previous one would mislead.
         optimizer.state.clear()
-        standardise = Standardisation.of(features)
-        standardised = standardise(features)
+        standardise, head = objective.blocks.standardise, objective.layer
         standardise.adapt(head)
-
-        def loss() -> Tensor:
-            # Not by calling the head: what listens to it would take each step for an evaluation.
-            return self.loss(functional.linear(standardised, head.weight, head.bias), targets)
-
-        minimise(optimizer, loss, head.weight, weight_decay, backward)
+        minimise(optimizer, objective, head.weight, weight_decay, backward)
         standardise.revert(head)
 
     def describe_epoch(self, epoch: int) -> dict[str, float]:

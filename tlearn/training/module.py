@@ -57,7 +57,7 @@ class TransferModule(LightningModule):
         metrics: by name, as `tlearn.training.metrics` says; None for top-1 and top-5.
     """
 
-    # Whether all training images must come as one batch
+    # Whether all training images must come as one batch, whose inputs are features that are read by slicing
     full_batch = False
     # The splits whose images the network at the end was trained on
     trained_on = "train"
