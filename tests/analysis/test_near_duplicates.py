@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tlearn.analysis import near_duplicates as neighbours
-from tlearn.analysis.near_duplicates import near_duplicates, nearest
+from tlearn.analysis.near_duplicates import compared, near_duplicates, nearest
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.decode import Decoder
 from tlearn.errors import BadImageError
@@ -103,13 +103,32 @@ def test_the_nearest_are_those_with_the_highest_cosine(monkeypatch):
     queries, bank = torch.randn(31, 8, generator=generator), 100 * torch.randn(50, 8, generator=generator)
     every = F.cosine_similarity(queries[:, None], bank[None], dim=2)
     expected = every.sort(dim=1, descending=True)
-    for chunk in (neighbours._CHUNK, 120):
+    for chunk in (neighbours._CHUNK, 120, 9):
         monkeypatch.setattr(neighbours, "_CHUNK", chunk)
         similarities, indices = nearest(queries, bank, 4)
         assert torch.equal(indices, expected.indices[:, :4])
         torch.testing.assert_close(similarities, expected.values[:, :4])
     assert nearest(queries, bank, 99)[1].shape == (31, 50)
     assert nearest(queries.bfloat16(), bank.bfloat16(), 2)[0].dtype == torch.float32
+
+
+def test_beyond_a_number_of_pairs_a_part_of_the_smaller_splits_is_compared_and_told(pictures, monkeypatch):
+    for number in range(8):
+        photo(number).save(pictures / "test" / f"a{number}.png")
+    parts = splits(pictures)
+    assert compared(parts) == (parts, "")
+    every = near_duplicates(parts)
+    assert {row["other_path"] for row in every} == {f"test/a{number}.png" for number in range(8)}
+    train, test = parts
+    monkeypatch.setattr(neighbours, "_PRODUCTS", len(train) * len(test) * 200 / 1.5)
+    (same, thinned), note = compared(parts)
+    assert same is train
+    assert thinned.paths == test.paths[::2]
+    assert torch.equal(thinned.features, test.features[::2])
+    assert note.startswith("near-duplicates: 24 of 48 images of test were compared with the others, as all pairs")
+    found = near_duplicates(parts)
+    assert [row["other_path"] for row in found]
+    assert {row["other_path"] for row in found} == {row["other_path"] for row in every} & set(test.paths[::2])
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

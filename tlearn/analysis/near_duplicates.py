@@ -1,8 +1,9 @@
 """Nearest neighbours by features, and near-duplicates across splits."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -20,6 +21,10 @@ from tlearn.machine import available_cpus
 
 # Similarities that are in memory at once
 _CHUNK = 16_000_000
+# Images whose features are in memory once more
+_ROWS = 4096
+# Pairs x features that are compared: about 30 s on one thread
+_PRODUCTS = 5e11
 # Neighbours of an image that may be copies of it; the distance of the last of them is the local scale.
 _COPIES, _SCALE = 3, 20
 # Stop after this many pairs in a row that are not the same photo: nearer pairs come first.
@@ -33,19 +38,61 @@ _SAME = 0.8
 _DECODE = Decoder(high_bit_depth="scale")
 
 
-def nearest(queries: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def nearest(
+    queries: Tensor, bank: Tensor, count: int, prepare: Callable[[Tensor], Tensor] = Tensor.float
+) -> tuple[Tensor, Tensor]:
     """Find the `count` rows of `bank` that are most similar to each query, or all where it has fewer.
 
     Args:
         queries: features [N, F].
         bank: features [M, F].
+        prepare: applied to blocks [n, F] of both before they are compared.
 
     Returns cosine similarities [N, count], highest first, and indices into the bank [N, count].
     """
-    directions = F.normalize(bank.float())
-    count, rows = min(count, len(bank)), max(1, _CHUNK // max(1, len(bank)))
-    found = [(F.normalize(part.float()) @ directions.T).topk(count) for part in queries.split(rows)]
-    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+    count, side = min(count, len(bank)), max(1, math.isqrt(_CHUNK))
+    rows, found = max(side, _CHUNK // max(1, len(bank))), []
+    for part in queries.split(rows):
+        directions = F.normalize(prepare(part))
+        values, indices = torch.empty(len(part), 0), torch.empty(len(part), 0, dtype=torch.long)
+        for start in range(0, len(bank), side):
+            block = F.normalize(prepare(bank[start : start + side]))
+            best = (directions @ block.T).topk(min(count, len(block)))
+            # The first of two that are equally similar stays first.
+            values, indices = torch.cat([values, best.values], 1), torch.cat([indices, best.indices + start], 1)
+            values, places = values.topk(min(count, values.shape[1]))
+            indices = indices.gather(1, places)
+        found.append((values, indices))
+    return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
+
+
+def compared(outputs: Sequence[Outputs]) -> tuple[list[Outputs], str]:
+    """Choose the images that `near_duplicates` compares, and say which it leaves out, if any.
+
+    All, unless pairs x features are so many that they would take minutes: then every k-th image of each split but the
+    largest, each with all images of that. So the part of these images that have copies there is that of all.
+    """
+    parts = [part for part in outputs if len(part)]
+    features = [part.features for part in parts if part.features is not None]
+    pairs = sum(len(one) * len(other) for one, other in combinations(parts, 2))
+    step = math.ceil(pairs * features[0].shape[1] / _PRODUCTS) if features else 1
+    if step <= 1 or len(features) < len(parts):
+        return parts, ""
+    largest = max(parts, key=len)
+    thinned = [part if part is largest else _every(part, step) for part in parts]
+    taken = " and ".join(
+        f"{len(some):,} of {len(part):,} images of {part.split}"
+        for some, part in zip(thinned, parts, strict=True)
+        if some is not part
+    )
+    return thinned, f"near-duplicates: {taken} were compared with the others, as all pairs would take minutes"
+
+
+def _every(part: Outputs, step: int) -> Outputs:
+    features = None if part.features is None else part.features[::step]
+    return replace(
+        part, paths=part.paths[::step], targets=part.targets[::step], logits=part.logits[::step], features=features
+    )
 
 
 def near_duplicates(outputs: Sequence[Outputs], limit: int = 2000) -> list[dict[str, Any]]:
@@ -57,12 +104,13 @@ def near_duplicates(outputs: Sequence[Outputs], limit: int = 2000) -> list[dict[
     symbols can be so similar that different ones are listed.
 
     Features only rank candidate pairs, by distance relative to other neighbours, so that the scale of a backbone's
-    features does not matter; pixels decide. At most `limit` pairs are compared.
+    features does not matter; pixels decide. At most `limit` pairs are compared by pixels, and by features those of
+    `compared`.
 
     Each row has similarity (of the pixels, up to 1), split, path, other_split, other_path and same_class. Raises
     ValueError where features were not kept.
     """
-    parts = [part for part in outputs if len(part)]
+    parts, _ = compared(outputs)
     rows: list[dict[str, Any]] = []
     pairs, misses = _candidates(parts, limit), 0
     with ThreadPoolExecutor(available_cpus()) as pool:
@@ -92,19 +140,29 @@ def _row(parts: Sequence[Outputs], place: _Place, other_place: _Place) -> dict[s
 
 def _candidates(parts: Sequence[Outputs], limit: int) -> list[tuple[_Place, _Place]]:
     """List the nearest pairs of images in different splits by features, nearest first."""
-    features = _standardised(parts)
+    features = [part.features for part in parts if part.features is not None]
+    if len(features) < len(parts):
+        raise ValueError("near duplicates are looked for by features, and these were not kept")
+    if not features:
+        return []
+    # Of all splits together
+    standardise = Standardisation.of(block.float() for part in features for block in part.split(_ROWS))
     found: list[tuple[float, _Place, _Place]] = []
     for first, second in combinations(range(len(parts)), 2):
-        ratios, ends = _neighbours(features[first], features[second])
+        ratios, ends = _neighbours(features[first], features[second], standardise)
         # Most pairs occur twice, as each image is the other's neighbour.
         for at in ratios.argsort(stable=True)[: 2 * limit].tolist():
             found.append((float(ratios[at]), (first, int(ends[0, at])), (second, int(ends[1, at]))))
     return list(dict.fromkeys((one, other) for _, one, other in sorted(found)))[:limit]
 
 
-def _neighbours(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+def _neighbours(one: Tensor, other: Tensor, standardise: Standardisation) -> tuple[Tensor, Tensor]:
     """Pair each image with the nearest of the other split; return relative distances [pairs], indices [2, pairs]."""
-    (forth, to), (back, fro) = nearest(one, other, _SCALE), nearest(other, one, _SCALE)
+
+    def prepare(block: Tensor) -> Tensor:
+        return standardise(block.float())
+
+    (forth, to), (back, fro) = nearest(one, other, _SCALE, prepare), nearest(other, one, _SCALE, prepare)
     forth, back = ((2 - 2 * similarities).clamp_min(1e-12).sqrt() for similarities in (forth, back))
     to, fro = to[:, :_COPIES], fro[:, :_COPIES]
     left = torch.cat([torch.arange(len(to))[:, None].expand_as(to).flatten(), fro.flatten()])
@@ -112,17 +170,6 @@ def _neighbours(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     distances = torch.cat([forth[:, :_COPIES].flatten(), back[:, :_COPIES].flatten()])
     # Relative to the scales of both images: in dense regions, small distances mean little.
     return distances / (forth[left, -1] * back[right, -1]).sqrt(), torch.stack([left, right])
-
-
-def _standardised(parts: Sequence[Outputs]) -> list[Tensor]:
-    """Standardise the features of all splits together."""
-    features = [part.features for part in parts if part.features is not None]
-    if len(features) < len(parts):
-        raise ValueError("near duplicates are looked for by features, and these were not kept")
-    if not features:
-        return []
-    every = torch.cat(features).float()
-    return list(Standardisation.of([every])(every).split([len(part) for part in features]))
 
 
 @dataclass(frozen=True)
