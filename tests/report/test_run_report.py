@@ -279,6 +279,26 @@ def test_pictures_are_bounded_and_shared_fairly_among_classes(tmp_path, root):
     assert shown == 1 + 3 * 12 + 3 * 100
 
 
+def test_of_many_classes_the_page_shows_the_worst_and_no_table_is_quadratic(tmp_path, root):
+    classes = [f"class {number}" for number in range(300)]
+    outputs = _outputs(root, classes=classes, count=500)
+    page = _page(tmp_path / "run", _summary(root, outputs={"test": outputs}, train_counts={}))
+    caption = "accuracy of each class, with 95 % intervals: the worst 200 of 300 classes"
+    assert caption in page.text
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    [table] = [part for part in re.findall(r"<table.*?</table>", html, re.DOTALL) if "top-1 (recall)" in part]
+    assert len(re.findall(r"<tr", table)) == 201
+    report = tmp_path / "run" / "report"
+    rows = read_table(report / "test_classes.csv")
+    assert [row["class"] for row in rows] == classes
+    wrong = [row["class"] for row in rows if row["top1"] and float(row["top1"]) < 1]
+    assert len(wrong) < 200
+    assert all(f">{name}<" in table for name in wrong)
+    # It has no images.
+    assert ">class 299<" not in table
+    assert list(read_table(report / "test_confusion.csv")[0]) == ["class", "taken_for", "count", "of", "fraction"]
+
+
 def test_a_perfect_network_has_no_mistakes_to_show(tmp_path, root):
     outputs = _outputs(root)
     outputs = replace(outputs, targets=outputs.predictions)

@@ -26,8 +26,10 @@ TableRows = Sequence[Mapping[str, Any]]
 
 # Limits of the page; the CSV tables have every row.
 _CARDS, _PAIRS, _SUSPECTS, _COPIES, _RANDOM = 12, 30, 24, 12, 24
-# Classes of a confusion matrix that is shown as a table
-_MOST_COLUMNS = 1000
+# Rows of classes on the page
+_CLASSES = 200
+# Classes of a confusion matrix that is written as a table
+_MOST_COLUMNS = 200
 # Thumbnails reserved for doubtful labels and near-duplicates, which come after the mistakes
 DOUBTFUL_PICTURES = _SUSPECTS + 2 * _COPIES
 # Column heads on the page
@@ -112,9 +114,14 @@ def class_blocks(outputs: Outputs, train_counts: Mapping[str, int], exhibits: Ex
     left_out = ("recall", "top5_low", "top5_high", *(() if train_counts else ("train_pictures",)))
     short = [{name: value for name, value in row.items() if name not in left_out} for row in table]
     title = f"{split}: accuracy of each class"
+    caption = f"{title}, with 95 % intervals"
+    if len(short) > _CLASSES:
+        # Those without images come last.
+        short = sorted(short, key=lambda row: (row["top1"] is None, row["top1"]))[:_CLASSES]
+        caption += f": the worst {_CLASSES} of {len(table):,} classes"
     labels = LABELS | {"top1": "top-1 (recall)", "f1": "F1"}
     blocks = [
-        exhibits.table(f"{split}_classes", f"{title}, with 95 % intervals", table, labels, short),
+        exhibits.table(f"{split}_classes", caption, table, labels, short),
         exhibits.figure(f"{split}_class_accuracy", title, lambda: accuracy.accuracy_figure(table), table),
     ]
     # Without a difference in class sizes there is nothing to see.
