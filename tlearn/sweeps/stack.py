@@ -46,7 +46,8 @@ class Stack:
 class Steps:
     """The steps of one torch optimizer for all heads, scaled by the learning rate and weight decay of each.
 
-    The steps of Adam, AdamW and SGD are proportional to the learning rate: the optimizer takes them at a rate of 1.
+    The steps of Adam, AdamW and SGD are proportional to the learning rate, and without weight decay they depend on
+    gradients alone: the optimizer takes them at a rate of 1, from 0.
 
     Args:
         parameters: [K, ...] each.
@@ -56,7 +57,9 @@ class Steps:
 
     def __init__(self, parameters: Sequence[Tensor], own: Sequence[Optimizer], make: Callable[..., Optimizer]) -> None:
         self._parameters, self._own = parameters, own
-        self._all = make([{"params": parameters, "lr": 1.0, "weight_decay": 0.0}])
+        self._steps = [torch.zeros_like(one) for one in parameters]
+        # Fused, it reads and writes each number once: several times faster for what no cache holds.
+        self._all = make([{"params": self._steps, "lr": 1.0, "weight_decay": 0.0}], fused=True, foreach=False)
         self._decay = self._column("weight_decay")
         self._decays = bool(self._decay.any())
 
@@ -72,15 +75,15 @@ class Steps:
         rate, group = self._column("lr"), lead.param_groups[0]
         # OneCycleLR changes momentum, too, for all alike.
         self._all.param_groups[0].update({name: group[name] for name in ("betas", "momentum") if name in group})
-        before = []
-        for one in self._parameters:
+        decoupled = isinstance(self._all, AdamW) or group.get("decoupled_weight_decay")
+        for one, step in zip(self._parameters, self._steps, strict=True):
             assert one.grad is not None
-            if self._decays and isinstance(self._all, AdamW):
+            if self._decays and decoupled:
                 one.mul_(self._per_head(1 - rate * self._decay, one))
             elif self._decays:
-                one.grad.add_(self._per_head(self._decay, one) * one)
-            before.append(one.clone())
+                one.grad.addcmul_(self._per_head(self._decay, one), one)
+            step.grad, one.grad = one.grad, None
         self._all.step()
-        for one, start in zip(self._parameters, before, strict=True):
-            one.sub_(start).mul_(self._per_head(rate, one)).add_(start)
-        self._all.zero_grad()
+        for one, step in zip(self._parameters, self._steps, strict=True):
+            one.addcmul_(self._per_head(rate, one), step)
+            step.zero_()
