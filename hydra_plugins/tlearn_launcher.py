@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import permutations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -38,26 +39,51 @@ class BatchedLauncher(BasicLauncher):
         # Imported here, as below: Hydra imports this file at the start of every program.
         from tlearn.sweeps.groups import grouped
 
-        with grouped(self._planned(list(overrides), initial_job_idx + n) for n, overrides in enumerate(job_overrides)):
-            return super().launch(job_overrides, initial_job_idx)
+        trials = [(initial_job_idx + n, list(overrides)) for n, overrides in enumerate(job_overrides)]
+        with grouped(self._planned(*trial) for trial in trials) as groups:
+            if not groups:
+                return super().launch(job_overrides, initial_job_idx)
+            return [done for trial in trials for done in self._launched(*trial)]
 
-    def _planned(self, overrides: list[str], number: int) -> "Planned":
-        """Describe a trial in plain data, as Hydra will start it."""
-        from tlearn.sweeps.groups import Planned
+    def _launched(self, number: int, overrides: list[str]) -> Sequence[JobReturn]:
+        """Run one trial, as Hydra does, but for one that has been trained and is only to be finished."""
+        from tlearn.config.trained_job import finish, is_plain
+        from tlearn.sweeps.groups import is_trained
 
+        assert self.hydra_context is not None
+        assert self.task_function is not None
+        config = self._composed(number, overrides)
+        if not (is_trained(Path(_folder(config))) and is_plain(config.hydra)):
+            return super().launch([overrides], number)
+        return [finish(config, _folder(config), self.task_function, self.hydra_context.callbacks)]
+
+    def _composed(self, number: int, overrides: list[str]) -> DictConfig:
+        """Compose the configuration of a trial as Hydra will start it."""
         assert self.hydra_context is not None
         assert self.config is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id, config.hydra.job.num = str(number), number
-            folder = os.path.abspath(os.path.join(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)))
+        return config
+
+    def _planned(self, number: int, overrides: list[str]) -> "Planned":
+        """Describe a trial in plain data."""
+        from tlearn.sweeps.groups import Planned
+
+        config = self._composed(number, overrides)
+        folder = _folder(config)
+        with open_dict(config):
             program = config.pop("hydra").job.config_name
         settings: Any = OmegaConf.to_container(config, resolve=False)
 
         def resolved(name: str) -> Any:
-            return OmegaConf.to_container(config[name], resolve=True)
+            return OmegaConf.to_container(config[name], resolve=True, throw_on_missing=True)
 
         return Planned(number, folder, program, overrides, settings, resolved)
+
+
+def _folder(config: DictConfig) -> str:
+    return os.path.abspath(os.path.join(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)))
 
 
 class _Composer:
@@ -85,9 +111,7 @@ class _Composer:
         if known is not None and not any(f"{a}.".startswith(f"{b}.") for a, b in permutations(keys, 2)):
             config: DictConfig = pickle.loads(known[1])
             try:
-                for before, text, one in zip(known[0], sweep_overrides, parsed, strict=True):
-                    if text != before and one is not None:
-                        _change(config, before, text, one)
+                _change(config, known[0], sweep_overrides, parsed)
             except OmegaConfBaseException:
                 # Which Hydra says in its own words.
                 return self._loader.load_sweep_config(master_config, sweep_overrides)
@@ -124,13 +148,21 @@ def _parsed(text: str) -> _Value | None:
     return None if isinstance(found.value(), dict) else _Value(found)
 
 
-def _change(config: DictConfig, before: str, text: str, one: _Value) -> None:
-    OmegaConf.update(config, one.key, one.value, merge=True)
+def _change(config: DictConfig, before: Sequence[str], after: Sequence[str], parsed: Sequence[_Value | None]) -> None:
+    """Change a configuration that was composed by some overrides to that of others of the same keys."""
     job, tasks = config.hydra.job, config.hydra.overrides.task
-    tasks[list(tasks).index(before)] = text
+    lines = list(tasks)
+    for old, new, one in zip(before, after, parsed, strict=True):
+        if new != old and one is not None:
+            OmegaConf.update(config, one.key, one.value, merge=True)
+            place = lines.index(old)
+            lines[place] = tasks[place] = new
+    # Hydra 1.4 makes it of the lines when it is read.
+    if OmegaConf.is_interpolation(job, "override_dirname"):
+        return
     style = job.config.override_dirname
-    lines = sorted(line for line in tasks if line.partition("=")[0] not in style.exclude_keys)
-    job.override_dirname = re.sub("=", style.kv_sep, style.item_sep.join(lines))
+    kept = sorted(line for line in lines if line.partition("=")[0] not in style.exclude_keys)
+    job.override_dirname = re.sub("=", style.kv_sep, style.item_sep.join(kept))
 
 
 @dataclass

@@ -41,6 +41,7 @@ PLUGINS = sorted((PACKAGE.parent / "hydra_plugins").glob("*.py"))
 PRIVATE = {
     "hydra._internal.utils",
     "hydra._internal.core_plugins.basic_launcher",
+    "omegaconf._utils",
     "lightning.pytorch.strategies.launchers._SubprocessScriptLauncher",
     "threading._shutdown",
     "atexit._run_exitfuncs",

@@ -8,11 +8,14 @@ import signal
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from PIL import Image
@@ -112,6 +115,48 @@ def test_the_line_of_a_group_says_what_its_trials_lack_and_each_has_a_run_folder
         assert "_hparams_/session_start_info" in board.PluginTagToContent("hparams")
         assert {"val/loss", "train/loss", "test/loss"} <= {*board.Tags()["scalars"]}
     assert [row["status"] for row in sweep_rows(tmp_path / "swept")] == ["done"] * 3
+
+
+class Seen(Callback):
+    """What Hydra's callbacks see of each job."""
+
+    jobs: ClassVar[list[tuple[Any, ...]]] = []
+
+    def on_job_start(self, config, *, task_function, **kwargs):
+        self.jobs.append((config.hydra.job.num, HydraConfig.get().job.id, config.optimizer.lr, task_function.__name__))
+
+    def on_job_end(self, config, job_return, **kwargs):
+        own, hydras = job_return.cfg, job_return.hydra_cfg.hydra
+        told = (job_return.status, job_return.task_name, job_return.working_dir, job_return.overrides)
+        self.jobs.append((*told, list(own), own.optimizer.lr, hydras.overrides.task, config.hydra.runtime.choices))
+
+
+def test_a_trial_that_was_trained_with_others_has_the_job_that_hydra_gives_it(sweep, tmp_path):
+    seen = f"+hydra.callbacks.seen._target_={__name__}.Seen"
+    note = "+extra.note='on: a very long line with spaces and # signs, that is folded where eighty columns end, no'"
+    found = {}
+    for launcher in ("batched", "basic"):
+        Seen.jobs.clear()
+        ended = sweep(launcher, "optimizer.lr=0.01,0.02,1e-3", "+extra.name='on','é'", seen, note, launcher=launcher)
+        assert ended.returncode == 0, ended.stderr
+        assert (TOGETHER in ended.stdout) == (launcher == "batched")
+        files = sorted((tmp_path / launcher).glob("*/.hydra/*.yaml"))
+        texts = {str(file.relative_to(tmp_path / launcher)): file.read_text(encoding="utf-8") for file in files}
+        assert len(texts) == 18
+        # Where they lie, and who launched them
+        plugin = "hydra_plugins.tlearn_launcher.Batched"
+        same = {"/batched": "/basic", plugin: "hydra._internal.core_plugins.basic_launcher.Basic"}
+        for one, other in {
+            **same,
+            "launcher=batched": "launcher=basic",
+            "launcher: batched": "launcher: basic",
+        }.items():
+            texts = {name: text.replace(one, other) for name, text in texts.items()}
+        found[launcher] = texts, [*Seen.jobs]
+    assert len(found["basic"][1]) == 12
+    assert found["batched"][0] == found["basic"][0]
+    for one, other in zip(*(found[launcher][1] for launcher in found), strict=True):
+        assert one[:-1] == other[:-1]
 
 
 def test_a_model_of_a_group_is_whole_when_it_is_copied_and_shares_the_bodys_weights_on_the_disk(sweep, tmp_path):

@@ -91,10 +91,17 @@ def _check_trial(config_name: str, content: Callable[..., dict[str, Any]]) -> No
     unresolved = content(resolve=False)
     check_home("hydra.sweep.dir", job.sweep.dir)
     check_run_folder(unresolved["paths"])
+    folder = Path(job.runtime.output_dir)
+    # Nothing has imported it where no trials train together.
+    groups: Any = sys.modules.get("tlearn.sweeps.groups")
+    group = groups.group_of(folder) if groups else None
+    resolved = group.content_of(folder) if group else None
     try:
-        resolved = content()
+        resolved = resolved or content()
     except Exception as error:
         raise plain_error(error, asked) from error
+    if group is not None:
+        group.content = resolved
     check_rules(resolved, unresolved, job.runtime.choices, asked)
 
 

@@ -96,10 +96,24 @@ class Member:
 
 @dataclass
 class Group:
-    """Trials that train together; `trained` is what that left of each until its turn, by its folder."""
+    """Trials that train together.
+
+    Args:
+        members: by their folders.
+        trained: what training has left of each until its turn.
+        content: the configuration of the first one that was checked, resolved.
+    """
 
     members: dict[Path, Member] = field(default_factory=dict)
     trained: dict[Path, Any] | None = None
+    content: dict[str, Any] | None = None
+
+    def content_of(self, folder: Path) -> dict[str, Any] | None:
+        """Return the resolved configuration of a trial, but for the paths in its folder, once one has been checked."""
+        if self.content is None:
+            return None
+        member = self.members[folder]
+        return {**self.content, **member.nodes, "data": {**self.content["data"], "balance": member.balance}}
 
 
 # Of the sweep that runs in this process, by the folders of their trials
@@ -107,7 +121,7 @@ _groups: dict[Path, Group] = {}
 
 
 @contextmanager
-def grouped(trials: Iterable[Planned]) -> Iterator[None]:
+def grouped(trials: Iterable[Planned]) -> Iterator[list[Group]]:
     """Plan the groups of the trials that are not done yet, and say so, for the block that runs them."""
     found: dict[str, Group] = {}
     for trial in trials:
@@ -122,7 +136,7 @@ def grouped(trials: Iterable[Planned]) -> Iterator[None]:
     _groups.update({folder: group for group in groups for folder in group.members})
     say(*(_told(group) for group in groups if not all(member.quiet for member in group.members.values())))
     try:
-        yield
+        yield groups
     finally:
         _groups.clear()
 
@@ -130,6 +144,12 @@ def grouped(trials: Iterable[Planned]) -> Iterator[None]:
 def group_of(folder: Path) -> Group | None:
     """Return the group of the trial that runs in a folder, if it has one."""
     return _groups.get(folder)
+
+
+def is_trained(folder: Path) -> bool:
+    """Return whether the trial of a folder has been trained with its group, and is to be finished."""
+    group = group_of(folder)
+    return group is not None and folder in (group.trained or {})
 
 
 def dissolve(group: Group) -> None:
@@ -172,11 +192,16 @@ def _key(trial: Planned) -> str | None:
         return None
     if settings["trainer"]["accelerator"] not in ("auto", "cpu") or settings["trainer"]["max_epochs"] in (None, -1):
         return None
+    # Under which names its rows would stand is Lightning's.
+    if _node(settings, "logger.tensorboard.prefix"):
+        return None
     if not {*settings["callbacks"]} <= {*_CALLBACKS} or not {*(settings["logger"] or {})} <= {"tensorboard"}:
         return None
     shared = {name: node for name, node in settings.items() if name not in HEADS}
     # Weights of classes are part of the loss.
     balance = settings["data"]["balance"]
+    if "${" in balance:
+        return None
     shared["data"] = {**settings["data"], "balance": "none" if balance == "weights" else balance}
     text = json.dumps([settings["head"]["replace"], shared], sort_keys=True, default=str)
     refers = re.sub(re.escape(json.dumps("${hydra:runtime.output_dir}")), "", text)
@@ -193,7 +218,7 @@ def _node(settings: Mapping[str, Any], place: str) -> Any:
 
 def _is_known(settings: Mapping[str, Any], place: str) -> bool:
     node = _node(settings, place)
-    return place in _MAY_BE_NULL if node is None else node.get("_target_") in _TARGETS[place]
+    return place in _MAY_BE_NULL if node is None else (node.get("_target_") in _TARGETS[place] and "_args_" not in node)
 
 
 def _is_as_shipped(settings: Mapping[str, Any], place: str) -> bool:
