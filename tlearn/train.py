@@ -23,7 +23,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.features.choose import choose_features
     from tlearn.models.device import float32
     from tlearn.report.after_training import plan_report, report_training, show_first_images
-    from tlearn.report.tensorboard import write_results
+    from tlearn.report.tensorboard import parameter_table, write_results
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.record import RunRecord
@@ -73,7 +73,7 @@ def train(config: DictConfig) -> dict[str, float]:
                 else:
                     record.finish(parts.network, parts.backbone, images, metrics, module.directions, module.trained_on)
                 show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
-                write_results(trainer.loggers, parts.network, record.parameters, metrics)
+                write_results(trainer.loggers, parameter_table(parts.network), record.parameters, metrics)
                 if plan.write:
                     report_training(record, plan, images.image_set, outputs, metrics, trainer.loggers)
         if is_main_process():

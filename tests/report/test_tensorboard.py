@@ -14,7 +14,7 @@ from torch import nn
 
 from tlearn.analysis.outputs import Outputs
 from tlearn.models.network import TransferNetwork
-from tlearn.report.tensorboard import boards, write_embedding, write_figures, write_results
+from tlearn.report.tensorboard import boards, parameter_table, write_embedding, write_figures, write_results
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_photographs_are_shown_as_jpeg(board, tmp_path):
 def test_settings_stand_beside_the_final_figures_and_the_parts_beside_their_parameters(board):
     network = TransferNetwork(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten()), nn.Linear(8, 3))
     settings = {"optimizer.lr": 0.003, "head.hidden": [4, 2], "seed": 42, "resume": None}
-    write_results([board], network, settings, {"val/top1": 0.75})
+    write_results([board], parameter_table(network), settings, {"val/top1": 0.75})
     # Which it would write again, key by key
     assert not board.hparams
     events = _events(board)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ from tlearn.console import say, session
 from tlearn.features.datamodule import FeatureDataModule
 from tlearn.files import write_table
 from tlearn.models.network import TransferNetwork
-from tlearn.report.tensorboard import write_results
+from tlearn.report.tensorboard import boards, parameter_table, write_results, write_rows
 from tlearn.report.terminal import show_result
 from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import BODY
@@ -31,7 +31,6 @@ from tlearn.runs.record import RunRecord
 from tlearn.sweeps.groups import Member
 from tlearn.sweeps.heads import Batch, Course
 from tlearn.training.best import ending
-from tlearn.training.csv_logger import CSVLogger
 from tlearn.training.loggers import complete_loggers, log_results, tracked
 from tlearn.training.metrics import shifted
 from tlearn.training.module import TransferModule
@@ -48,12 +47,16 @@ class Shared:
         parts: of a training with the first trial's settings.
         data: their cached features.
         batches: those of val and test as heads take them, with targets, by split.
+        tables: of the network's parts, by what its heads were trained as.
+        made: what makes their loggers.
     """
 
     folder: Path
     parts: Prepared
     data: FeatureDataModule
     batches: dict[str, list[Batch]]
+    tables: dict[nn.Module, str] = field(default_factory=dict)
+    made: dict[str, Any] = field(default_factory=dict)
 
     def inputs(self, loaded: Any) -> Iterator[Batch]:
         """Yield features [N, F] as heads take them, and targets."""
@@ -67,6 +70,24 @@ class Shared:
         loader = self.data.train_dataloader()
         loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
         return self.inputs(loader)
+
+    def loggers(self, nodes: Mapping[str, Any]) -> dict[str, Logger]:
+        """Build the loggers of a trial, which differ in paths alone: Hydra takes milliseconds for each."""
+        for name, node in nodes.items():
+            if name not in self.made and node is not None:
+                # Otherwise they wait for a thread after each ten values.
+                self.made[name] = seats.build(f"logger.{name}", {"max_queue": 1000, **node, "_partial_": True})
+        texts = {
+            name: {key: one for key, one in nodes[name].items() if isinstance(one, str) and key[:1] != "_"}
+            for name in self.made
+        }
+        return {name: make(**texts[name]) for name, make in self.made.items()}
+
+    def table(self, network: TransferNetwork, head: nn.Module) -> str:
+        """Return the table of the network's parts; counting those of the body takes milliseconds."""
+        if head not in self.tables:
+            self.tables[head] = parameter_table(network)
+        return self.tables[head]
 
     def settings(self, member: Member, folder: Path) -> Settings:
         """Return the settings of one trial, as it would have settled them alone."""
@@ -108,7 +129,7 @@ class Finish:
             say(f"trained together with other trials of the sweep; {self._ending()}")
             network = self._network()
             metrics, outputs = self._evaluated(network)
-            loggers = complete_loggers(seats.parts(settings["logger"], Logger, "logger"), run.path)
+            loggers = complete_loggers(self.shared.loggers(settings["logger"] or {}), run.path)
             with tracked(loggers, record.parameters):
                 self._log(run.path, loggers, metrics)
                 metrics |= calibrate(outputs) | network.sizes()
@@ -117,7 +138,7 @@ class Finish:
                 body = self.shared.folder / "model" / BODY
                 record.finish(network, parts.backbone, parts.images, metrics, self.module.directions, "train", body)
                 show_result(metrics, outputs["test"] if "test" in outputs else outputs["val"])
-                write_results(loggers, network, record.parameters, metrics)
+                write_results(loggers, self.shared.table(network, self.head), record.parameters, metrics)
         return metrics
 
     def _ending(self) -> str:
@@ -140,7 +161,8 @@ class Finish:
             for name, parameter in network.head.named_parameters():
                 parameter.copy_(self.course.state[name])
         fold(network)
-        network.eval()
+        # The body is in this mode already, with all its modules.
+        network.head.eval()
         return network
 
     @torch.no_grad()
@@ -172,6 +194,5 @@ class Finish:
         test = {name: value for name, value in metrics.items() if name.startswith("test/")}
         rows: list[dict[str, float]] = [*self.course.rows, *([{"step": self.course.steps, **test}] if test else [])]
         write_table(folder / "metrics.csv", rows, sorted({name for row in rows for name in row}))
-        for logger in loggers:
-            for row in () if isinstance(logger, CSVLogger) else rows:
-                logger.log_metrics({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+        for board in boards(loggers):
+            write_rows(board, rows)

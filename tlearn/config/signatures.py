@@ -81,6 +81,7 @@ def _of_class(module: str, kind: ast.ClassDef, steps: int) -> tuple[str, ...] | 
     return _defined(module, ast.unparse(kind.bases[0]), steps - 1) if one_base else None
 
 
+@cache
 def _fields(module: str, kind: ast.ClassDef) -> tuple[str, ...] | None:
     text, source = ast.unparse(kind), _source(module)
     decorator = re.match(r"@(dataclasses(?=\.)|dataclass)(\.dataclass)?(\(.*\))?\nclass", text)
@@ -100,8 +101,12 @@ def _keywords(function: ast.FunctionDef) -> tuple[str, ...] | None:
     return (*(one.arg for one in (*given.args, *given.kwonlyargs)), *([ANY] if given.kwarg else []))
 
 
+@cache
 def _names(statement: ast.stmt) -> list[str]:
-    """Return the names that a statement of a module or class may set, and those whose constructor it replaces."""
+    """Return the names that a statement of a module or class may set, and those whose constructor it replaces.
+
+    Statements are kept with their module, which a sweep asks about in each trial.
+    """
     names = []
     whole = isinstance(statement, ast.ClassDef | ast.FunctionDef)
     for one in [statement] if whole else ast.walk(statement):

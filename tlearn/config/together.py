@@ -71,6 +71,7 @@ def _trained(parts: Prepared, folder: Path, group: Group) -> dict[Path, Finish]:
     )
     if not isinstance(data, FeatureDataModule) or parts.trainer.strategy.root_device.type != "cpu":
         raise RuntimeError("only heads on kept features train together, and on the CPU")
+    parts.network.eval()
     shared = Shared(folder, parts, data, {})
     for split in ("val", "test"):
         if split in data.datasets:

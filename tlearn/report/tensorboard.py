@@ -37,20 +37,28 @@ def write_figures(board: TensorBoardLogger, files: Iterable[Path], step: int = 0
     writer.flush()
 
 
+def write_rows(board: TensorBoardLogger, rows: Iterable[Mapping[str, float]]) -> None:
+    """Add rows of metrics, each with its `step`, as one event each: every event is handed to a thread."""
+    writer = board.experiment._get_file_writer()
+    for row in rows:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name != "step"]
+        writer.add_summary(Summary(value=values), int(row["step"]))
+
+
 def write_results(
-    loggers: Iterable[Logger], network: nn.Module, settings: Mapping[str, Any], metrics: Mapping[str, float]
+    loggers: Iterable[Logger], network_table: str, settings: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> None:
     """Add the parts of the network with their parameters, and the settings with the run's final metrics."""
     for board in boards(loggers):
         with report_only("TensorBoard"):
-            _write_results(board, network, settings, metrics)
+            _write_results(board, network_table, settings, metrics)
 
 
 def _write_results(
-    board: TensorBoardLogger, network: nn.Module, settings: Mapping[str, Any], metrics: Mapping[str, float]
+    board: TensorBoardLogger, network_table: str, settings: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> None:
     writer: SummaryWriter = board.experiment
-    writer.add_text("network", _parameter_table(network))
+    writer.add_text("network", network_table)
     chosen = {key: value if isinstance(value, int | float | str) else str(value) for key, value in settings.items()}
     # Under names of their own: at step 0, they would be points of the curves.
     board.log_hyperparams(chosen, {f"final/{name}": value for name, value in metrics.items()})
@@ -77,7 +85,7 @@ def write_embedding(board: TensorBoardLogger, outputs: Outputs) -> None:
     writer.flush()
 
 
-def _parameter_table(network: nn.Module) -> str:
+def parameter_table(network: nn.Module) -> str:
     """Return a network's parts as a Markdown table."""
     rows = ["| part | layers | parameters | trainable |", "|---|---|---:|---:|"]
     parts = [(f"{top}.{name}", part) for top, half in network.named_children() for name, part in half.named_children()]

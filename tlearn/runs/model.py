@@ -102,20 +102,10 @@ def save_model(
     Raises:
         OutputError: the folder cannot be written to.
     """
-    # In single precision whatever the training's: that is what reads it again.
-    state = {
-        key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
-        for key, tensor in network.state_dict().items()
-    }
-    # Safetensors refuses memory that several share, as tied weights do.
-    homes = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
-    state = {k: v.clone() if homes[v.untyped_storage().data_ptr()] > 1 else v for k, v in state.items()}
-    version = _WHOLE
-    if body is not None:
-        version = FORMAT
-        shared = {key: state.pop(key) for key in list(state) if key.startswith("body.")}
-        if not linked(folder / BODY, body):
-            _save_weights(folder / BODY, shared, version, {})
+    version = _WHOLE if body is None else FORMAT
+    if body is not None and not linked(folder / BODY, body):
+        _save_weights(folder / BODY, network.body.state_dict(prefix="body."), version, {})
+    state = network.state_dict() if body is None else network.head.state_dict(prefix="head.")
     with writing_text(folder / DESCRIPTION, durable=True) as file:
         file.write(json_text(with_digest({**description, "format": version})))
         file.flush()
@@ -124,6 +114,14 @@ def save_model(
 
 
 def _save_weights(path: Path, state: dict[str, Tensor], version: int, recipe: dict[str, Any]) -> None:
+    # In single precision whatever the training's: that is what reads it again.
+    state = {
+        key: (tensor.float() if tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for key, tensor in state.items()
+    }
+    # Safetensors refuses memory that several share, as tied weights do.
+    homes = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
+    state = {k: v.clone() if homes[v.untyped_storage().data_ptr()] > 1 else v for k, v in state.items()}
     metadata = {"format": "pt", "tlearn": str(version), "recipe": json.dumps(recipe), "digest": PLACEHOLDER}
     with written_by_library(path, SafetensorError, durable=True) as weights:
         save_file(state, weights, metadata=metadata)

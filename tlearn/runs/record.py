@@ -134,9 +134,10 @@ class RunRecord:
             "directions": {monitor["metric"].rpartition("/")[2]: monitor["mode"], **directions},
             "config": settings,
         }
-        save_model(model, network, description, self._training_settings(metrics), body)
         # The manifest written at the start: files may have changed since, and reading their sizes again would hide it.
-        write_bytes(model / MANIFEST, (self.folder.path / MANIFEST).read_bytes(), durable=True)
+        if not linked(model / MANIFEST, self.folder.path / MANIFEST):
+            write_bytes(model / MANIFEST, (self.folder.path / MANIFEST).read_bytes(), durable=True)
+        save_model(model, network, description, self._training_settings(metrics), body)
         self.folder.write_json("metrics.json", metrics)
 
     def _training_settings(self, metrics: Mapping[str, float]) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from tlearn.sweeps.continued import claim_sweep
 from tlearn.sweeps.rows import RESULTS, collect, with_missing, write_results
 from tlearn.sweeps.table import show_sweep
 
-# A table that takes longer than so many seconds is written again after so many times its own
-_BRIEF, _PAUSE = 0.02, 20.0
+# The table is written again after so many times what that takes
+_PAUSE = 20.0
 
 
 class SweepTable(Callback):
@@ -88,8 +88,7 @@ class SweepTable(Callback):
         self._last[:] = [job_return]
         if started >= self._due[0]:
             write_results(_folder(job), collect(_folder(job)))
-            took = time.monotonic() - started
-            self._due[:] = [time.monotonic() + (_PAUSE * took if took > _BRIEF else 0.0)]
+            self._due[:] = [started + (1 + _PAUSE) * (time.monotonic() - started)]
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write and show the table of all trials, if one has started."""
