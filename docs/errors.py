@@ -19,10 +19,10 @@ REMEDIES = {
     6: "lower `optimizer.lr`; `nan_batch.json` names the images of the batch",
     7: "see `results.csv`, and start the same command again: trials that are done are not repeated",
     8: "lower `data.batch_size` or `transforms.size`",
-    129: "`resume=RUN_FOLDER` goes on; in a sweep, the same command does",
-    130: "`resume=RUN_FOLDER` goes on; in a sweep, the same command does",
+    129: "`resume=RUN_FOLDER` goes on; in a sweep or a prediction, the same command does",
+    130: "`resume=RUN_FOLDER` goes on; in a sweep or a prediction, the same command does",
     141: "what read the output has ended",
-    143: "`resume=RUN_FOLDER` goes on; in a sweep, the same command does",
+    143: "`resume=RUN_FOLDER` goes on; in a sweep or a prediction, the same command does",
 }
 # Reasons that become part of an error's message, by what is raised within
 REASONS = {"_Failed": "DownloadError", "RefusedError": "BadImageError", "LayoutError": "DataError"}

@@ -496,6 +496,8 @@ ALLOWED = {
     ("tlearn.report.gallery", "save"): "the same",
     ("tlearn.runs.folder", "open"): "the lock file, which is locked and never replaced",
     ("tlearn.runs.folder", "truncate"): "the same",
+    ("tlearn.runs.unfinished", "truncate"): "a file of the door's, which is added to",
+    ("tlearn.runs.unfinished", "fdopen"): "the same, to be read",
     ("tlearn.features.store", "open"): "lock files",
     ("tlearn.features.prune", "open"): "the same",
     ("tlearn.data.verify", "open"): "the same",

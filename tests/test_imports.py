@@ -35,6 +35,7 @@ INSIDE_FUNCTIONS = {
     ("tlearn.data.sources.torchvision", "_check_scipy"): "an extra",
     ("tlearn.data.header", "_open_heic"): "an extra",
     ("tlearn.data.sources.table", "_parquet"): "an extra",
+    ("tlearn.runs.prediction_table", "_pyarrow"): "an extra",
     ("tlearn.config.ranks", "_told"): "help and configuration errors do not wait for torch",
     ("tlearn.config.ranks", "_meeting_place"): "as above",
     ("tlearn.files", "lock"): "help and configuration errors, which lock nothing, do not wait for it",

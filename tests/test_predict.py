@@ -346,8 +346,8 @@ def test_a_table_may_lie_in_a_file_of_any_name_that_says_csv_or_nothing(tmp_path
     ("option", "expected"),
     [
         *(
-            (f"output={name}", "a .csv file, a name without an ending, or - for standard output")
-            for name in ("o.json", "out.csv.gz", "o.parquet", "new/", "o.html", "photo.png")
+            (f"output={name}", "a .csv or .parquet file, a name without an ending, or - for standard output")
+            for name in ("o.json", "out.csv.gz", "o.parquet.gz", "new/", "o.html", "photo.png")
         ),
         *((f"page={name}", "an .html file") for name in ("-", "x.txt", "page", "p.csv", "pages/")),
     ],
@@ -360,7 +360,7 @@ def test_an_ending_that_is_not_written_is_refused_with_those_that_are(option, ex
 def test_a_refused_ending_costs_no_more_than_the_message(tmp_path):
     done = program("predict", "run=x", "images=x", "output=o.json", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("tlearn: error: output=o.json: expected a .csv file, ")
+    assert done.stderr.startswith("tlearn: error: output=o.json: expected a .csv or .parquet file, ")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ import shutil
 import stat
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO
 
@@ -76,6 +76,22 @@ def lock_after(file: IO[Any], note: str) -> None:
     except BlockingIOError:
         say(note)
         lock(file, wait=True)
+
+
+def open_locked(path: Path) -> io.FileIO:
+    """Open a file to read and add to, without a buffer, and lock it; not one that its holder has removed in between.
+
+    Raises:
+        OSError: as `lock` does, or it cannot be opened.
+    """
+    while True:
+        with ExitStack() as opened:
+            file = opened.enter_context(io.FileIO(path, "a+"))
+            lock(file)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    opened.pop_all()
+                    return file
 
 
 def _leave_locks() -> None:
@@ -146,14 +162,14 @@ def writing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         OutputError: the target cannot be written.
     """
     if is_stream(path):
-        with _named(path):
+        with named(path):
             number = opened_number(path)
             descriptor = os.open(path, os.O_WRONLY) if number is None else os.dup(number)
         with _buffered(descriptor, path) as file:
             yield file
     else:
         with _replacing(path, durable) as temporary:
-            with _named(path):
+            with named(path):
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             with _buffered(descriptor, path, durable) as file:
                 # Tells `remove_temporaries` that this process lives; some network file systems cannot.
@@ -180,7 +196,7 @@ def written_by_library(path: Path, failure: type[Exception], *, durable: bool = 
     """
     if is_stream(path):
         raise OutputError(f"cannot write {path}: not a regular file; choose another place")
-    with _replacing(path, durable, inside=path.name) as folder, _named(path, failure):
+    with _replacing(path, durable, inside=path.name) as folder, named(path, failure):
         folder.mkdir()
         yield folder / path.name
         # Libraries make files for their owner alone; the folder is as the umask says.
@@ -245,7 +261,7 @@ def append_row(path: Path, row: Mapping[str, Any], columns: Sequence[str]) -> No
 
 def append_text(path: Path, text: str) -> None:
     """Add text to a file that is there; of what cannot be written whole, nothing stays."""
-    with _named(path):
+    with named(path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         size = os.fstat(descriptor).st_size
     try:
@@ -279,19 +295,19 @@ class _File(io.FileIO):
     def __init__(self, descriptor: int, target: Path) -> None:
         self.target = target
         self.failure: BaseException | None = None
-        with _named(target):
+        with named(target):
             super().__init__(descriptor, "wb")
 
     def write(self, data: Any, /) -> int:
         try:
-            with _named(self.target):
+            with named(self.target):
                 return super().write(data)
         except BaseException as error:
             self.failure = self.failure or error
             raise
 
     def close(self) -> None:
-        with _named(self.target):
+        with named(self.target):
             super().close()
 
 
@@ -304,7 +320,7 @@ def _buffered(descriptor: int, path: Path, durable: bool = False) -> Iterator[Bi
             yield file
             file.flush()
             if durable:
-                with _named(path):
+                with named(path):
                     os.fsync(descriptor)
         except BaseException:
             if raw.failure is not None:
@@ -316,7 +332,7 @@ def _buffered(descriptor: int, path: Path, durable: bool = False) -> Iterator[Bi
 def _replacing(path: Path, durable: bool, inside: str = "") -> Iterator[Path]:
     """Yield a temporary name, and put in the target's place what is there, or `inside` a folder there, in the end."""
     target = Path(os.path.realpath(path)) if os.path.islink(path) else path
-    with _named(path):
+    with named(path):
         with suppress(FileNotFoundError):
             if stat.S_ISDIR(target.stat().st_mode):
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
@@ -324,7 +340,7 @@ def _replacing(path: Path, durable: bool, inside: str = "") -> Iterator[Path]:
     temporary = temporary_beside(target)
     try:
         yield temporary
-        with _named(path):
+        with named(path):
             os.replace(temporary / inside, target)
             if durable:
                 _sync(target.parent)
@@ -334,7 +350,8 @@ def _replacing(path: Path, durable: bool, inside: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def _named(path: Path, failure: type[Exception] = OSError) -> Iterator[None]:
+def named(path: Path, failure: type[Exception] = OSError) -> Iterator[None]:
+    """Name the target in the error of what writes it."""
     try:
         yield
     except BrokenPipeError:

@@ -106,7 +106,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "packages": {"tlearn": __version__, **{name: found for name in _PACKAGES if (found := _version(name))}},
+        "packages": package_versions(),
         "git": {"here": _revision(Path.cwd()), "tlearn": _revision(Path(__file__).parent)},
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
@@ -119,6 +119,11 @@ def environment() -> dict[str, Any]:
         },
         "command": sys.argv,
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of tlearn and of the libraries beneath it that are installed."""
+    return {"tlearn": __version__, **{name: found for name in _PACKAGES if (found := _version(name))}}
 
 
 def _version(name: str) -> str | None:

@@ -1,17 +1,18 @@
 """Classify images by a run, or by a pretrained backbone: python -m tlearn.predict run=RUN_FOLDER images=FOLDER."""
 
-import csv
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from tlearn.config.command import program
-from tlearn.console import answer, say, session, to_stderr
-from tlearn.data.find import find_images, folder_targets
+from tlearn.console import answer, say, session, to_stderr, warn
 from tlearn.data.formats import ENDINGS
 from tlearn.errors import BadImageError, DataError, OutputError
 from tlearn.files import STDOUT, is_stream, opened_number, remove_temporaries, writing_text
@@ -19,85 +20,120 @@ from tlearn.files import STDOUT, is_stream, opened_number, remove_temporaries, w
 if TYPE_CHECKING:
     from tlearn.runs.predictions import Prediction
 
+# Unreadable images that the error names; further ones have a warning each.
+_MOST_NAMED = 20
+
 
 def predict(config: DictConfig) -> dict[str, float]:
     """Write one row per readable image: path, and the `topk` most probable classes with their probabilities."""
     # Imported here: torch takes seconds to load, and help and configuration errors must not wait.
-    from tlearn.config.evaluation import opened_model
+    from tlearn.config.evaluation import opened_model, prediction_key
     from tlearn.config.tree import settings_of
+    from tlearn.data.find import find_images, folder_targets
     from tlearn.report.predictions_page import MOST_SHOWN, predictions_page
+    from tlearn.runs.prediction_table import check_names, check_table, prediction_table
     from tlearn.runs.predictions import device_of, predictions_of
+    from tlearn.runs.unfinished import unfinished
 
     settings = settings_of(config)
     output = STDOUT if settings["output"] == "-" else Path(os.path.expanduser(settings["output"]))
     page = None if settings["page"] is None else Path(os.path.expanduser(settings["page"]))
+    check_table(output)
     images, notes = find_images(settings["images"])
     _check_targets({"output": output, **({} if page is None else {"page": page})}, images)
     # With the table on standard output, everything else goes to standard error.
     telling = to_stderr if opened_number(output) == 1 else nullcontext
     with session(quiet=settings["quiet"]):
-        with nullcontext() if page is None else writing_text(page) as page_file:
-            with writing_text(output) as table, telling():
+        # Answers are kept until both table and page are there.
+        with unfinished(output) as answers, nullcontext() if page is None else writing_text(page) as page_file:
+            with prediction_table(output, settings["topk"]) as write, telling():
                 say(*notes)
                 model = opened_model(settings)
-                targets, note = folder_targets(settings["images"], images, model.classes) if page_file else ({}, [])
+                check_names(output, chain(model.classes, images))
+                target, note = folder_targets(settings["images"], images, model.classes) if page_file else (None, [])
                 say(*note)
                 model.network.to(device_of(settings["device"]))
                 options = {key: settings[key] for key in ("topk", "calibrated", "batch_size", "num_workers")}
-                predictions = predictions_of(model, images, **options)
-                shown, bad, right = _write_rows(table, settings["topk"], predictions, MOST_SHOWN, targets)
+                key, predictions = partial(prediction_key, settings, model), partial(predictions_of, model, **options)
+                found = answers(images, key, settings["batch_size"], predictions)
+                written = _write_rows(write, found, MOST_SHOWN, target)
             if page_file is not None:
-                score = (right, len(images) - len(bad)) if targets else None
-                page_file.write(
-                    predictions_page(shown, len(images), model.name, targets, score, model.decoder.bit_depth)
-                )
+                score = (written.right, len(images) - written.bad) if target else None
+                targets = {str(one.image): target(str(one.image)) for one in written.first} if target else {}
+                content = (written.first, len(images), model.name, targets, score, model.decoder.bit_depth)
+                page_file.write(predictions_page(*content))
         with telling():
-            say(f"{len(images) - len(bad):,} of {len(images):,} images classified")
+            say(f"{len(images) - written.bad:,} of {len(images):,} images classified")
             answer(*(path.absolute() for path in (output, page) if path not in (None, STDOUT)))
-    if bad:
-        reasons = "\n".join(f"  {error}" for error in bad)
-        subject = "1 image cannot be read and has" if len(bad) == 1 else f"{len(bad)} images cannot be read and have"
-        raise DataError(f"{subject} no row in {'standard output' if output == STDOUT else output}:\n{reasons}")
+    written.check("standard output" if output == STDOUT else output)
     return {"pictures": len(images)}
 
 
-def _check_targets(targets: Mapping[str, Path], images: Sequence[Path]) -> None:
+def _check_targets(targets: Mapping[str, Path], images: Iterable[Path]) -> None:
     """Refuse a folder, an image or one file twice as the target; remove temporary files of killed processes."""
     real = {key: Path(os.path.realpath(path)) for key, path in targets.items() if not is_stream(path)}
     for key, path in real.items():
         if path.is_dir():
             raise OutputError(f"{key}={targets[key]} is a folder: name a file in it")
-        over = path.exists() and any(path.samefile(image) for image in images if os.path.exists(image))
-        if over or path.suffix.lower() in ENDINGS:
+        if path.suffix.lower() in ENDINGS or (path.exists() and _is_among(path, images)):
             raise OutputError(f"{key}={targets[key]} is an image, or named like one: it would be written over")
         remove_temporaries(path.parent, path.name)
     if len(set(real.values())) < len(real):
         raise OutputError(f"page={targets['page']} is the output, too: name two files")
 
 
+def _is_among(path: Path, images: Iterable[Path]) -> bool:
+    """Return whether a file is one of the images, under whatever name."""
+    file = path.stat()
+    for image in images:
+        # Those that are not there are named when they are read.
+        with suppress(OSError):
+            if os.path.samestat(file, os.stat(image)):
+                return True
+    return False
+
+
+@dataclass
+class _Written:
+    """What is in a table: its first rows, how many images have none, the first of these, and right predictions."""
+
+    first: "list[Prediction]" = field(default_factory=list)
+    bad: int = 0
+    named: list[str] = field(default_factory=list)
+    right: int = 0
+
+    def check(self, table: object) -> None:
+        """Raise an error that names images without a row, if there are any."""
+        if self.bad:
+            subject = (
+                "1 image cannot be read and has" if self.bad == 1 else f"{self.bad:,} images cannot be read and have"
+            )
+            more = [f"... and {self.bad - _MOST_NAMED:,} more, named above"] if self.bad > _MOST_NAMED else []
+            reasons = "\n".join(f"  {line}" for line in [*self.named, *more])
+            raise DataError(f"{subject} no row in {table}:\n{reasons}")
+
+
 def _write_rows(
-    table: TextIO,
-    topk: int,
-    predictions: "Iterable[Prediction | BadImageError]",
+    write: Callable[[Sequence[str]], Any],
+    answers: "Iterable[Prediction | BadImageError]",
     most: int,
-    targets: Mapping[str, str],
-) -> "tuple[list[Prediction], list[BadImageError], int]":
-    """Write the table; return its first rows, the images that have none, and how many predictions are the targets."""
-    writer = csv.writer(table)
-    columns = [f"{name}_{rank}" for rank in range(2, topk + 1) for name in ("class", "probability")]
-    writer.writerow(["path", "class", "probability", *columns])
-    first: list[Prediction] = []
-    bad: list[BadImageError] = []
-    right = 0
-    for found in predictions:
+    target: Callable[[str], str] | None,
+) -> _Written:
+    """Write a row for each prediction, and return the first `most` of them, and what is to be told."""
+    written = _Written()
+    for found in answers:
         if isinstance(found, BadImageError):
-            bad.append(found)
+            written.bad += 1
+            if written.bad > _MOST_NAMED:
+                warn(f"no row: {found}")
+            else:
+                written.named.append(str(found))
             continue
-        writer.writerow([found.image, *(value for name, share in found.best for value in (name, f"{share:.6f}"))])
-        right += found.label == targets.get(str(found.image))
-        if len(first) < most:
-            first.append(found)
-    return first, bad, right
+        write([str(found.image), *(text for name, share in found.best for text in (name, f"{share:.6f}"))])
+        written.right += target is not None and found.label == target(str(found.image))
+        if len(written.first) < most:
+            written.first.append(found)
+    return written
 
 
 main, script = program("predict", predict)

@@ -69,5 +69,6 @@ def test_lists_keep_their_order_and_each_image_once(tmp_path):
     assert notes == ["1 other file in b: .txt 1", "2 images are given more than once: one row each"]
     with pytest.raises(DataError, match=r"images=\[\]: no images there"):
         find_images([])
-    assert folder_targets(["b", "a.jpg"], paths, ["b"]) == ({}, [])
-    assert folder_targets([str(tmp_path)], [tmp_path / "b/0.jpg"], ["b"])[0] == {f"{tmp_path}/b/0.jpg": "b"}
+    assert folder_targets(["b", "a.jpg"], paths, ["b"]) == (None, [])
+    target, _ = folder_targets([str(tmp_path)], [tmp_path / "b/0.jpg"], ["b"])
+    assert target(f"{tmp_path}/b/0.jpg") == "b"

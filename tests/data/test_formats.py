@@ -36,7 +36,7 @@ def test_a_picture_of_every_ending_is_found_in_a_folder_and_read(tmp_path, endin
     picture.save(file, Image.EXTENSION[ending])
     draw(tmp_path / "new" / "b" / "1.png", (1, 2, 3))
     assert file in find_images(str(tmp_path / "new"))[0]
-    assert find_images(str(file))[0] == [file]
+    assert list(find_images(str(file))[0]) == [file]
     found = [Path(sample.path).name for sample in FolderSource(tmp_path / "new").listing().samples]
     assert found == [file.name, "1.png"]
     pixels = Decoder(high_bit_depth="scale")(file).float()

@@ -1,6 +1,9 @@
 """Open a model, and evaluate it on the images and views of a configuration."""
 
+import json
+import secrets
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from tlearn.data.datamodule import ImageDataModule
 from tlearn.data.manifest import check_manifest
 from tlearn.data.prepare import ImageSet, count_lines, readable
 from tlearn.data.transforms import Transform
+from tlearn.features.own_code import UnknownCodeError, code_digests
+from tlearn.machine import package_versions
+from tlearn.models.network import tensor_digest
 from tlearn.runs.dotted_keys import flat
 from tlearn.runs.evaluated import evaluated_samples
 from tlearn.runs.model import Model, load_model
@@ -35,6 +41,26 @@ def opened_model(settings: Mapping[str, Any]) -> Model:
     # null stands for the options of the run.
     given = {name: settings["data"][name] for name in DECODING}
     return model.decoding(**{name: value for name, value in given.items() if value is not None})
+
+
+def prediction_key(settings: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """Return what the answers of a prediction depend on beside the images, to their last digits."""
+    told = ("config", "data_root", "decoding", "figures")
+    described = {name: value for name, value in model.description.items() if name not in told}
+    try:
+        code: Any = code_digests(model.network, [described["architecture"], described.get("head")])
+    except UnknownCodeError:
+        # It is no other prediction's.
+        code = secrets.token_hex()
+    model_digest = sha256(json.dumps([described, tensor_digest(model.network.state_dict())], default=str).encode())
+    return {
+        "model": model_digest.hexdigest(),
+        "code": code,
+        "data": model.decoder.key(),
+        **{name: settings[name] for name in ("topk", "calibrated", "batch_size")},
+        "device": next(model.network.parameters()).device.type,
+        "versions": package_versions(),
+    }
 
 
 def measure(

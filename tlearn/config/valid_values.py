@@ -61,7 +61,9 @@ RULES: dict[str, Check] = {
     "images": either(path, list_of(path)),
     "runs": either(path, list_of(path)),
     "metric": text,
-    "output": file_name("a .csv file, a name without an ending, or - for standard output", ".csv", ""),
+    "output": file_name(
+        "a .csv or .parquet file, a name without an ending, or - for standard output", ".csv", ".parquet", ""
+    ),
     "calibrated": boolean,
     "page": optional(file_name("an .html file", ".html", ".htm")),
     "show": optional(one_of("body", "head", "network")),

@@ -4,13 +4,14 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tlearn.console import is_main_process
 from tlearn.errors import OutputError
-from tlearn.files import lock, remove_temporaries, write_json
+from tlearn.files import lock, open_locked, remove_temporaries, write_json
 
 # Settings that were found before training
 TUNED = "tune.json"
@@ -42,24 +43,12 @@ def folder_around(given: str | Path, is_wanted: Callable[[Path], bool]) -> Path:
     return next(filter(is_wanted, above), path)
 
 
-def _locked(path: Path) -> IO[str]:
-    """Open and lock a file that is there, and not one that its holder has removed in between."""
-    while True:
-        with ExitStack() as opened:
-            file = opened.enter_context(path.open("a+", encoding="utf-8"))
-            lock(file)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    opened.pop_all()
-                    return file
-
-
 class RunFolder:
     """A folder that one run at a time may write to."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
-        self._lock: IO[str] | None = None
+        self._lock: FileIO | None = None
 
     def claim(self, again: bool = False) -> None:
         """Take the folder for this process, before any work is done.
@@ -74,7 +63,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path / _LOCK)
+            self._lock = open_locked(self.path / _LOCK)
         except BlockingIOError as error:
             holder = (self.path / _LOCK).read_text(encoding="utf-8", errors="replace").strip()
             raise OutputError(f"{self.path} is in use by another run ({holder}): wait for it, or end it") from error
@@ -92,8 +81,7 @@ class RunFolder:
         for place in _PLACES:
             remove_temporaries(self.path / place)
         self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self._lock.flush()
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
 
     @contextmanager
     def claimed(self, again: bool = False) -> Iterator[None]:
