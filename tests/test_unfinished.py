@@ -142,8 +142,8 @@ def _turned(path: Path) -> None:
     ("change", "said"),
     [
         (lambda folder: _turned(folder / "5.png"), "taken over: 4 of 7 images from a killed prediction"),
-        (lambda folder: _turned(folder / "3.png"), "taken over: 2 of 7 .*, whose further images have changed"),
-        (lambda folder: (folder / "3.png").unlink(), "taken over: 2 of 6 .*, whose further images have changed"),
+        (lambda folder: _turned(folder / "3.png"), "taken over: 2 of 7 .*; the next were others, or are damaged"),
+        (lambda folder: (folder / "3.png").unlink(), "taken over: 2 of 6 .*; the next were others, or are damaged"),
         (lambda folder: draw(folder / "31.png", (1, 2, 3)), "taken over: 4 of 8 images from a killed prediction"),
         (lambda folder: draw(folder / "00.png", (1, 2, 3)), "begun anew, .*: not the same images"),
         (lambda folder: (folder / "0.png").write_bytes(b"nothing"), "begun anew, .*: not the same images"),
@@ -325,8 +325,9 @@ def test_many_answers_take_no_memory(tmp_path, monkeypatch):
         assert written.bad == count // 2
         return most
 
-    peak(100)
-    assert (peak(8000) - peak(2000)) / 6000 < 10
+    # The least: Python makes its table of names, into which pathlib puts each, anew now and then.
+    few, many = (min(peak(count) for _ in range(3)) for count in (1000, 3000))
+    assert (many - few) / 2000 < 15
 
 
 def test_of_many_unreadable_images_the_error_names_the_first(ask, tmp_path, pictures, capsys):

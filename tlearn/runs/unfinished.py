@@ -103,8 +103,8 @@ class Unfinished:
             file.seek(end or len(line))
             others = file.readline().endswith(b"\n")
         if self.done:
-            changed = ", whose further images have changed" if others and self.done < self.count else ""
-            say(f"taken over: {self.done:,} of {self.count:,} images from a killed prediction{changed}")
+            rest = "; the next were others, or are damaged" if others and self.done < self.count else ""
+            say(f"taken over: {self.done:,} of {self.count:,} images from a killed prediction{rest}")
         elif others:
             say(f"begun anew, not taken over from {self.path}: {_difference(line, first)}")
         return end
@@ -207,4 +207,4 @@ def _difference(line: bytes, first: bytes) -> str:
         other = [name for name, value in key.items() if before.get(name) != value]
     except (ValueError, AttributeError):
         return "it is damaged"
-    return f"not the same {', '.join(other) or 'images'}"
+    return f"not the same {', '.join(other) or 'images, or damaged'}"
