@@ -117,7 +117,7 @@ class RunRecord:
             metrics: content of metrics.json.
             directions: min or max, the best end of each metric that says so, by its name without the split.
             trained_on: train, or train+val.
-            body: as `save_model` takes it.
+            body: as `save_model` takes it; with it, the manifest is a hard link, too.
         """
         settings, monitor, model = dict(self.settings), self.settings["monitor"], self.folder.path / "model"
         description = {
@@ -135,7 +135,7 @@ class RunRecord:
             "config": settings,
         }
         # The manifest written at the start: files may have changed since, and reading their sizes again would hide it.
-        if not linked(model / MANIFEST, self.folder.path / MANIFEST):
+        if body is None or not linked(model / MANIFEST, self.folder.path / MANIFEST):
             write_bytes(model / MANIFEST, (self.folder.path / MANIFEST).read_bytes(), durable=True)
         save_model(model, network, description, self._training_settings(metrics), body)
         self.folder.write_json("metrics.json", metrics)
