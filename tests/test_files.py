@@ -494,6 +494,8 @@ ALLOWED = {
     ("tlearn.features.segments", "save_file"): "the same",
     ("tlearn.analysis.drawing", "save"): "an image, into memory",
     ("tlearn.report.gallery", "save"): "the same",
+    ("tlearn.locks", "open"): "a device, for what a fork must not keep",
+    ("tlearn.config.trained_job", "dump"): "YAML, into memory",
     ("tlearn.runs.folder", "open"): "the lock file, which is locked and never replaced",
     ("tlearn.runs.folder", "truncate"): "the same",
     ("tlearn.runs.unfinished", "truncate"): "a file of the door's, which is added to",

@@ -12,7 +12,7 @@ import tlearn
 
 PACKAGE = Path(tlearn.__file__).resolve().parent
 PROGRAMS = ("train", "check", "evaluate", "predict", "explore", "compare", "bench", "cache", "__main__")
-GROUND = ("download", "archive", "ranges", "files", "machine", "display", "console", "launch", "errors")
+GROUND = ("download", "archive", "ranges", "files", "locks", "machine", "display", "console", "launch", "errors")
 # From the top: a room may import itself and every room on a lower floor, and nothing beside it or above.
 FLOORS = (
     ("interface",),
@@ -38,7 +38,7 @@ INSIDE_FUNCTIONS = {
     ("tlearn.runs.prediction_table", "_pyarrow"): "an extra",
     ("tlearn.config.ranks", "_told"): "help and configuration errors do not wait for torch",
     ("tlearn.config.ranks", "_meeting_place"): "as above",
-    ("tlearn.files", "lock"): "help and configuration errors, which lock nothing, do not wait for it",
+    ("tlearn.locks", "lock"): "help and configuration errors, which lock nothing, do not wait for it",
     ("tlearn.machine", "environment"): "folders are looked at before anything slow is imported",
     ("tlearn.machine", "_version"): "help and configuration errors, which look no versions up, do not wait for it",
     ("tlearn.machine", "has_bf16"): "as above",

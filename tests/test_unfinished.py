@@ -297,7 +297,7 @@ def test_files_without_locks_are_written_without_a_restart(ask, tmp_path, pictur
     def refuse(file: object, **_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("tlearn.files.lock", refuse)
+    monkeypatch.setattr("tlearn.locks.lock", refuse)
     assert len(ask(pictures)) == 7
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "p.csv"]
 

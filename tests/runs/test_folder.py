@@ -11,7 +11,8 @@ import pytest
 from tests.conftest import fill
 from tests.faults import fault
 from tlearn.errors import OutputError
-from tlearn.files import lock, temporary_beside
+from tlearn.files import temporary_beside
+from tlearn.locks import lock
 from tlearn.runs.folder import RunFolder
 
 HOLD = """

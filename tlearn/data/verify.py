@@ -21,7 +21,7 @@ from tlearn.data.formats import HEIF_ENDINGS
 from tlearn.data.header import heif_version
 from tlearn.data.verified import Entry, Verified
 from tlearn.errors import BadImageError
-from tlearn.files import lock_after
+from tlearn.locks import lock_after
 
 # Part of the cache key: increment it when the decoder accepts other files or the layout of the cache changes.
 _FORMAT = 3

@@ -8,7 +8,7 @@ import tempfile
 from multiprocessing import process
 from pathlib import Path
 
-from tlearn.files import lock
+from tlearn.locks import lock
 from tlearn.machine import available_cpus
 
 KILLED = "a loader worker was killed, as the system does where memory or shared memory is used up"

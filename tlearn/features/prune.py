@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tlearn.files import lock
+from tlearn.locks import lock
 
 # Files of a space: the feature key, touched at each use, and what writers and readers lock
 RECIPE, LOCK, READERS = "recipe.json", ".lock", ".readers"

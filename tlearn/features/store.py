@@ -27,7 +27,8 @@ from tlearn.errors import OutputError
 from tlearn.features.prune import LOCK, READERS, RECIPE
 from tlearn.features.rows import FeatureRows
 from tlearn.features.segments import KEY, KEY_BYTES, Segment, map_segment, write_segment
-from tlearn.files import lock, lock_after, remove_temporaries, write_text
+from tlearn.files import remove_temporaries, write_text
+from tlearn.locks import lock, lock_after
 
 # Free bytes to leave: on a full disk, writing a checkpoint would end the run.
 _RESERVE = 2**30

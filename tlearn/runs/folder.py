@@ -11,7 +11,8 @@ from typing import Any
 
 from tlearn.console import is_main_process
 from tlearn.errors import OutputError
-from tlearn.files import lock, open_locked, remove_temporaries, write_json
+from tlearn.files import remove_temporaries, write_json
+from tlearn.locks import lock, open_locked
 
 # Settings that were found before training
 TUNED = "tune.json"

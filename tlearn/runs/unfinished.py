@@ -13,7 +13,8 @@ from typing import Any
 from tlearn.console import say, warn
 from tlearn.data.file_state import file_state
 from tlearn.errors import BadImageError, OutputError
-from tlearn.files import is_stream, named, open_locked
+from tlearn.files import is_stream, named
+from tlearn.locks import open_locked
 from tlearn.runs.predictions import Prediction
 
 # The ending of the file, and how it begins

@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from tlearn.errors import SearchEndedError
-from tlearn.files import lock
+from tlearn.locks import lock
 from tlearn.runs.folder import RunFolder
 from tlearn.sweeps.rows import STUDY, STUDY_NAME
 
