@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tlearn.analysis import linear_probe
 from tlearn.analysis.linear_probe import Standardisation, held_out
 
 
@@ -23,6 +24,19 @@ def test_standardised_features_have_mean_0_and_deviation_1_but_for_those_that_do
     deviations = standardised.std(0, correction=0)
     assert deviations[[0, 1, 3, 4, 5]].tolist() == pytest.approx([1] * 5, rel=1e-3)
     assert standardised[:, 2].abs().max() < 1e-6
+
+
+def test_statistics_of_blocks_are_those_of_all_features(monkeypatch):
+    features = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + torch.tensor([0, 1, 1e3, 1e5, 0, 0])
+    # Constant, also one that binary numbers cannot hold
+    features[:, 4], features[:, 5] = 0.1, 7
+    exact = features.double()
+    for rows in (1024, 7):
+        monkeypatch.setattr(linear_probe, "_ROWS", rows)
+        found = Standardisation.of(features.split([1, 30, 19]))
+        torch.testing.assert_close(found.mean.double(), exact.mean(0), rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(found.deviation.double(), exact.std(0, correction=0), rtol=1e-5, atol=0)
+        assert found.deviation[4:].tolist() == [0, 0]
 
 
 def test_an_adapted_layer_computes_the_same_logits_from_standardised_features():

@@ -288,6 +288,7 @@ def test_a_loss_that_is_not_a_mean_over_images_is_refused_where_there_are_severa
     # Of a single block, any loss is right.
     BlockLoss(FeatureBlocks([(features, targets)], layer.weight), total, layer)()
     monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 7 * 4)
+    monkeypatch.setattr(feature_blocks, "_KEPT", 0)
     with pytest.raises(ConfigError, match="CrossEntropyLoss is not a mean over images"):
         BlockLoss(FeatureBlocks([(features, targets)], layer.weight), total, layer)
 

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 # the number of classes, as each class has a smaller share of the mean where there are many.
 _WEIGHT_DECAY = 0.01
 _MOST_STEPS = 100
+# Images of which statistics are computed at once
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Standardisation:
     def of(cls, blocks: Iterable[Tensor]) -> Self:
         """Compute mean and standard deviation of features, from blocks [n, F] of them."""
         count, first, sums, squares = 0, None, torch.zeros(()), torch.zeros(())
-        for block in blocks:
+        # In small parts, which sums in double precision copy
+        for block in (part for whole in blocks for part in whole.split(_ROWS)):
             # Relative to one image: a constant feature deviates by exactly 0, and a large mean loses no digits.
             first = block[0].clone() if first is None else first
             apart = block - first

@@ -13,8 +13,8 @@ from tlearn.errors import ConfigError
 
 # Bytes of a block: what a CPU's caches hold, and what keeps a GPU busy
 _CPU_BLOCK, _GPU_BLOCK = 8 * 2**20, 256 * 2**20
-# Bytes of features that stay in memory during a fit
-_KEPT = 256 * 2**20
+# Bytes of features that stay in memory during a fit, as one block; twice as many while it is read
+_KEPT = 128 * 2**20
 # Images on which a loss is tried
 _TRIED = 1000
 
@@ -32,7 +32,7 @@ class Rows(Protocol):
 
 
 class FeatureBlocks:
-    """Blocks of (centred features [n, F], targets [n]); they stay in memory where they are few (256 MB on a CPU).
+    """Blocks of (centred features [n, F], targets [n]); where all are few (128 MB on a CPU), a single one that is kept.
 
     Centred, because single precision would lose small differences of features far from 0.
 
@@ -44,15 +44,16 @@ class FeatureBlocks:
     def __init__(self, parts: Sequence[tuple[Rows, Tensor]], like: Tensor) -> None:
         self._parts, self._device, self._dtype = parts, like.device, like.dtype
         row_bytes = like.element_size() * parts[0][0].shape[1]
-        size = max(1, (_CPU_BLOCK if like.device.type == "cpu" else _GPU_BLOCK) // row_bytes)
+        room = torch.cuda.mem_get_info(like.device)[0] // 3 if like.device.type == "cuda" else _KEPT
+        self._keeps = row_bytes * len(self) <= room
+        size = room if self._keeps else _CPU_BLOCK if like.device.type == "cpu" else _GPU_BLOCK
+        size = max(1, size // row_bytes)
         self._places = [
             (number, slice(start, start + size))
             for number, (rows, _) in enumerate(parts)
             for start in range(0, len(rows), size)
         ]
         self.standardise = Standardisation.of(self.raw())
-        room = torch.cuda.mem_get_info(like.device)[0] // 2 if like.device.type == "cuda" else _KEPT
-        self._keeps = row_bytes * len(self) <= room
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def __len__(self) -> int:
@@ -72,8 +73,9 @@ class FeatureBlocks:
             yield from self._kept
             return
         kept = []
-        for features, targets in zip(self.raw(), self.targets, strict=True):
-            block = features - self.standardise.mean, targets.to(self._device)
+        # Not by `raw`: the loop would hold what it has read.
+        for place, targets in zip(self._places, self.targets, strict=True):
+            block = self._read(*place) - self.standardise.mean, targets.to(self._device)
             if self._keeps:
                 kept.append(block)
             yield block

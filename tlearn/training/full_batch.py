@@ -59,7 +59,7 @@ class LBFGS(optim.LBFGS):
 class FullBatchModule(TransferModule):
     """Fit a linear head on cached features, and validate it after each fit as after any epoch.
 
-    Features are read in blocks, so that the memory is that of one block, or 256 MB where all fit into that.
+    Features are read in blocks, so that they take 256 MB at most, however many there are.
 
     Each epoch fits one weight decay, strongest first, starting from the previous solution. The checkpoint callback
     chooses the best epoch, and with it the weight decay. The last fit is on train and val together, where val had no
