@@ -13,8 +13,8 @@ from tlearn.errors import ConfigError
 
 # Bytes of a block: what a CPU's caches hold, and what keeps a GPU busy
 _CPU_BLOCK, _GPU_BLOCK = 8 * 2**20, 256 * 2**20
-# Bytes of features that stay in memory during a fit, as one block; twice as many while it is read
-_KEPT = 128 * 2**20
+# Bytes of features that stay in memory during a fit, as one block; with what it is read into, 256 MB
+_KEPT = 96 * 2**20
 # Images on which a loss is tried
 _TRIED = 1000
 
@@ -32,7 +32,7 @@ class Rows(Protocol):
 
 
 class FeatureBlocks:
-    """Blocks of (centred features [n, F], targets [n]); where all are few (128 MB on a CPU), a single one that is kept.
+    """Blocks of (centred features [n, F], targets [n]); where all are few (96 MB on a CPU), a single one that is kept.
 
     Centred, because single precision would lose small differences of features far from 0.
 
