@@ -1,5 +1,6 @@
 """A head on a frozen body starts near its best, whatever the scale of the features, and is plain in the end."""
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -30,9 +31,10 @@ def prepared(
     features: torch.Tensor, targets: torch.Tensor, weight_decays: Sequence[float] = (200.0,), val: Images | None = None
 ) -> tuple[StandardisedLinear, float]:
     """Fit a layer, and return it with the weight decay that `val` chooses."""
-    layer = StandardisedLinear(nn.Linear(features.shape[1], 3))
+    classes = max(3, int(targets.max()) + 1)
+    layer = StandardisedLinear(nn.Linear(features.shape[1], classes))
     layer.adapt(features)
-    module = TransferModule(TransferNetwork(nn.Identity(), layer), 3)
+    module = TransferModule(TransferNetwork(nn.Identity(), layer), classes)
     fit = prepare_head._Fit(layer, module.loss, lambda parts: parts)
     return layer, fit.start((features, targets), val or (features, targets), weight_decays)
 
@@ -100,6 +102,19 @@ def test_val_chooses_the_weight_decay():
         assert float(functional.cross_entropy(layer(val[0]), val[1])) == pytest.approx(losses[chosen], rel=0.05)
         found.append(chosen)
     assert found[1] > found[0], "other images ask for more weight decay than those of the fit"
+
+
+def test_the_search_goes_up_where_weak_decays_are_worse_than_chance():
+    generator = torch.Generator().manual_seed(0)
+    # A few images for each of many classes, in many features
+    features, targets = torch.randn(90, 200, generator=generator), torch.arange(90) % 30
+    features += 0.1 * torch.randn(30, 200, generator=generator)[targets]
+    val, chance = (features[60:], targets[60:]), math.log(30)
+    layer, chosen = prepared(features[:60], targets[:60], (1.0, 0.1), val)
+    assert chosen in {10.0**power for power in range(1, 7)}
+    assert functional.cross_entropy(layer(val[0]), val[1]) < chance
+    weak, _ = prepared(features[:60], targets[:60], (1.0,))
+    assert functional.cross_entropy(weak(val[0]), val[1]) > chance
 
 
 def test_features_that_hardly_vary_are_not_enlarged_to_noise():

@@ -150,6 +150,8 @@ def prepare(
     if val is not None:
         chosen = _Fit(layer, loss, reduce).start(train, val, weight_decays)
         done += f", first weights fitted to them with weight decay {chosen:g}, which val chose"
+        if chosen > max(weight_decays):
+            done += " above callbacks.prepare_head.weight_decays, which were worse than chance"
     return f"{done} (callbacks.prepare_head=null: neither)"
 
 
@@ -220,17 +222,26 @@ class _Fit:
         )
 
     def start(self, train: Images, val: Images, weight_decays: Sequence[float]) -> float:
-        """Set the layer to the fit with the lowest loss on val, and return its weight decay; a rise ends the search."""
+        """Set the layer to the fit with the lowest loss on val, and return its weight decay; a rise ends the search.
+
+        Where the first fit is worse than chance, as with a few images for each of many classes, the search goes up.
+        """
         (features, targets), val = self._standardised(train), self._standardised(val)
         # The mean loss is the sum's by images; features of length _LENGTH are smaller than those of deviation 1.
         share = _LENGTH**2 / self._layer.in_features / len(targets) / self._layer.out_features
-        lowest, chosen = float("inf"), weight_decays[0]
-        for weight_decay in weight_decays:
+        # That of the layer as it is here, with zeros: of chance
+        chance, lowest, chosen = self._val_loss(*val), float("inf"), weight_decays[0]
+        waiting = [*weight_decays]
+        while waiting:
+            weight_decay = waiting.pop(0)
             optimizer = lbfgs([self._weight, self._bias], max_iter=100, tolerance=1e-5)
             minimise(optimizer, lambda: self._loss(self._logits(features), targets), self._weight, weight_decay * share)
             loss = self._val_loss(*val)
             if loss >= lowest:
                 break
+            if loss > chance and weight_decay == weight_decays[0]:
+                # A weaker one would be worse still.
+                waiting = [weight_decay * 10**power for power in range(1, 7)]
             lowest, chosen = loss, weight_decay
             with torch.no_grad():
                 self._layer.weight.copy_(self._weight)
