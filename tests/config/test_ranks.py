@@ -204,6 +204,12 @@ def test_nodes_with_different_numbers_of_processes_are_refused(started):
         _check_launch(started, built)
 
 
+def test_machines_that_nothing_starts_are_refused_and_not_waited_for(tmp_path, folder_data):
+    typed = overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu", "trainer.num_nodes=2")
+    with pytest.raises(ConfigError, match="num_nodes=2: nothing has started processes on other machines"):
+        measuring_trainer(settings_of(compose(typed)), tmp_path)
+
+
 def test_a_job_of_one_task_starts_further_processes_itself(tmp_path, folder_data, monkeypatch):
     for name, value in {**SRUN, "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)

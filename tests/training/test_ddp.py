@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import distributed, nn
 
 from tests.small_runs import overrides, process, program, run, write_weights
 from tlearn.errors import ConfigError
 from tlearn.models.network import TransferNetwork
 from tlearn.training import data_parallel, ddp
-from tlearn.training.ddp import further_processes
+from tlearn.training.ddp import _Launcher, further_processes
 
 
 @pytest.fixture
@@ -217,3 +219,19 @@ def test_ddp_trains_every_trial_of_a_sweep_and_leaves_exact_run_folders(tmp_path
 def test_several_processes_that_no_command_could_start_are_refused(tmp_path, folder_data):
     with pytest.raises(ConfigError, match=r"by the command line or tlearn\.fit alone"):
         run(tmp_path / "run", folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu")
+
+
+@pytest.mark.parametrize(("command", "advice"), [("train resume=x", "go on with: train resume=x"), (None, "start it")])
+def test_a_further_process_that_is_killed_is_named(capsys, command, advice):
+    launcher = _Launcher(LightningEnvironment(), 3, 1)
+    launcher.resuming = lambda: command
+    launcher.procs = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
+    launcher.procs[1].kill()
+    launcher._watch()
+    line = "process 2 of the run was killed (signal 9), as the system does where memory runs out: all end; "
+    assert f"tlearn: {line}{advice}" in capsys.readouterr().err
+    # One that failed has said why itself.
+    launcher.procs[0].communicate(b"")
+    launcher.procs.pop()
+    launcher._watch()
+    assert not capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Build the Trainer: devices and strategy, and for a training its callbacks and loggers."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, Weigh
 from lightning.pytorch.loggers import Logger
 
 from tlearn.config import seats
-from tlearn.config.relaunch import child_command
+from tlearn.config.relaunch import child_command, resume_command
 from tlearn.config.seats import build
 from tlearn.console import say
 from tlearn.errors import ConfigError
@@ -71,7 +72,8 @@ def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer
     keep_signals(built)
     _check_devices(built, settings["trainer"].get("devices"))
     if isinstance(built.strategy, DDPStrategy) and HydraConfig.initialized():
-        built.strategy.relaunch_with(child_command(folder, settings.get("resume") is not None))
+        command = child_command(folder, settings.get("resume") is not None)
+        built.strategy.relaunch_with(command, partial(resume_command, folder))
     return built
 
 
@@ -131,6 +133,11 @@ def _check_devices(built: Trainer, devices: Any) -> None:
         raise ConfigError("trainer=dp takes its GPUs from trainer.strategy.devices, such as [0,1]")
     if built.world_size > 1 and not isinstance(built.strategy, DDPStrategy):
         raise ConfigError(f"trainer.devices={devices}: several processes need trainer=ddp or trainer=ddp_cpu")
+    if started is None and built.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.num_nodes={built.num_nodes}: nothing has started processes on other machines, and this one would "
+            "wait for them; start it by torchrun or srun, which tell it themselves (docs/scale.md), or leave it out"
+        )
     if started is None and isinstance(built.strategy, DDPStrategy) and slurm_tasks() > 1:
         raise ConfigError(f"this job of SLURM has {slurm_tasks()} tasks, and srun starts them: give srun python ...")
 

@@ -1,9 +1,12 @@
 """DistributedDataParallel with exact metrics: every process evaluates its part, of any size, without padding."""
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,13 +16,14 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch.nn.parallel import DistributedDataParallel
 
-from tlearn.console import is_main_process
+from tlearn.console import is_main_process, warn
 from tlearn.errors import ConfigError
 from tlearn.launch import launch
 from tlearn.training.signals import PARENT
 
 # Every process ends at about the same time.
 _PATIENCE_SECONDS = 30
+_LOOK_SECONDS = 0.5
 # What Lightning tells further processes
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -40,10 +44,15 @@ class DDPStrategy(strategies.DDPStrategy):
             assert self.cluster_environment is not None
             self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
 
-    def relaunch_with(self, command: list[str]) -> None:
-        """Set the command of the further processes, before any of them is started."""
+    def relaunch_with(self, command: list[str], resuming: Callable[[], str | None]) -> None:
+        """Set the command of the further processes, before any of them is started.
+
+        Args:
+            command: arguments of Python.
+            resuming: returns what to type for the run to go on, if it can.
+        """
         if isinstance(self._launcher, _Launcher):
-            self._launcher.command = command
+            self._launcher.command, self._launcher.resuming = command, resuming
 
     def wrap_again(self) -> None:
         """Share the gradients of all that trains now: a wrapper shares those of what trained when it was made."""
@@ -72,6 +81,7 @@ class _Launcher(_SubprocessScriptLauncher):
     """
 
     command: Sequence[str] = ()
+    resuming: Callable[[], str | None] = staticmethod(lambda: None)
 
     @property
     def is_interactive_compatible(self) -> bool:
@@ -92,6 +102,21 @@ class _Launcher(_SubprocessScriptLauncher):
             imports = os.pathsep.join(sys.path)
             environment = {**os.environ, "LOCAL_RANK": str(rank), PARENT: str(os.getpid()), "PYTHONPATH": imports}
             self.procs.append(subprocess.Popen([sys.executable, *self.command], env=environment))
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        """Say which process was killed; Lightning, which looks every five seconds, kills all others without a word."""
+        while running := list(self.procs):
+            statuses = [process.poll() for process in running]
+            for rank, status in enumerate(statuses, 1):
+                if status is not None and status < 0:
+                    go_on = f"go on with: {command}" if (command := self.resuming()) else "start it again"
+                    memory = ", as the system does where memory runs out" if -status == signal.SIGKILL else ""
+                    warn(f"tlearn: process {rank} of the run was killed (signal {-status}){memory}: all end; {go_on}")
+                    return
+            if None not in statuses:
+                return
+            time.sleep(_LOOK_SECONDS)
 
 
 def share_buffers(module: torch.nn.Module) -> None:
