@@ -10,7 +10,7 @@ from tests import small_runs as runs
 from tests.conftest import draw_classes
 from tlearn.data import prepare as preparing
 from tlearn.data.decode import Decoder
-from tlearn.data.file_state import file_state
+from tlearn.data.file_state import content_digest, file_state
 from tlearn.data.file_table import FileTable
 from tlearn.data.prepare import prepare
 from tlearn.data.sources.base import Listing, Sample
@@ -61,6 +61,19 @@ def test_a_run_asks_for_the_state_of_each_file_once(tmp_path, monkeypatch):
     assert {str(file): asked[str(file)] for file in data.rglob("*.png")} == {
         str(file): 1 for file in data.rglob("*.png")
     }
+
+
+def test_files_of_one_content_are_found_in_groups(tmp_path):
+    contents = {"a": b"1", "sub/b": b"1", "c": b"2", "d": b"3", "e": b"2", "f": b"1", "unknown": b"1", "other": b"4"}
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    table = FileTable(tmp_path, [*contents, "./a"])
+    assert table.copies() == []
+    for name in contents:
+        if name != "unknown":
+            table.keep_digest(name, content_digest(tmp_path / name))
+    assert sorted(map(sorted, table.copies())) == [["a", "f", "sub/b"], ["c", "e"]]
 
 
 def test_an_image_takes_less_than_400_bytes(tmp_path, monkeypatch):

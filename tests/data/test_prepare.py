@@ -1,5 +1,6 @@
 """Preparing: bad pictures stop a run or are left out before the split, and no class gets lost on the way."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,8 @@ def test_good_pictures_give_splits_classes_and_nothing_else(folder_data):
 
 
 def test_the_test_pictures_are_val_where_that_is_asked_for(tmp_path, draw_split):
-    for split, count in (("train", 6), ("test", 3)):
-        draw_split(tmp_path / split, count)
+    for split, count, first in (("train", 6, 0), ("test", 3, 100)):
+        draw_split(tmp_path / split, count, first=first)
     found = prepare(FolderSource(tmp_path), Decoder(), HALVES, 0.2, 0, test_as_val=True)
     assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 12, "val": 6}
     assert {sample.path.partition("/")[0] for sample in found.splits["val"]} == {"test"}
@@ -159,7 +160,8 @@ def test_16_bit_images_that_look_like_12_are_noted_and_read_so_when_told(tmp_pat
 
 
 def test_classes_that_may_not_be_meant_are_warned_of(tmp_path, draw_split):
-    draw_split(tmp_path, 4, ("Cat", "cat", "nan"))
+    for first, name in enumerate(("Cat", "cat", "nan")):
+        draw_split(tmp_path, 4, (name,), 10 * first)
     assert [note.split(":")[0] for note in prepared(tmp_path).notes].count("warning") == 2
 
 
@@ -183,3 +185,17 @@ def test_a_source_of_your_own_that_lists_nothing_is_named(tmp_path):
 
     with pytest.raises(DataError, match=rf"^data\.source: listing\(\) of .*Empty listed no images in {tmp_path}$"):
         prepare(Empty(), Decoder(), HALVES, 0.2, 0)
+
+
+def test_images_that_several_splits_have_are_named(tmp_path, draw_split):
+    for split, count, first in (("train", 4, 0), ("val", 2, 100), ("test", 2, 200)):
+        draw_split(tmp_path / split, count, ("blue", "red"), first)
+    names = {split: sorted((tmp_path / split / "red").iterdir()) for split in ("train", "val", "test")}
+    # Twice in train is not told here.
+    shutil.copy(names["train"][1], tmp_path / "train" / "red" / "again.jpg")
+    shutil.copy(names["train"][0], tmp_path / "test" / "red" / "copy.jpg")
+    shutil.copy(names["val"][0], tmp_path / "test" / "blue" / "copy.jpg")
+    [note] = prepared(tmp_path).notes
+    assert note.startswith("warning: 2 images in several splits, 1 of them in several classes, so metrics are ")
+    assert "copy.jpg" in note
+    assert "again.jpg" not in note

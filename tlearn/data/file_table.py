@@ -54,6 +54,17 @@ class FileTable:
         """Keep the digest of a file."""
         self._columns["digest"][self._row[path]] = bytes.fromhex(digest)
 
+    def copies(self) -> list[list[str]]:
+        """List the paths of files with the same content, as far as digests are known, in groups."""
+        digests = self._columns["digest"].copy().view("S32")
+        order = digests.argsort(kind="stable")
+        same = (digests[order][1:] == digests[order][:-1]) & (digests[order][1:] != b"")
+        ends = np.flatnonzero(np.diff(same, prepend=False, append=False)).reshape(-1, 2)
+        if not len(ends):
+            return []
+        paths = dict(zip(reversed(self._row.values()), reversed(self._row), strict=True))
+        return [[paths[row] for row in order[start : end + 1].tolist()] for start, end in ends.tolist()]
+
     def opened_state(self, file: str) -> FileState | None:
         """Return the state of a file by the path with the root; None if it was not there."""
         found = self.size_and_time(self._path(file))

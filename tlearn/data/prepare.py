@@ -73,7 +73,7 @@ def prepare(
     splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {counted(len(bad), 'unreadable image')}{_per_class(listing.samples, bad)}"] if bad else []
-    notes = [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more]
+    notes = [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more, *_leaks(files, splits)]
     return ImageSet(listing.root, splits, classes, notes, bad, files)
 
 
@@ -104,6 +104,21 @@ def count_lines(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str]) 
         rest = [counts[label] for label in classes[_MOST_CLASSES:]]
         lines.append(f"{split}: {listed}" + (f" with {min(rest):,} to {max(rest):,} images" if rest else ""))
     return lines
+
+
+def _leaks(files: FileTable, splits: Mapping[str, Sequence[Sample]]) -> list[str]:
+    """Return a note on images that several splits have, byte for byte."""
+    groups = files.copies()
+    wanted = {path for group in groups for path in group}
+    found = {one.path: (name, one.label) for name, samples in splits.items() for one in samples if one.path in wanted}
+    there = [[path for path in group if path in found] for group in groups]
+    leaks = [group for group in there if len({found[path][0] for path in group}) > 1]
+    if not leaks:
+        return []
+    apart = sum(len({found[path][1] for path in group}) > 1 for group in leaks)
+    classes = f", {apart} of them in several classes" if apart else ""
+    listed = capped((" = ".join(group) for group in leaks), 3)
+    return [f"warning: {counted(len(leaks), 'image')} in several splits{classes}, so metrics are optimistic: {listed}"]
 
 
 def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:
