@@ -157,7 +157,7 @@ def test_a_picture_that_went_bad_after_the_check_is_named(pictures, num_workers)
 def test_fewer_pictures_than_processes_are_refused(pictures, split):
     splits = {name: chosen[:2] if name == split else chosen for name, chosen in pictures.splits.items()}
     few, loader = ImageSet(pictures.root, splits, pictures.classes), f"{split}_dataloader"
-    with pytest.raises(DataError, match=f"2 images in {split} are too few for 3 processes") as caught:
+    with pytest.raises(DataError, match=f"{split} has 2 images, too few for 3 processes") as caught:
         # Whatever is loaded first: test would be too late.
         as_process(datamodule(few), 0, 3).train_dataloader()
     assert "trainer.devices=2" in str(caught.value)

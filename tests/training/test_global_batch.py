@@ -24,7 +24,7 @@ def notes(
         strategy=SimpleNamespace(root_device=torch.device(device)),
     )
     module = TransferModule(TransferNetwork(body, head, stages), 2, **more)
-    return step_notes(trainer, module, 32, 0.003, synced)
+    return step_notes(trainer, module, 32, 100, 0.003, synced)
 
 
 def _body() -> nn.Sequential:
@@ -40,7 +40,8 @@ def test_what_computes_with_each_image_alone_differs_in_nothing(kind):
     body = nn.Sequential(nn.Conv2d(3, 2, 1), nn.LayerNorm(2), nn.Dropout(0.0)) if kind == "no chance" else _body()
     stages = {"frozen": (), "no chance": "all", "unused": "0"}[kind]
     [line] = notes(body, nn.Linear(2, 2), stages=stages, accumulate=4)
-    assert line.startswith("2 processes x data.batch_size=32 x trainer.accumulate_grad_batches=4: 256 images a step")
+    factors = "2 processes x data.batch_size=32 x trainer.accumulate_grad_batches=4"
+    assert line.startswith(f"{factors}: 256 images a step, or all 100; ")
     assert "optimizer.lr stays 0.003" in line
 
 

@@ -54,7 +54,7 @@ def prepared(config: DictConfig, run: RunFolder) -> Prepared:
     images.check_processes(trainer.world_size)
     module = build.module(settings, network, images)
     rate, synced = (settings["optimizer"] or {}).get("lr"), bool(settings["trainer"].get("sync_batchnorm"))
-    say(*step_notes(trainer, module, images.batch_size, rate, synced))
+    say(*step_notes(trainer, module, images.batch_size, len(images.datasets["train"]), rate, synced))
     if module.full_batch and trainer.precision not in ("32-true", "64-true"):
         raise ConfigError(
             f"trainer.precision={trainer.precision}: module=full_batch fits to convergence, which takes 32-true"

@@ -19,7 +19,7 @@ from tlearn.data.sampling import EvaluationSampler, TrainBatches, TrainSampler, 
 from tlearn.data.transforms import Transform, normalised, stack, visible
 from tlearn.data.verify import Unchanged
 from tlearn.data.workers import default_workers
-from tlearn.errors import DataError
+from tlearn.errors import DataError, counted
 from tlearn.machine import available_cpus
 
 
@@ -100,7 +100,7 @@ class SplitDataModule(LightningDataModule):
             count = len(dataset)
             if count < processes:
                 raise DataError(
-                    f"{count} images in {split} are too few for {processes} processes: set trainer.devices={count}"
+                    f"{split} has {counted(count, 'image')}, too few for {processes} processes: trainer.devices={count}"
                 )
 
     def _place(self) -> tuple[int, int]:

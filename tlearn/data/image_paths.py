@@ -18,10 +18,11 @@ class ImagePaths(Sequence[Path]):
 
     Args:
         paths: as text.
+        part: bytes and ends of others, which are shared, in their place.
     """
 
-    def __init__(self, paths: Iterable[str] = ()) -> None:
-        self._bytes, self._ends = bytearray(), array("Q", [0])
+    def __init__(self, paths: Iterable[str] = (), part: "tuple[bytearray, array[int]] | None" = None) -> None:
+        self._bytes, self._ends = part or (bytearray(), array("Q", [0]))
         for path in paths:
             self._bytes += os.fsencode(path)
             self._ends.append(len(self._bytes))
@@ -40,9 +41,7 @@ class ImagePaths(Sequence[Path]):
             start, stop, step = index.indices(len(self))
             if step != 1:
                 return ImagePaths(str(self[number]) for number in range(start, stop, step))
-            part = ImagePaths()
-            part._bytes, part._ends = self._bytes, self._ends[start : max(start, stop) + 1]
-            return part
+            return ImagePaths(part=(self._bytes, self._ends[start : max(start, stop) + 1]))
         number = range(len(self))[index]
         return Path(os.fsdecode(bytes(self._bytes[self._ends[number] : self._ends[number + 1]])))
 

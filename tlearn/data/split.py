@@ -39,10 +39,12 @@ def make_splits(
     divided = _placed(samples, fractions, val_fraction, seed, test_as_val, notes)
     splits = {name: sorted(sample for sample in divided if sample.split == name) for name in SPLITS}
     if not splits["val"]:
-        raise DataError(
-            f"no image is left for val: {len(splits['train'])} in train are too few for the part that val gets; "
-            "raise data.split.fractions[1] or data.split.val_fraction, or add images"
-        )
+        divides = "fractions[1]" if all(sample.split is None for sample in samples) else "val_fraction"
+        count, classes = len(splits["train"]), len({sample.label for sample in splits["train"]})
+        why = f"the {count} in train are too few for its part; raise data.split.{divides}, or add images"
+        if 0 < count == classes:
+            why = "no class has two, and the first is for train; add images"
+        raise DataError(f"no image is left for val: {why}")
     if not splits["test"] and not test_as_val:
         notes.append(NO_TEST)
     return {name: chosen for name, chosen in splits.items() if chosen}, notes
@@ -96,7 +98,10 @@ def class_list(splits: Splits, empty_classes: Iterable[str] = ()) -> tuple[list[
         if absent and name in splits:
             few.append(f"none in {name}, hence no metrics there, for {_classes(absent)}")
     if len(train) == 1:
-        raise DataError(f"only one class found: {min(train)}")
+        raise DataError(
+            f"only one class found, {min(train)}, and a classifier needs two: add images of another class, or check "
+            "where classes are read from"
+        )
     if empty := sorted(set(classes) - train.keys()):
         few.append(f"none in train for {_classes(empty)}")
     return classes, [f"warning: few images: {'; '.join(few)}"] if few else []

@@ -14,7 +14,7 @@ _DROP_RATES = ("drop_prob", "drop_rate")
 
 
 def step_notes(
-    trainer: Trainer, module: TransferModule, batch_size: int, rate: float | None, synced: bool
+    trainer: Trainer, module: TransferModule, batch_size: int, count: int, rate: float | None, synced: bool
 ) -> list[str]:
     """Return lines on how many images a step of several processes takes, and what in it is not as in one process.
 
@@ -22,6 +22,7 @@ def step_notes(
         trainer: of the training.
         module: to train.
         batch_size: of each process.
+        count: images in train.
         rate: `optimizer.lr`, which nothing scales; None without one.
         synced: whether BatchNorm's statistics are shared (`trainer.sync_batchnorm`).
 
@@ -36,7 +37,7 @@ def step_notes(
     factors, images = f"{processes} processes x data.batch_size={batch_size}", processes * batch_size
     if (steps := trainer.accumulate_grad_batches) > 1:
         factors += f" x trainer.accumulate_grad_batches={steps}"
-    notes = [f"{factors}: {images * steps} images a step"]
+    notes = [f"{factors}: {images * steps} images a step" + (f", or all {count:,}" if count < images * steps else "")]
     if rate is not None:
         notes[0] += f"; optimizer.lr stays {rate:g}: nothing scales it with the processes"
     apart = _apart(module, synced)
