@@ -85,7 +85,7 @@ def written(folder: Path) -> dict[str, Path]:
     return {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not set(path.relative_to(folder).parts) & {*OTHERS, ".hydra"}
+        if path.is_file() and path.suffix != ".lock" and not {*path.relative_to(folder).parts} & {*OTHERS, ".hydra"}
     }
 
 
@@ -194,7 +194,9 @@ def test_a_prediction_that_fails_at_any_step_leaves_the_old_table_and_page(data,
         assert failing.failed.read_bytes() == old[failing.failed]
         # The table is not lost with its page.
         assert place.read_bytes() == (old if failing.failed == place else whole)[place]
-        assert sorted(tmp_path.iterdir()) == [page, place]
+        # Its answers, from which the next goes on, are kept once there are some.
+        kept = {tmp_path / "table.csv.partial"}
+        assert {page, place} <= {*tmp_path.iterdir()} <= {page, place} | kept
 
 
 # What is not referred to any more ends.

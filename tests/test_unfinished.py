@@ -22,6 +22,7 @@ from tlearn.config.compose import compose
 from tlearn.data.decode import Decoder
 from tlearn.data.image_paths import ImagePaths
 from tlearn.errors import BadImageError, ConfigError, DataError, OutputError
+from tlearn.features.own_code import UnknownCodeError
 from tlearn.models.network import TransferNetwork
 from tlearn.predict import _write_rows, predict
 from tlearn.runs import prediction_table, unfinished
@@ -113,8 +114,9 @@ def test_a_killed_prediction_goes_on_and_ends_as_if_it_had_not_been(
     monkeypatch.setattr(Decoder, "read", lambda self, source: decoded.append(source) or read(self, source))
     with pytest.raises(DataError, match=r"1 image cannot be read .*\n  .*1\.png: not an image"):
         ask(pictures, tmp_path / name, **options)
-    assert _taken_over(capfd.readouterr().out) == ["taken over: 4 of 7 images from a killed prediction"]
-    assert [path.name for path in decoded] == ["4.png", "5.png", "6.png"]
+    assert _taken_over(capfd.readouterr().out) == ["taken over: 4 of 7 images from an unfinished prediction"]
+    # The unreadable one is tried again, as it may be readable by now.
+    assert [path.name for path in decoded] == ["1.png", "4.png", "5.png", "6.png"]
     assert (tmp_path / name).read_bytes() == (tmp_path / f"whole{name}").read_bytes()
     # Of the killed one, nothing is left, and no other prediction takes anything over.
     left = {path.name for path in tmp_path.iterdir()} - {"outputs"}
@@ -141,10 +143,10 @@ def _turned(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda folder: _turned(folder / "5.png"), "taken over: 4 of 7 images from a killed prediction"),
+        (lambda folder: _turned(folder / "5.png"), "taken over: 4 of 7 images from an unfinished prediction"),
         (lambda folder: _turned(folder / "3.png"), "taken over: 2 of 7 .*; the next were others, or are damaged"),
         (lambda folder: (folder / "3.png").unlink(), "taken over: 2 of 6 .*; the next were others, or are damaged"),
-        (lambda folder: draw(folder / "31.png", (1, 2, 3)), "taken over: 4 of 8 images from a killed prediction"),
+        (lambda folder: draw(folder / "31.png", (1, 2, 3)), "taken over: 4 of 8 images from an unfinished prediction"),
         (lambda folder: draw(folder / "00.png", (1, 2, 3)), "begun anew, .*: not the same images"),
         (lambda folder: (folder / "0.png").write_bytes(b"nothing"), "begun anew, .*: not the same images"),
         (lambda folder: [(folder / f"{n}.png").unlink() for n in (4, 5, 6)], "taken over: 4 of 4 images"),
@@ -214,13 +216,60 @@ def test_only_answers_of_the_same_prediction_are_taken_over(
     assert line == f"begun anew, not taken over from {tmp_path / 'p.csv.partial'}: not the same {name}"
 
 
+def test_where_code_cannot_be_known_nothing_is_kept_or_taken_over(ask, monkeypatch, tmp_path, pictures, capsys):
+    def unknown(*_: object) -> None:
+        raise UnknownCodeError("made in a notebook")
+
+    add, writes = Unfinished._add, []
+
+    def failing(self: Unfinished, content: bytes) -> None:
+        add(self, content)
+        writes.append(content)
+        if len(writes) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("tlearn.config.evaluation.code_digests", unknown)
+    monkeypatch.setattr(Unfinished, "_add", failing)
+    with pytest.raises(KeyboardInterrupt):
+        ask(pictures, batch_size=1)
+    assert "kept in" not in capsys.readouterr().err
+    assert not (tmp_path / "p.csv.partial").exists()
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+def test_an_image_that_can_be_read_now_is_predicted_with_its_batch(
+    ask, interrupted, tmp_path, pictures, monkeypatch, capsys, repaired
+):
+    names, read = sorted(path.name for path in pictures.iterdir()), Decoder.read
+
+    def denied(self: Decoder, source: object) -> object:
+        if Path(str(source)).name == names[2]:
+            raise BadImageError(str(source), "cannot be read (Permission denied)")
+        return read(self, source)
+
+    ask(pictures, tmp_path / "whole.csv", batch_size=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "read", denied)
+        interrupted(pictures)
+        capsys.readouterr()
+        if not repaired:
+            with pytest.raises(DataError, match="Permission denied"):
+                ask(pictures, batch_size=2)
+            assert _taken_over(capsys.readouterr().out) == ["taken over: 4 of 7 images from an unfinished prediction"]
+            return
+    ask(pictures, batch_size=2)
+    [line] = _taken_over(capsys.readouterr().out)
+    assert line.startswith("taken over: 2 of 7 images from an unfinished prediction")
+    assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def test_a_setting_that_is_refused_costs_no_answer(ask, interrupted, pictures, capsys):
     interrupted(pictures)
     with pytest.raises(ConfigError, match="topk=4"):
         ask(pictures, topk=4, batch_size=2)
     capsys.readouterr()
     ask(pictures, batch_size=2)
-    assert _taken_over(capsys.readouterr().out) == ["taken over: 4 of 7 images from a killed prediction"]
+    assert _taken_over(capsys.readouterr().out) == ["taken over: 4 of 7 images from an unfinished prediction"]
 
 
 def test_answers_that_were_cut_or_damaged_are_not_taken_over(
@@ -262,7 +311,7 @@ def test_a_full_disk_costs_no_answer(ask, tmp_path, pictures, monkeypatch, capsy
     assert "images are kept in" in capsys.readouterr().err
     assert not (tmp_path / "p.csv").exists()
     ask(pictures, batch_size=1)
-    assert _taken_over(capsys.readouterr().out) == ["taken over: 2 of 7 images from a killed prediction"]
+    assert _taken_over(capsys.readouterr().out) == ["taken over: 2 of 7 images from an unfinished prediction"]
     assert (tmp_path / "p.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
@@ -392,7 +441,7 @@ class TestParquet:
         with pytest.raises(ConfigError, match="is not a regular file, which Parquet needs"):
             ask(pictures, tmp_path / "p.parquet")
 
-    def test_an_error_leaves_nothing(self, ask, tmp_path, pictures, monkeypatch, parquet):
+    def test_an_error_leaves_no_table(self, ask, tmp_path, pictures, monkeypatch, parquet):
         def fail(*_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -24,7 +24,7 @@ _STATUS = Path("/proc/self/status")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _PACKAGES = (
     *("torch", "torchvision", "lightning", "hydra-core", "omegaconf"),
-    *("torchmetrics", "tensorboard", "safetensors", "numpy", "pillow", "timm"),
+    *("torchmetrics", "tensorboard", "safetensors", "numpy", "pillow", "pillow-heif", "timm"),
 )
 
 

@@ -94,7 +94,7 @@ def _is_among(path: Path, images: Iterable[Path]) -> bool:
 
 
 @dataclass
-class _Written:
+class _TableSummary:
     """What is in a table: its first rows, how many images have none, the first of these, and right predictions."""
 
     first: "list[Prediction]" = field(default_factory=list)
@@ -118,9 +118,9 @@ def _write_rows(
     answers: "Iterable[Prediction | BadImageError]",
     most: int,
     target: Callable[[str], str] | None,
-) -> _Written:
+) -> _TableSummary:
     """Write a row for each prediction, and return the first `most` of them, and what is to be told."""
-    written = _Written()
+    written = _TableSummary()
     for found in answers:
         if isinstance(found, BadImageError):
             written.bad += 1

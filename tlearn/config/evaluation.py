@@ -1,12 +1,12 @@
 """Open a model, and evaluate it on the images and views of a configuration."""
 
 import json
-import secrets
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torchmetrics import Metric
 
 from tlearn.analysis.calibration import calibration_metrics
@@ -43,22 +43,23 @@ def opened_model(settings: Mapping[str, Any]) -> Model:
     return model.decoding(**{name: value for name, value in given.items() if value is not None})
 
 
-def prediction_key(settings: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """Return what the answers of a prediction depend on beside the images, to their last digits."""
+def prediction_key(settings: Mapping[str, Any], model: Model) -> dict[str, Any] | None:
+    """Return what the answers of a prediction depend on beside the images; None where that cannot be known."""
     told = ("config", "data_root", "decoding", "figures")
     described = {name: value for name, value in model.description.items() if name not in told}
     try:
-        code: Any = code_digests(model.network, [described["architecture"], described.get("head")])
+        code = code_digests(model.network, [described["architecture"], described.get("head")])
     except UnknownCodeError:
-        # It is no other prediction's.
-        code = secrets.token_hex()
+        return None
+    device = next(model.network.parameters()).device
     model_digest = sha256(json.dumps([described, tensor_digest(model.network.state_dict())], default=str).encode())
     return {
         "model": model_digest.hexdigest(),
         "code": code,
         "data": model.decoder.key(),
         **{name: settings[name] for name in ("topk", "calibrated", "batch_size")},
-        "device": next(model.network.parameters()).device.type,
+        "device": device.type,
+        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
         "versions": package_versions(),
     }
 

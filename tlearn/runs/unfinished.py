@@ -25,7 +25,7 @@ _DIGEST = 16
 
 Answer = Prediction | BadImageError
 Predict = Callable[[Sequence[Path]], Iterator[Answer]]
-Answers = Callable[[Sequence[Path], Callable[[], Mapping[str, Any]], int, Predict], Iterator[Answer]]
+Answers = Callable[[Sequence[Path], Callable[[], Mapping[str, Any] | None], int, Predict], Iterator[Answer]]
 
 
 class Unfinished:
@@ -47,6 +47,8 @@ class Unfinished:
         self.output, self.path = output, _place(output)
         # Images that have answers, of all
         self.done, self.count = 0, 0
+        # Whether the next prediction can tell that they are its own
+        self.is_known = True
         with named(output):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -63,7 +65,7 @@ class Unfinished:
     def answers(
         self,
         images: Sequence[Path],
-        key: Callable[[], Mapping[str, Any]],
+        key: Callable[[], Mapping[str, Any] | None],
         batch_size: int,
         predict: Predict,
     ) -> Iterator[Answer]:
@@ -71,18 +73,20 @@ class Unfinished:
 
         Args:
             images: all of them.
-            key: returns what answers depend on beside them.
+            key: returns what answers depend on beside them; None if that cannot be known, and nothing be taken over.
             batch_size: of the prediction.
             predict: images -> an answer to each.
         """
-        self.count, states, first = len(images), _states(images, batch_size), _BEGINNING + _json(key()) + b"\n"
-        end: int | None = self._taken_over(first, states)
+        known, self.count, states = key(), len(images), _states(images, batch_size)
+        self.is_known, first = known is not None, _BEGINNING + _json(known) + b"\n"
+        end: int | None = self._taken_over(first, states, images, predict) if self.is_known else 0
         fresh = predict(images[self.done :])
         while batch := list(islice(fresh, batch_size)):
             if end is not None:
                 # Not before: what is refused takes nothing of what was there.
                 self.file.truncate(end)
-                self._add(b"" if end else first)
+                if not end:
+                    self._add(first)
                 self.is_empty, end = not end, None
             content = [one.reason if isinstance(one, BadImageError) else one.best for one in batch]
             self._add(_line(states[self.done // batch_size], _json(content)))
@@ -94,18 +98,24 @@ class Unfinished:
             else:
                 yield Prediction(image, [(name, share) for name, share in answer])
 
-    def _taken_over(self, first: bytes, states: Sequence[bytes]) -> int:
+    def _taken_over(self, first: bytes, states: Sequence[bytes], images: Sequence[Path], predict: Predict) -> int:
         """Return where the answers end that count, and say how many those are, or why none does."""
-        end = 0
+        end, bad = 0, list[tuple[Path, int, int]]()
         for answers, place in self._batches(first, states):
+            bad += [(images[self.done + n], self.done, end) for n, one in enumerate(answers) if isinstance(one, str)]
             self.done, end = self.done + len(answers), place
+        # What a machine could not read then, it may read now, where only rights have changed, say.
+        for again, (_, before, start) in zip(predict([image for image, _, _ in bad]) if bad else (), bad, strict=True):
+            if not isinstance(again, BadImageError):
+                self.done, end = before, start
+                break
         with self._opened() as file:
             line = file.readline()
             file.seek(end or len(line))
             others = file.readline().endswith(b"\n")
         if self.done:
             rest = "; the next were others, or are damaged" if others and self.done < self.count else ""
-            say(f"taken over: {self.done:,} of {self.count:,} images from a killed prediction{rest}")
+            say(f"taken over: {self.done:,} of {self.count:,} images from an unfinished prediction{rest}")
         elif others:
             say(f"begun anew, not taken over from {self.path}: {_difference(line, first)}")
         return end
@@ -135,9 +145,9 @@ class Unfinished:
 
     def leave(self) -> None:
         """Leave the file to the next prediction, if there is something in it."""
-        if self.done:
+        if self.done and self.is_known:
             warn(f"{self.done:,} of {self.count:,} images are kept in {self.path}: the same command goes on with them")
-        if self.is_empty:
+        if self.is_empty or not self.is_known:
             self.remove()
         else:
             self.file.close()
