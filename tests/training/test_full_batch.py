@@ -210,8 +210,9 @@ class Living(TorchDispatchMode):
         self.now -= self.sizes.pop(key)
 
 
-def test_the_refit_holds_all_features_once_and_a_block():
+def test_the_refit_holds_all_features_once_and_a_block(monkeypatch):
     module, _ = fitted(DECAYS)
+    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 10 * 4)
     data = splits()
     features = torch.cat([data.datasets[split].tensors[0] for split in ("train", "val")])
     with Living(features.nbytes // 2) as living:
@@ -236,8 +237,8 @@ class OnDisk:
 @pytest.fixture
 def blocks_of_ten(monkeypatch):
     """Let blocks have ten of the images with seven features, and keep none in memory."""
-    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 7 * 4)
-    monkeypatch.setattr(feature_blocks, "_KEPT", 0)
+    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 10 * 4)
+    monkeypatch.setattr(feature_blocks, "_KEPT_BYTES", 0)
 
 
 LOSSES = {
@@ -274,12 +275,25 @@ def test_loss_and_gradient_of_blocks_are_those_of_all_images_at_once(blocks_of_t
 
 def test_blocks_are_read_anew_each_time_unless_all_fit(monkeypatch):
     features, targets, _ = problem().tensors
-    for kept in (0, features.nbytes):
-        monkeypatch.setattr(feature_blocks, "_KEPT", kept)
+    for kept in (0, features.nbytes + 3 * 4 * len(features)):
+        monkeypatch.setattr(feature_blocks, "_KEPT_BYTES", kept)
         blocks = FeatureBlocks([(rows := OnDisk(features), targets)], torch.zeros(3, 7))
         first, read = [part for part, _ in blocks], rows.read
         assert all(map(torch.equal, first, (part for part, _ in blocks)))
         assert rows.read == read + (0 if kept else len(features))
+
+
+def test_statistics_are_computed_once_for_all_weight_decays(monkeypatch):
+    made, first = [], FeatureBlocks.__init__
+
+    def counting(self: FeatureBlocks, *arguments: object) -> None:
+        made.append(self)
+        first(self, *arguments)
+
+    monkeypatch.setattr(FeatureBlocks, "__init__", counting)
+    module, _ = fitted(DECAYS)
+    assert len(made) == 1
+    assert module._objective is None
 
 
 def test_a_loss_that_is_not_a_mean_over_images_is_refused_where_there_are_several_blocks(monkeypatch):
@@ -287,8 +301,8 @@ def test_a_loss_that_is_not_a_mean_over_images_is_refused_where_there_are_severa
     layer, total = nn.Linear(7, 3), nn.CrossEntropyLoss(reduction="sum")
     # Of a single block, any loss is right.
     BlockLoss(FeatureBlocks([(features, targets)], layer.weight), total, layer)()
-    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 7 * 4)
-    monkeypatch.setattr(feature_blocks, "_KEPT", 0)
+    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 10 * 4)
+    monkeypatch.setattr(feature_blocks, "_KEPT_BYTES", 0)
     with pytest.raises(ConfigError, match="CrossEntropyLoss is not a mean over images"):
         BlockLoss(FeatureBlocks([(features, targets)], layer.weight), total, layer)
 
@@ -297,8 +311,8 @@ def test_a_loss_that_is_not_a_mean_over_images_is_refused_where_there_are_severa
 def test_a_fit_in_blocks_is_that_of_all_at_once(monkeypatch, weight):
     loss = nn.CrossEntropyLoss(weight)
     whole, (*epochs, last) = fitted(DECAYS, loss)
-    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 7 * 4)
-    monkeypatch.setattr(feature_blocks, "_KEPT", 0)
+    monkeypatch.setattr(feature_blocks, "_CPU_BLOCK", 10 * 10 * 4)
+    monkeypatch.setattr(feature_blocks, "_KEPT_BYTES", 0)
     parted, (*in_blocks, measured) = fitted(DECAYS, loss)
     for name, value in last["figures"].items():
         assert measured["figures"][name] == pytest.approx(value, abs=1e-5), name

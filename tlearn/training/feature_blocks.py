@@ -13,13 +13,13 @@ from tlearn.errors import ConfigError
 
 # Bytes of a block: what a CPU's caches hold, and what keeps a GPU busy
 _CPU_BLOCK, _GPU_BLOCK = 8 * 2**20, 256 * 2**20
-# Bytes of features that stay in memory during a fit, as one block; with what it is read into, 256 MB
-_KEPT = 96 * 2**20
+# Bytes of features and logits of all images that stay in memory during a fit, as one block
+_KEPT_BYTES = 96 * 2**20
 # Images on which a loss is tried
-_TRIED = 1000
+_TRIED_IMAGES = 1000
 
 
-class Rows(Protocol):
+class SlicedFeatures(Protocol):
     """Features [N, F] that are read where they are asked for, such as a tensor."""
 
     def __len__(self) -> int: ...
@@ -38,22 +38,23 @@ class FeatureBlocks:
 
     Args:
         parts: features and targets [N] of images that are fitted together.
-        like: tells device and precision.
+        like: weight [C, F] of the layer, which tells device and precision.
     """
 
-    def __init__(self, parts: Sequence[tuple[Rows, Tensor]], like: Tensor) -> None:
+    def __init__(self, parts: Sequence[tuple[SlicedFeatures, Tensor]], like: Tensor) -> None:
         self._parts, self._device, self._dtype = parts, like.device, like.dtype
-        row_bytes = like.element_size() * parts[0][0].shape[1]
-        room = torch.cuda.mem_get_info(like.device)[0] // 3 if like.device.type == "cuda" else _KEPT
+        # Of features and of logits
+        row_bytes = like.element_size() * sum(like.shape)
+        room = torch.cuda.mem_get_info(like.device)[0] // 3 if like.device.type == "cuda" else _KEPT_BYTES
         self._keeps = row_bytes * len(self) <= room
-        size = room if self._keeps else _CPU_BLOCK if like.device.type == "cpu" else _GPU_BLOCK
-        size = max(1, size // row_bytes)
-        self._places = [
+        size = max(1, (_CPU_BLOCK if like.device.type == "cpu" else _GPU_BLOCK) // row_bytes)
+        places = [
             (number, slice(start, start + size))
             for number, (rows, _) in enumerate(parts)
             for start in range(0, len(rows), size)
         ]
-        self.standardise = Standardisation.of(self.raw())
+        self._places = [places] if self._keeps else [[place] for place in places]
+        self.standardise = Standardisation.of(self._read([place]) for place in places)
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def __len__(self) -> int:
@@ -62,11 +63,11 @@ class FeatureBlocks:
     @property
     def targets(self) -> list[Tensor]:
         """The targets of each block."""
-        return [self._parts[number][1][part] for number, part in self._places]
+        return [torch.cat([self._parts[number][1][part] for number, part in block]) for block in self._places]
 
     def raw(self) -> Iterator[Tensor]:
         """Read the features [n, F] of each block as they are."""
-        return (self._read(*place) for place in self._places)
+        return (self._read(block) for block in self._places)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if self._kept:
@@ -74,15 +75,19 @@ class FeatureBlocks:
             return
         kept = []
         # Not by `raw`: the loop would hold what it has read.
-        for place, targets in zip(self._places, self.targets, strict=True):
-            block = self._read(*place) - self.standardise.mean, targets.to(self._device)
+        for places, targets in zip(self._places, self.targets, strict=True):
+            block = self._read(places).sub_(self.standardise.mean), targets.to(self._device)
             if self._keeps:
                 kept.append(block)
             yield block
         self._kept = kept
 
-    def _read(self, number: int, part: slice) -> Tensor:
-        return self._parts[number][0][part].to(self._device, self._dtype)
+    def _read(self, places: Sequence[tuple[int, slice]]) -> Tensor:
+        counts = [len(self._parts[number][1][part]) for number, part in places]
+        features = torch.empty(sum(counts), self._parts[0][0].shape[1], device=self._device, dtype=self._dtype)
+        for (number, part), rows in zip(places, features.split(counts), strict=True):
+            rows.copy_(self._parts[number][0][part])
+        return features
 
 
 class BlockLoss:
@@ -100,7 +105,7 @@ class BlockLoss:
     def __init__(self, blocks: FeatureBlocks, loss: Callable[[Tensor, Tensor], Tensor], layer: nn.Linear) -> None:
         self.blocks, self._loss, self.layer = blocks, loss, layer
         targets = blocks.targets
-        self.shares = [1.0] if len(targets) == 1 else self._shares(targets)
+        self.shares = [1.0] if len(targets) == 1 else self._checked_shares(targets)
 
     def __call__(self) -> Tensor:
         """Compute the loss, and its gradient with it."""
@@ -118,10 +123,10 @@ class BlockLoss:
                     gradient += part
                 total += loss.detach()
         known = gradients[0].to(weight.dtype) / scale, gradients[1].to(bias.dtype)
-        return _Known.apply(total, known, weight, bias)
+        return _WithGradients.apply(total, known, weight, bias)
 
     @torch.no_grad()
-    def _shares(self, targets: list[Tensor]) -> list[float]:
+    def _checked_shares(self, targets: list[Tensor]) -> list[float]:
         """Return the part of each block in the mean: that of its images, or of their class weights."""
         weight = getattr(self._loss, "weight", None)
         ones = torch.ones(self.layer.out_features)
@@ -136,7 +141,7 @@ class BlockLoss:
     def _adds_up(self, counts: Tensor, targets: Tensor) -> bool:
         """Try the loss on some targets: whether its mean is that of parts, whose images count as their classes do."""
         weight = self.layer.weight
-        some = targets[:: -(-len(targets) // _TRIED)].sort().values.to(weight.device)
+        some = targets[:: -(-len(targets) // _TRIED_IMAGES)].sort().values.to(weight.device)
         logits = torch.randn(len(some), len(counts), generator=torch.Generator().manual_seed(0)).to(weight)
         # Parts of unlike sizes and classes do not agree by chance.
         size = -(-2 * len(some) // 3)
@@ -146,7 +151,7 @@ class BlockLoss:
         return math.isclose(mean, float(self._loss(logits, some)), rel_tol=1e-4, abs_tol=1e-6)
 
 
-class _Known(torch.autograd.Function):
+class _WithGradients(torch.autograd.Function):
     """A value with the gradients of its parameters."""
 
     @staticmethod

@@ -13,7 +13,7 @@ from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.split import TEST_AS_VAL
 from tlearn.errors import ConfigError
 from tlearn.ranges import require
-from tlearn.training.feature_blocks import BlockLoss, FeatureBlocks, Rows
+from tlearn.training.feature_blocks import BlockLoss, FeatureBlocks, SlicedFeatures
 from tlearn.training.module import Batch, TransferModule
 
 
@@ -59,7 +59,8 @@ class LBFGS(optim.LBFGS):
 class FullBatchModule(TransferModule):
     """Fit a linear head on cached features, and validate it after each fit as after any epoch.
 
-    Features are read in blocks, so that they take 256 MB at most, however many there are.
+    Features are read in blocks, so that few are in memory at once, however many there are: 96 MB, on a GPU a third of
+    what is free, and once more while they are read.
 
     Each epoch fits one weight decay, strongest first, starting from the previous solution. The checkpoint callback
     chooses the best epoch, and with it the weight decay. The last fit is on train and val together, where val had no
@@ -93,7 +94,7 @@ class FullBatchModule(TransferModule):
         self.automatic_optimization = False
         self.weight_decays, self.max_iter = weight_decays, max_iter
         self.history_size, self.tolerance, self.refit = history_size, tolerance, refit
-        self._objective: tuple[Rows, BlockLoss] | None = None
+        self._objective: BlockLoss | None = None
         if not isinstance(self.network.head, nn.Linear) or self.network.stages or self.later_stages:
             raise ConfigError("module=full_batch fits one linear layer: choose head=linear and finetune=frozen")
         if self.optimizer is not None:
@@ -117,24 +118,24 @@ class FullBatchModule(TransferModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Fit with the weight decay of the epoch; measure the fitted head on the same batch, which holds all images."""
         inputs, targets, indices = batch
-        # The same object in every epoch, where features lie on the disk
-        if self._objective is None or self._objective[0] is not inputs:
-            self._objective = inputs, self._loss_of([(inputs, targets)])
-        objective, weight_decay = self._objective[1], self.weight_decays[self.current_epoch]
+        # Of all epochs, as each batch holds all images in one order
+        if self._objective is None:
+            self._objective = self._loss_of([(inputs, targets)])
+        objective, weight_decay = self._objective, self.weight_decays[self.current_epoch]
         self._fit(self.optimizers(), objective, weight_decay, self.manual_backward)
         self.log("weight_decay", weight_decay, on_step=False, on_epoch=True)
         with torch.no_grad():
-            return self._measured(objective, targets, indices, batch_idx)
+            return self._measured(objective, indices, batch_idx)
 
-    def _measured(self, objective: BlockLoss, targets: Tensor, indices: Tensor, batch_idx: int) -> Tensor:
-        mean, start = torch.zeros((), device=self.device), 0
-        for features, share in zip(objective.blocks.raw(), objective.shares, strict=True):
-            part = slice(start, start + len(features))
+    def _measured(self, objective: BlockLoss, indices: Tensor, batch_idx: int) -> Tensor:
+        mean, start, blocks = torch.zeros((), device=self.device), 0, objective.blocks
+        for features, targets, share in zip(blocks.raw(), blocks.targets, objective.shares, strict=True):
+            part, targets = slice(start, start + len(features)), targets.to(self.device)
             start, logits = part.stop, self(features)
             # The mean over images that all count 0 is not a number.
-            loss = self.loss(logits, targets[part]) if share else torch.zeros_like(mean)
+            loss = self.loss(logits, targets) if share else torch.zeros_like(mean)
             self._check_loss(self.trainer, loss, indices[part])
-            self.measure("train", batch_idx, logits, targets[part], share * len(targets) / len(features) * loss)
+            self.measure("train", batch_idx, logits, targets, share * len(blocks) / len(features) * loss)
             mean += share * loss
         return mean
 
@@ -163,7 +164,7 @@ class FullBatchModule(TransferModule):
         say(f"refit on train + val ({count:,} images) with weight decay {weight_decay:.3g}{unmeasured}")
         return {"weight_decay_refit": weight_decay}
 
-    def _loss_of(self, parts: Sequence[tuple[Rows, Tensor]]) -> BlockLoss:
+    def _loss_of(self, parts: Sequence[tuple[SlicedFeatures, Tensor]]) -> BlockLoss:
         head = self.network.head
         assert isinstance(head, nn.Linear)
         return BlockLoss(FeatureBlocks(parts, head.weight), self.loss, head)
