@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.small_runs import overrides, process, program, write_weights
 from tlearn.config.compose import compose
+from tlearn.config.messages import explain
 from tlearn.config.ranks import restarted_arguments, shared_place
 from tlearn.config.trainer import _check_launch, measuring_trainer
 from tlearn.config.tree import settings_of
@@ -270,3 +271,9 @@ def test_two_agents_train_as_two_processes_of_one_machine(tmp_path, folder_data)
     assert {name: together[name] for name in together if "/loss" in name} == {
         name: one[name] for name in one if "/loss" in name
     }
+
+
+@pytest.mark.parametrize(("said", "status"), [("[/torch/gloo/transport/tcp/pair.cc:553] ", 4), ("", 1)])
+def test_a_process_that_ended_is_told_from_other_connections(said, status):
+    error = RuntimeError(f"{said}Connection closed by peer [127.0.0.1]:1234")
+    assert explain(error) == (status, "another process of this run has ended, or was killed" if said else None)

@@ -227,11 +227,12 @@ def test_a_further_process_that_is_killed_is_named(capsys, command, advice):
     launcher.resuming = lambda: command
     launcher.procs = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
     launcher.procs[1].kill()
-    launcher._watch()
+    launcher._watch(2, launcher.procs[1])
     line = "process 2 of the run was killed (signal 9), as the system does where memory runs out: all end; "
     assert f"tlearn: {line}{advice}" in capsys.readouterr().err
-    # One that failed has said why itself.
+    # Not one that this process has killed, nor one that has failed, which has said why itself.
+    launcher.ended = launcher.procs[1:]
+    launcher._watch(2, launcher.procs[1])
     launcher.procs[0].communicate(b"")
-    launcher.procs.pop()
-    launcher._watch()
+    launcher._watch(1, launcher.procs[0])
     assert not capsys.readouterr().err

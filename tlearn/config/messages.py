@@ -66,7 +66,7 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
         file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "the output"
         room = "; free some space" if error.errno in FULL else ""
         return OutputError.exit_status, f"cannot write {file}: {error.strerror}{room}"
-    if isinstance(error, RuntimeError) and re.search("Connection (reset|closed) by peer", str(error)):
+    if isinstance(error, RuntimeError) and re.search(r"gloo.*Connection (reset|closed) by peer", str(error)):
         return OutputError.exit_status, "another process of this run has ended, or was killed"
     if isinstance(error, RuntimeError) and "without overflow" in str(error):
         return ConfigError.exit_status, "a number is too large for float32: lower optimizer.lr, or what else is given"

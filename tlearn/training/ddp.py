@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,11 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tlearn.console import is_main_process, warn
 from tlearn.errors import ConfigError
 from tlearn.launch import launch
-from tlearn.training.signals import PARENT
+from tlearn.training.signals import PARENT, stopping_signal
 
 # Every process ends at about the same time.
 _PATIENCE_SECONDS = 30
-_LOOK_SECONDS = 0.5
+# What a watcher needs to say what it has seen
+_JOIN_SECONDS = 5
 # What Lightning tells further processes
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -82,6 +82,9 @@ class _Launcher(_SubprocessScriptLauncher):
 
     command: Sequence[str] = ()
     resuming: Callable[[], str | None] = staticmethod(lambda: None)
+    watchers: Sequence[threading.Thread] = ()
+    # Killed by this process
+    ended: Sequence[subprocess.Popen] = ()
 
     @property
     def is_interactive_compatible(self) -> bool:
@@ -102,21 +105,21 @@ class _Launcher(_SubprocessScriptLauncher):
             imports = os.pathsep.join(sys.path)
             environment = {**os.environ, "LOCAL_RANK": str(rank), PARENT: str(os.getpid()), "PYTHONPATH": imports}
             self.procs.append(subprocess.Popen([sys.executable, *self.command], env=environment))
-        threading.Thread(target=self._watch, daemon=True).start()
+        self.watchers = [
+            threading.Thread(target=self._watch, args=(rank, process), daemon=True)
+            for rank, process in enumerate(self.procs, 1)
+        ]
+        for watcher in self.watchers:
+            watcher.start()
 
-    def _watch(self) -> None:
-        """Say which process was killed; Lightning, which looks every five seconds, kills all others without a word."""
-        while running := list(self.procs):
-            statuses = [process.poll() for process in running]
-            for rank, status in enumerate(statuses, 1):
-                if status is not None and status < 0:
-                    go_on = f"go on with: {command}" if (command := self.resuming()) else "start it again"
-                    memory = ", as the system does where memory runs out" if -status == signal.SIGKILL else ""
-                    warn(f"tlearn: process {rank} of the run was killed (signal {-status}){memory}: all end; {go_on}")
-                    return
-            if None not in statuses:
-                return
-            time.sleep(_LOOK_SECONDS)
+    def _watch(self, rank: int, process: subprocess.Popen) -> None:
+        """Say that a process was killed; Lightning, which looks every five seconds, kills all others without a word."""
+        status = process.wait()
+        # Those of a run that is interrupted or has failed are killed here.
+        if status < 0 and process not in self.ended and not stopping_signal():
+            go_on = f"go on with: {command}" if (command := self.resuming()) else "start it again"
+            memory = ", as the system does where memory runs out" if -status == signal.SIGKILL else ""
+            warn(f"tlearn: process {rank} of the run was killed (signal {-status}){memory}: all end; {go_on}")
 
 
 def share_buffers(module: torch.nn.Module) -> None:
@@ -171,8 +174,11 @@ def _end_processes(trainer: Trainer, patience: float) -> None:
         try:
             process.wait(patience)
         except subprocess.TimeoutExpired:
+            launcher.ended = [*launcher.ended, process]
             process.kill()
             process.wait()
+    for watcher in launcher.watchers:
+        watcher.join(_JOIN_SECONDS)
     # A further process keeps them to its end: without, it would take itself for the main one and write, too.
     if is_main_process():
         for name in _RANK_VARIABLES:
