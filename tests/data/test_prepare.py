@@ -196,6 +196,14 @@ def test_images_that_several_splits_have_are_named(tmp_path, draw_split):
     shutil.copy(names["train"][0], tmp_path / "test" / "red" / "copy.jpg")
     shutil.copy(names["val"][0], tmp_path / "test" / "blue" / "copy.jpg")
     [note] = prepared(tmp_path).notes
-    assert note.startswith("warning: 2 images in several splits, 1 of them in several classes, so metrics are ")
+    told = "warning: 2 images (4 files) in several splits, 1 of them in several classes, so metrics are "
+    assert note.startswith(told)
     assert "copy.jpg" in note
     assert "again.jpg" not in note
+    for number in range(40):
+        shutil.copy(names["train"][0], tmp_path / "test" / "red" / f"line\n{number}.jpg")
+    [note] = prepared(tmp_path).notes
+    assert note.startswith("warning: 2 images (44 files)")
+    assert "... and 39 more" in note
+    assert len(note) < 500
+    assert "\n" not in note

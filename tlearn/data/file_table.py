@@ -62,8 +62,11 @@ class FileTable:
         ends = np.flatnonzero(np.diff(same, prepend=False, append=False)).reshape(-1, 2)
         if not len(ends):
             return []
-        paths = dict(zip(reversed(self._row.values()), reversed(self._row), strict=True))
-        return [[paths[row] for row in order[start : end + 1].tolist()] for start, end in ends.tolist()]
+        groups = [order[start : end + 1].tolist() for start, end in ends.tolist()]
+        wanted = {row for group in groups for row in group}
+        # The first path of a row is as it was given.
+        paths = {row: path for path, row in reversed(self._row.items()) if row in wanted}
+        return [[paths[row] for row in group] for group in groups]
 
     def opened_state(self, file: str) -> FileState | None:
         """Return the state of a file by the path with the root; None if it was not there."""

@@ -17,6 +17,8 @@ from tlearn.machine import available_cpus
 
 # How many classes the first lines of a run list
 _MOST_CLASSES = 12
+# How many images in several splits they name, and files of each
+_MOST_LEAKS = 3
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,11 @@ def _leaks(files: FileTable, splits: Mapping[str, Sequence[Sample]]) -> list[str
         return []
     apart = sum(len({found[path][1] for path in group}) > 1 for group in leaks)
     classes = f", {apart} of them in several classes" if apart else ""
-    listed = capped((" = ".join(group) for group in leaks), 3)
-    return [f"warning: {counted(len(leaks), 'image')} in several splits{classes}, so metrics are optimistic: {listed}"]
+    count = f"{counted(len(leaks), 'image')} ({sum(map(len, leaks)):,} files)"
+    shown = ([path if path.isprintable() else repr(path) for path in group] for group in leaks[:_MOST_LEAKS])
+    listed = "; ".join(capped(group, _MOST_LEAKS, " = ") for group in shown)
+    more = f"; ... and {len(leaks) - _MOST_LEAKS} more" if len(leaks) > _MOST_LEAKS else ""
+    return [f"warning: {count} in several splits{classes}, so metrics are optimistic: {listed}{more}"]
 
 
 def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:
