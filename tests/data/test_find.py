@@ -149,6 +149,8 @@ def test_many_images_take_little_memory(tmp_path, monkeypatch, images):
         Path(folder).mkdir(parents=True)
         for number in range(2000):
             Path(folder, f"{number:024}.jpg").touch()
+    # What it imports is not measured.
+    find_images(["many/a"])
     tracemalloc.start()
     try:
         paths, _ = find_images(images)
@@ -167,3 +169,13 @@ def test_images_are_in_the_order_of_the_parts_of_their_paths(tmp_path, monkeypat
     for name in names:
         draw(Path(name), (1, 2, 3))
     assert found(".") == found("**/*.png") == sorted(map(Path, names))
+
+
+def test_hidden_files_and_folders_are_not_told(tmp_path):
+    draw(tmp_path / "a.png", (1, 2, 3))
+    for name in (".DS_Store", ".git/b.png", ".hidden.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    images, notes = find_images([str(tmp_path)])
+    assert list(images) == [tmp_path / "a.png"]
+    assert notes == []

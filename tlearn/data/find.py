@@ -97,13 +97,15 @@ def _below(folder: str, others: Counter[str]) -> Iterator[str]:
             entered.add((status.st_dev, status.st_ino))
             with os.scandir(here) as entries:
                 for entry in entries:
+                    if is_hidden(entry.name):
+                        continue
                     # is_dir raises for a link that leads to itself.
                     if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():
                         folders.add(entry.name)
                     elif not is_image_name(entry.name):
-                        others[ending(entry.name)] += not is_hidden(entry.name)
+                        others[ending(entry.name)] += 1
                         continue
-                    names += [] if is_hidden(entry.name) else [entry.name]
+                    names.append(entry.name)
         except OSError as error:
             raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
         names.sort()
