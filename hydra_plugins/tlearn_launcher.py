@@ -47,7 +47,7 @@ class BatchedLauncher(BasicLauncher):
 
     def _launched(self, number: int, overrides: list[str]) -> Sequence[JobReturn]:
         """Run one trial, as Hydra does, but for one that has been trained and is only to be finished."""
-        from tlearn.config.trained_job import finish, is_plain
+        from tlearn.config.trained_job import is_plain, run_trained_job
         from tlearn.sweeps.groups import is_trained
 
         assert self.hydra_context is not None
@@ -55,7 +55,7 @@ class BatchedLauncher(BasicLauncher):
         config = self._composed(number, overrides)
         if not (is_trained(Path(_folder(config))) and is_plain(config.hydra)):
             return super().launch([overrides], number)
-        return [finish(config, _folder(config), self.task_function, self.hydra_context.callbacks)]
+        return [run_trained_job(config, _folder(config), self.task_function, self.hydra_context.callbacks)]
 
     def _composed(self, number: int, overrides: list[str]) -> DictConfig:
         """Compose the configuration of a trial as Hydra will start it."""

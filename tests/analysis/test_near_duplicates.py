@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tlearn.analysis import near_duplicates as neighbours
-from tlearn.analysis.near_duplicates import compared, near_duplicates, nearest
+from tlearn.analysis.near_duplicates import compared_splits, near_duplicates, nearest
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.decode import Decoder
 from tlearn.errors import BadImageError
@@ -116,12 +116,12 @@ def test_beyond_a_number_of_pairs_a_part_of_the_smaller_splits_is_compared_and_t
     for number in range(8):
         photo(number).save(pictures / "test" / f"a{number}.png")
     parts = splits(pictures)
-    assert compared(parts) == (parts, "")
+    assert compared_splits(parts) == (parts, "")
     every = near_duplicates(parts)
     assert {row["other_path"] for row in every} == {f"test/a{number}.png" for number in range(8)}
     train, test = parts
     monkeypatch.setattr(neighbours, "_PRODUCTS", len(train) * len(test) * 200 / 1.5)
-    (same, thinned), note = compared(parts)
+    (same, thinned), note = compared_splits(parts)
     assert same is train
     assert thinned.paths == test.paths[::2]
     assert torch.equal(thinned.features, test.features[::2])

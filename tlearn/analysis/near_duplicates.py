@@ -58,7 +58,6 @@ def nearest(
         for start in range(0, len(bank), side):
             block = F.normalize(prepare(bank[start : start + side]))
             best = (directions @ block.T).topk(min(count, len(block)))
-            # The first of two that are equally similar stays first.
             values, indices = torch.cat([values, best.values], 1), torch.cat([indices, best.indices + start], 1)
             values, places = values.topk(min(count, values.shape[1]))
             indices = indices.gather(1, places)
@@ -66,11 +65,11 @@ def nearest(
     return torch.cat([values for values, _ in found]), torch.cat([indices for _, indices in found])
 
 
-def compared(outputs: Sequence[Outputs]) -> tuple[list[Outputs], str]:
+def compared_splits(outputs: Sequence[Outputs]) -> tuple[list[Outputs], str]:
     """Choose the images that `near_duplicates` compares, and say which it leaves out, if any.
 
     All, unless pairs x features are so many that they would take minutes: then every k-th image of each split but the
-    largest, each with all images of that. So the part of these images that have copies there is that of all.
+    largest, each with all images of that. So the share of copies among them estimates that of all.
     """
     parts = [part for part in outputs if len(part)]
     features = [part.features for part in parts if part.features is not None]
@@ -105,12 +104,12 @@ def near_duplicates(outputs: Sequence[Outputs], limit: int = 2000) -> list[dict[
 
     Features only rank candidate pairs, by distance relative to other neighbours, so that the scale of a backbone's
     features does not matter; pixels decide. At most `limit` pairs are compared by pixels, and by features those of
-    `compared`.
+    `compared_splits`.
 
     Each row has similarity (of the pixels, up to 1), split, path, other_split, other_path and same_class. Raises
     ValueError where features were not kept.
     """
-    parts, _ = compared(outputs)
+    parts, _ = compared_splits(outputs)
     rows: list[dict[str, Any]] = []
     pairs, misses = _candidates(parts, limit), 0
     with ThreadPoolExecutor(available_cpus()) as pool:

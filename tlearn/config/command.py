@@ -175,4 +175,6 @@ def _tell_stopped(message: str | None, config_name: str, folder: Path | None) ->
     """Print that a run was stopped, and how to go on with it."""
     command = resume_command(folder) if folder and config_name == "train" else None
     advice = f"go on with: {command}" if command else "nothing to go on from yet: start it again"
-    warn(f"tlearn: {message}" + (f"; {advice}" if command or config_name == "train" else ""))
+    # How a sweep goes on has been told.
+    alone = config_name == "train" and not {"-m", "--multirun"} & {*sys.argv}
+    warn(f"tlearn: {message}" + (f"; {advice}" if command or alone else ""))

@@ -48,7 +48,7 @@ class Shared:
         data: their cached features.
         batches: those of val and test as heads take them, with targets, by split.
         tables: of the network's parts, by what its heads were trained as.
-        made: what makes their loggers.
+        logger_makers: by their names.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Shared:
     data: FeatureDataModule
     batches: dict[str, list[Batch]]
     tables: dict[nn.Module, str] = field(default_factory=dict)
-    made: dict[str, Any] = field(default_factory=dict)
+    logger_makers: dict[str, Any] = field(default_factory=dict)
 
     def inputs(self, loaded: Any) -> Iterator[Batch]:
         """Yield features [N, F] as heads take them, and targets."""
@@ -74,14 +74,14 @@ class Shared:
     def loggers(self, nodes: Mapping[str, Any]) -> dict[str, Logger]:
         """Build the loggers of a trial, which differ in paths alone: Hydra takes milliseconds for each."""
         for name, node in nodes.items():
-            if name not in self.made and node is not None:
+            if name not in self.logger_makers and node is not None:
                 # Otherwise they wait for a thread after each ten values.
-                self.made[name] = seats.build(f"logger.{name}", {"max_queue": 1000, **node, "_partial_": True})
+                self.logger_makers[name] = seats.build(f"logger.{name}", {"max_queue": 1000, **node, "_partial_": True})
         texts = {
             name: {key: one for key, one in nodes[name].items() if isinstance(one, str) and key[:1] != "_"}
-            for name in self.made
+            for name in self.logger_makers
         }
-        return {name: make(**texts[name]) for name, make in self.made.items()}
+        return {name: make(**texts[name]) for name, make in self.logger_makers.items()}
 
     def table(self, network: TransferNetwork, head: nn.Module) -> str:
         """Return the table of the network's parts; counting those of the body takes milliseconds."""

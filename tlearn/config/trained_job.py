@@ -28,7 +28,7 @@ def is_plain(hydra: HydraConf) -> bool:
     return not changes and hydra.output_subdir is not None
 
 
-def finish(config: DictConfig, folder: str, task: Callable[[DictConfig], Any], callbacks: Any) -> JobReturn:
+def run_trained_job(config: DictConfig, folder: str, task: Callable[[DictConfig], Any], callbacks: Any) -> JobReturn:
     """Run the job of a trial.
 
     Args:
@@ -43,10 +43,9 @@ def finish(config: DictConfig, folder: str, task: Callable[[DictConfig], Any], c
     hydra, before = config.hydra, HydraConfig.instance().cfg
     # Hydra keeps the node alone there, which is all that is read of it.
     HydraConfig.instance().cfg = config  # type: ignore[assignment]
-    own = _without_hydra(config)
-    typed = _plain(hydra.overrides.task)
-    ended = JobReturn(overrides=typed, cfg=own, hydra_cfg=config, working_dir=os.getcwd())
     try:
+        own, typed = _without_hydra(config), _plain(hydra.overrides.task)
+        ended = JobReturn(overrides=typed, cfg=own, hydra_cfg=config, working_dir=os.getcwd())
         contents = {"config": _plain(own), "hydra": {"hydra": _plain(hydra)}, "overrides": typed}
         for name, content in contents.items():
             write_text(Path(folder, hydra.output_subdir, f"{name}.yaml"), yaml_text(content))
@@ -74,5 +73,5 @@ def _plain(config: Any) -> Any:
 
 
 def yaml_text(content: Any) -> str:
-    """Return plain data as `OmegaConf.to_yaml` does."""
+    """Return plain data as the YAML that `OmegaConf.to_yaml` makes of it."""
     return yaml.dump(content, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=_Dumper)

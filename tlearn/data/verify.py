@@ -80,13 +80,9 @@ def check_images(
         with _only_checker(place):
             # Another process may have checked some of them meanwhile.
             take_known()
-            with closing(verified), closing(_decode_all(files.root, [*unknown], decoder, threads)) as outcomes:
-                for path, (reason, depth, digest, lasting) in outcomes:
-                    note(path, reason, depth, digest)
-                    # From before decoding: a file that has changed meanwhile is checked again by the next run.
-                    state = files.size_and_time(path)
-                    if lasting and state is not None:
-                        verified.add(path, Entry(*state, reason, depth, digest))
+            with closing(_decode_all(files, [*unknown], decoder, threads, verified)) as outcomes:
+                for path, outcome in outcomes:
+                    note(path, *outcome[:3])
     return {path: bad[path] for path in paths if path in bad}, bits
 
 
@@ -134,16 +130,24 @@ def _digest_now(path: str | Path) -> str:
 
 
 def _decode_all(
-    root: Path, paths: Sequence[str], decoder: Decoder, threads: int
+    files: FileTable, paths: Sequence[str], decoder: Decoder, threads: int, verified: Verified
 ) -> Generator[tuple[str, Outcome], None, None]:
-    """Decode in threads, not processes: Pillow releases the GIL, and threads start at once."""
+    """Decode in threads, not processes: Pillow releases the GIL, and threads start at once; keep what lasts."""
     batches = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
     pool = ThreadPoolExecutor(threads)
-    try:
-        for batch, outcomes in zip(batches, pool.map(partial(_decode_batch, root, decoder), batches), strict=True):
-            yield from zip(batch, outcomes, strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with closing(verified):
+        try:
+            for batch, outcomes in zip(
+                batches, pool.map(partial(_decode_batch, files.root, decoder), batches), strict=True
+            ):
+                for path, outcome in zip(batch, outcomes, strict=True):
+                    # From before decoding: a file that has changed meanwhile is checked again by the next run.
+                    state = files.size_and_time(path)
+                    if outcome.lasting and state is not None:
+                        verified.add(path, Entry(*state, outcome.reason, outcome.bits, outcome.digest))
+                    yield path, outcome
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _decode_batch(root: Path, decoder: Decoder, paths: Sequence[str]) -> list[Outcome]:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from typing import Any
 
 import numpy as np
 import torch
@@ -69,11 +68,11 @@ def _compute(
 ) -> None:
     """Compute the features of the images at the missing places."""
     done = 0
-    with progress("features", len(missing)) as advance, closing(extractor()(_Chosen(items, missing))) as batches:
+    with progress("features", len(missing)) as advance, closing(extractor()(_ItemsAt(items, missing))) as batches:
         try:
             for features in batches:
                 places = missing[done : done + len(features)]
-                _check_finite(features, _Chosen(items, places))
+                _check_finite(features, _ItemsAt(items, places))
                 writer.add(keys[places], features)
                 done += len(features)
                 advance(len(features))
@@ -81,7 +80,7 @@ def _compute(
             writer.flush()
 
 
-class _Chosen(Sequence[Item]):
+class _ItemsAt(Sequence[Item]):
     """The items at some places, each made when it is asked for."""
 
     def __init__(self, items: Sequence[Item], places: np.ndarray) -> None:
@@ -90,7 +89,7 @@ class _Chosen(Sequence[Item]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         return self._items[int(self._places[index])]
 
 

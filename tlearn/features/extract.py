@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +45,10 @@ class Items(Sequence[Item]):
     def __len__(self) -> int:
         return len(self.paths) * (self.views or 1)
 
-    def __getitem__(self, index: Any) -> Any:
-        view, place = divmod(index, len(self.paths))
-        if view >= (self.views or 1):
+    def __getitem__(self, index: int) -> Item:  # type: ignore[override]
+        if not 0 <= index < len(self):
             raise IndexError(index)
+        view, place = divmod(index, len(self.paths))
         path = self.paths[place]
         return os.path.join(self.root, path), None if self.views is None else draw_seed(0, view, path)
 

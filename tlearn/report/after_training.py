@@ -10,7 +10,7 @@ from torch import nn
 
 from tlearn.analysis.drawing import font_advice, write_figure
 from tlearn.analysis.label_errors import suspects
-from tlearn.analysis.near_duplicates import compared, near_duplicates
+from tlearn.analysis.near_duplicates import compared_splits, near_duplicates
 from tlearn.analysis.outputs import Outputs
 from tlearn.console import is_main_process, report_only, say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
@@ -137,7 +137,8 @@ def report_training(
     splits = [outputs[split] for split in SPLITS if split in outputs]
     report = record.folder.path / "report"
     with report_only("the report"):
-        notes = [note for _, note in [compared(splits)] if note and "train" in outputs]
+        _, note = compared_splits(splits)
+        notes = [note] if note and "train" in outputs else []
         say(*notes)
         _write(
             record,
