@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from tlearn.data.file_state import content_digest
 from tlearn.data.pixel_cache import DiskPixels, Shrink
 from tlearn.data.verify import Unchanged
 from tlearn.errors import TlearnError
+from tlearn.features.segments import KEY
 from tlearn.features.store import Space
 from tlearn.runs.model import load_model, read_description
 from tlearn.training.checkpoints import CheckpointIO
@@ -71,7 +73,8 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Reader]]:
     image = folder / "a.png"
     picture(1, size=(12, 9)).save(image)
     pixels = Decoder()(image)
-    space, keys, features = Space(folder / "features", {}), [bytes([n] * 16) for n in range(40)], torch.rand(40, 16)
+    space, features = Space(folder / "features", {}), torch.rand(40, 16)
+    keys = np.array([bytes([n] * 16) for n in range(40)], KEY)
     space.add(keys, features)
     [segment] = space.folder.glob("*.safetensors")
     cache = DiskPixels(Shrink(Decoder(), 24), folder / "pixels")
