@@ -1,7 +1,7 @@
 """The arguments of a command line before Hydra reads them: paths and patterns are text, and ~ is the home folder."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -37,10 +37,15 @@ def is_readable(argument: str) -> bool:
     return True
 
 
+def is_sweep(arguments: Collection[str]) -> bool:
+    """Return whether arguments ask for several runs."""
+    return "-m" in arguments or "--multirun" in arguments
+
+
 def readable(arguments: Iterable[str]) -> list[str]:
     """Quote what can only be text, where a shell has taken the quotes away, and expand ~ where Hydra would not."""
     given = list(arguments)
-    sweeps = "-m" in given or "--multirun" in given
+    sweeps = is_sweep(given)
     before = ["", *given]
     return [_readable(one, sweeps, previous) for one, previous in zip(given, before, strict=False)]
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from omegaconf import DictConfig
 
 from tlearn import __version__
-from tlearn.config.arguments import readable
+from tlearn.config.arguments import is_sweep, readable
 from tlearn.config.compose import compose_checked
 from tlearn.config.flags import parsed
 from tlearn.config.help import help_text
@@ -176,5 +176,5 @@ def _tell_stopped(message: str | None, config_name: str, folder: Path | None) ->
     command = resume_command(folder) if folder and config_name == "train" else None
     advice = f"go on with: {command}" if command else "nothing to go on from yet: start it again"
     # How a sweep goes on has been told.
-    alone = config_name == "train" and not {"-m", "--multirun"} & {*sys.argv}
+    alone = config_name == "train" and not is_sweep(sys.argv)
     warn(f"tlearn: {message}" + (f"; {advice}" if command or alone else ""))

@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from tlearn.config.arguments import key_of
+from tlearn.config.arguments import is_sweep, key_of
 from tlearn.config.stored_code import of_code
 from tlearn.config.stored_run import absolute_path, read_stored, stored_config
 from tlearn.errors import CheckpointError, ConfigError, quoted, typed
@@ -34,7 +34,7 @@ def restored_arguments(arguments: list[str]) -> list[str]:
     run = resumed_run(arguments)
     if run is None:
         return arguments
-    if "-m" in arguments or "--multirun" in arguments:
+    if is_sweep(arguments):
         raise ConfigError("resume continues one run: give it without -m")
     stored, config_dir, cwd = read_stored(run)
     flags, given = _flags([argument for argument in arguments if key_of(argument) != "resume"])

@@ -120,10 +120,9 @@ def _leaks(files: FileTable, splits: Mapping[str, Sequence[Sample]]) -> list[str
     apart = sum(len({found[path][1] for path in group}) > 1 for group in leaks)
     classes = f", {apart} of them in several classes" if apart else ""
     count = f"{counted(len(leaks), 'image')} ({sum(map(len, leaks)):,} files)"
-    shown = ([path if path.isprintable() else repr(path) for path in group] for group in leaks[:_MOST_LEAKS])
-    listed = "; ".join(capped(group, _MOST_LEAKS, " = ") for group in shown)
-    more = f"; ... and {len(leaks) - _MOST_LEAKS} more" if len(leaks) > _MOST_LEAKS else ""
-    return [f"warning: {count} in several splits{classes}, so metrics are optimistic: {listed}{more}"]
+    shown = ((path if path.isprintable() else repr(path) for path in group) for group in leaks)
+    listed = capped((capped(group, _MOST_LEAKS, " = ") for group in shown), _MOST_LEAKS, "; ")
+    return [f"warning: {count} in several splits{classes}, so metrics are optimistic: {listed}"]
 
 
 def _per_class(samples: Sequence[Sample], bad: dict[str, str]) -> str:
