@@ -32,8 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform, complete, stack
-from tlearn.features.allocator import keep_memory
 from tlearn.features.extract import Extractor, Reader
+from tlearn.models.allocator import keep_memory
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.graph.fold import fold
 from tlearn.models.network import TransferNetwork
@@ -148,7 +148,7 @@ def body(options: argparse.Namespace) -> dict[str, float]:
     """GFLOP/s of bodies on one thread, as they are and folded, and their share of the fastest convolution's."""
     torch.set_num_threads(1)
     figures: dict[str, float] = {}
-    with keep_memory(), torch.inference_mode():
+    with keep_memory(torch.device("cpu")), torch.inference_mode():
         for kind in words(options.precision):
             dtype = DTYPES[kind]
             jobs, counts = convolutions(dtype, options.batch)

@@ -21,6 +21,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.config.tuning import tuning
     from tlearn.console import is_main_process, session
     from tlearn.features.choose import choose_features
+    from tlearn.models.allocator import keep_memory
     from tlearn.models.device import float32
     from tlearn.report.after_training import plan_report, report_training, show_first_images
     from tlearn.report.tensorboard import parameter_table, write_results
@@ -57,7 +58,7 @@ def train(config: DictConfig) -> dict[str, float]:
         with tracked(trainer.loggers, record.parameters):
             if plan.write:
                 show_first_images(run, images, views, trainer.loggers)
-            with further_processes(trainer):
+            with further_processes(trainer), keep_memory(trainer.strategy.root_device):
                 fit_started = time.monotonic()
                 with restoring(trainer):
                     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)

@@ -14,7 +14,6 @@ from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import BadImageError, ConfigError
 from tlearn.features import extract, precision
-from tlearn.features.allocator import keep_memory
 from tlearn.features.extract import Extractor, Reader
 
 PREPROCESSING = {
@@ -229,9 +228,3 @@ def test_threads_of_torch_are_given_back(body, files):
     next(batches)
     batches.close()
     assert torch.get_num_threads() == before
-
-
-def test_memory_settings_change_no_number():
-    with keep_memory():
-        first = torch.arange(3_000_000).sum().item()
-    assert torch.arange(3_000_000).sum().item() == first

@@ -21,8 +21,8 @@ from tlearn.data.pixel_cache import Decode
 from tlearn.data.sampling import draw_seed
 from tlearn.data.transforms import Transform, stack
 from tlearn.errors import TlearnError
-from tlearn.features.allocator import keep_memory
 from tlearn.machine import available_cpus
+from tlearn.models.allocator import keep_memory
 from tlearn.models.device import Arriving, FittingParts
 from tlearn.models.graph.fold import fold
 
@@ -127,7 +127,7 @@ class Extractor:
         # Made one by one: all would take several times the memory of their files' names.
         batches = ([items[place] for place in range(len(items))[start : start + _CPU_BATCH]] for start in starts)
         threads = min(available_cpus(), len(starts))
-        with keep_memory(), _single_math_threads(threads) as pool:
+        with keep_memory(self.devices[0]), _single_math_threads(threads) as pool:
             yield from _in_order(pool, self._batch, batches, ahead=2 * threads)
 
     def _batch(self, items: Sequence[Item]) -> Tensor:

@@ -18,6 +18,7 @@ from tlearn.data.loader import EpochLoader, worker_options
 from tlearn.data.transforms import Transform, stack
 from tlearn.data.workers import default_workers
 from tlearn.errors import BadImageError, ConfigError, capped
+from tlearn.models.allocator import keep_memory
 from tlearn.models.device import FittingParts, float32
 from tlearn.models.network import evaluating
 from tlearn.ranges import require
@@ -140,18 +141,19 @@ def results_of(
         return compute(transform.normalise(pixels.to(device)))
 
     batch_bytes = 3 * transform.size**2 * len(transform.versions) * batch_size
-    for batch in _loader(dataset, batch_size, num_workers, batch_bytes):
-        readable = [pixels for pixels, _, _ in batch if pixels is not None]
-        results: Iterator[Result] = iter(())
-        if readable:
-            with torch.no_grad(), evaluating(network), float32():
-                results = iter(answer(fitting(outputs, stack(readable))))
-        for pixels, reason, bits in batch:
-            image = images[index]
-            name = str(image) if isinstance(image, str | PathLike) else f"image {index}"
-            yield BadImageError(name, reason) if pixels is None else next(results)
-            needed.add(bits)
-            index += 1
+    with keep_memory(device):
+        for batch in _loader(dataset, batch_size, num_workers, batch_bytes):
+            readable = [pixels for pixels, _, _ in batch if pixels is not None]
+            results: Iterator[Result] = iter(())
+            if readable:
+                with torch.no_grad(), evaluating(network), float32():
+                    results = iter(answer(fitting(outputs, stack(readable))))
+            for pixels, reason, bits in batch:
+                image = images[index]
+                name = str(image) if isinstance(image, str | PathLike) else f"image {index}"
+                yield BadImageError(name, reason) if pixels is None else next(results)
+                needed.add(bits)
+                index += 1
     if note := depth_note(needed):
         say(note)
 

@@ -9,6 +9,7 @@ from torchmetrics import Metric
 
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.datamodule import ImageDataModule
+from tlearn.models.allocator import keep_memory
 from tlearn.models.device import float32
 from tlearn.models.network import TransferNetwork
 from tlearn.training.collect_outputs import Collector
@@ -41,7 +42,8 @@ def measure_split(
         without augmentation and in further processes.
     """
     module, collector = module_for(tta, network, len(data.image_set.classes), metrics), Collector(features)
-    with float32(), further_processes(trainer), collector.attached(trainer, network.head):
+    kept = keep_memory(trainer.strategy.root_device)
+    with float32(), further_processes(trainer), kept, collector.attached(trainer, network.head):
         [measured] = trainer.test(module, datamodule=data, verbose=False)
         outputs, more = collector.take("test", data)
     found = {f"{split}/{name.removeprefix('test/')}": value for name, value in measured.items()}

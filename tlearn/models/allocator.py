@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 # From glibc's malloc.h
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -2, -3, -4, -8
 _KEEPING = {_TRIM_THRESHOLD: 2**30, _TOP_PAD: 64 * 2**20, _MMAP_MAX: 0, _ARENA_MAX: 1}
@@ -14,9 +16,9 @@ _AFTERWARDS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 6
 
 
 @contextmanager
-def keep_memory() -> Iterator[None]:
-    """Let the block reuse freed memory, where the C library is glibc; elsewhere change nothing."""
-    library = _glibc()
+def keep_memory(device: torch.device) -> Iterator[None]:
+    """Let the block reuse freed memory, if it computes on the CPU and the C library is glibc; else change nothing."""
+    library = _glibc() if device.type == "cpu" else None
     if library is None:
         yield
         return
