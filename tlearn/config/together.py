@@ -18,6 +18,7 @@ from tlearn.console import say, session
 from tlearn.errors import counted
 from tlearn.features.choose import choose_features
 from tlearn.features.datamodule import FeatureDataModule
+from tlearn.models.device import float32
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.folder import RunFolder
 from tlearn.sweeps.groups import Group, Member, dissolve, group_of
@@ -31,6 +32,8 @@ _OWN = ("lr", "weight_decay")
 _MOST_NUMBERS = 2**27
 
 
+# A CPU has no TF32.
+@float32()
 def finished_with_others(
     run: RunFolder, seed: int, quiet: bool, prepare: Callable[[], Prepared]
 ) -> dict[str, float] | None:
@@ -66,11 +69,13 @@ def _tell(count: int, error: Exception) -> None:
 
 def _trained(parts: Prepared, folder: Path, group: Group) -> dict[Path, Finish]:
     """Train the heads of a group, and return how each trial is finished that did not fail."""
+    if parts.trainer.strategy.root_device.type != "cpu":
+        raise RuntimeError("heads train together on the CPU alone")
     data = choose_features(
         build.feature_options(parts.settings, parts.backbone), parts.module, parts.images, parts.trainer
     )
-    if not isinstance(data, FeatureDataModule) or parts.trainer.strategy.root_device.type != "cpu":
-        raise RuntimeError("only heads on kept features train together, and on the CPU")
+    if not isinstance(data, FeatureDataModule):
+        raise RuntimeError("only heads on kept features train together")
     parts.network.eval()
     shared = Shared(folder, parts, data, {})
     for split in ("val", "test"):

@@ -27,6 +27,7 @@ from tlearn.features.rows import FeatureRows
 from tlearn.features.segments import KEY
 from tlearn.features.store import Space, image_key
 from tlearn.machine import has_bf16
+from tlearn.models.device import float32
 from tlearn.models.graph.divide import FrozenPart, NotDivisibleError
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.module import TransferModule
@@ -84,7 +85,9 @@ def choose_features(
     if found is None:
         return images
     part, code = found
-    rows = _Features(options, part, images, _devices(trainer.strategy), code).rows()
+    # Also where the caller has not said so: what is kept under a precision is of it.
+    with float32(tf32=options.precision == "tf32"):
+        rows = _Features(options, part, images, _devices(trainer.strategy), code).rows()
     module.network.start_after(part)
     return FeatureDataModule(images, rows, module.full_batch)
 
