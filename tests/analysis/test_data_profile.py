@@ -14,7 +14,6 @@ from tlearn.analysis.data_profile import (
     class_size_figure,
     class_table,
     duplicate_table,
-    duplicates,
     few_of_each,
     image_sizes,
     size_figure,
@@ -90,24 +89,7 @@ def test_no_pictures_have_no_summary():
     assert size_summary({}) == {}
 
 
-def test_files_with_the_same_bytes_are_one_group_and_equal_size_is_not_enough(tmp_path):
-    contents = {"a/1.png": b"same", "a/2.png": b"diff", "b/1.png": b"other length", "b/2.png": b"same"}
-    for path, content in contents.items():
-        (tmp_path / path).parent.mkdir(exist_ok=True)
-        (tmp_path / path).write_bytes(content)
-    assert duplicates(tmp_path, SPLITS) == [[("train", "a/1.png"), ("val", "b/2.png")]]
-
-
-def test_three_copies_are_one_group(tmp_path):
-    for split in SPLITS.values():
-        for sample in split:
-            (tmp_path / sample.path).parent.mkdir(exist_ok=True)
-            (tmp_path / sample.path).write_bytes(b"same")
-    [group] = duplicates(tmp_path, SPLITS)
-    assert len(group) == 4
-
-
-def test_sizes_and_duplicates_become_rows():
+def test_sizes_and_groups_of_copies_become_rows():
     assert size_table({"a.png": (50, 20)}) == [{"path": "a.png", "width": 50, "height": 20}]
     assert duplicate_table([[("train", "a"), ("val", "b")], [("val", "c"), ("val", "d")]]) == [
         {"group": 0, "split": "train", "path": "a"},

@@ -9,7 +9,9 @@ from PIL import Image
 
 from tests.conftest import draw
 from tlearn.data.decode import Decoder
-from tlearn.data.prepare import BadImagesError, ImageSet, count_lines, prepare
+from tlearn.data.file_state import content_digest
+from tlearn.data.file_table import FileTable
+from tlearn.data.prepare import BadImagesError, ImageSet, copies, count_lines, prepare
 from tlearn.data.sources.base import Listing, Sample
 from tlearn.data.sources.folder import FolderSource
 from tlearn.errors import DataError
@@ -207,3 +209,19 @@ def test_images_that_several_splits_have_are_named(tmp_path, draw_split):
     assert "... and 39 more" in note
     assert len(note) < 500
     assert "\n" not in note
+
+
+def test_copies_are_grouped_with_their_splits_and_equal_size_is_not_enough(tmp_path):
+    splits = {"train": [Sample("1", "a"), Sample("2", "a")], "val": [Sample("3", "b"), Sample("4", "a")]}
+    for path, content in {"1": b"same", "2": b"diff", "3": b"same", "4": b"same", "left out": b"diff"}.items():
+        (tmp_path / path).write_bytes(content)
+    files = FileTable(tmp_path, ["1", "2", "3", "4", "left out"])
+    assert copies(files, splits) == []
+    for path in ("1", "2", "3", "4", "left out"):
+        files.keep_digest(path, content_digest(tmp_path / path))
+    [group] = copies(files, splits)
+    assert [(split, one.path, one.label) for split, one in group] == [
+        ("train", "1", "a"),
+        ("val", "3", "b"),
+        ("val", "4", "a"),
+    ]

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from tlearn.analysis.drawing import Drawing, lettering, shown
-from tlearn.data.file_state import content_digest
 from tlearn.data.header import image_size
 from tlearn.data.sources.base import Sample, Splits
 
@@ -57,20 +56,6 @@ def size_summary(sizes: Mapping[str, tuple[int, int]]) -> dict[str, float]:
         **{f"height/{name}": heights[at] for name, at in (("min", 0), ("median", middle), ("max", -1))},
         "tiny": sum(min(size) < 10 for size in sizes.values()),
     }
-
-
-def duplicates(root: Path, splits: Splits) -> list[list[tuple[str, str]]]:
-    """Group identical files, as (split, path); only files of equal size are read."""
-    by_size: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for name, samples in splits.items():
-        for sample in samples:
-            by_size[(root / sample.path).stat().st_size].append((name, sample.path))
-    by_content: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for group in by_size.values():
-        if len(group) > 1:
-            for name, path in group:
-                by_content[content_digest(root / path)].append((name, path))
-    return [group for group in by_content.values() if len(group) > 1]
 
 
 def size_table(sizes: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ def prepare(
     splits, notes = make_splits(samples, fractions, val_fraction, seed, test_as_val)
     classes, more = class_list(splits, listing.empty_classes)
     skipped = [f"left out {counted(len(bad), 'unreadable image')}{_per_class(listing.samples, bad)}"] if bad else []
-    notes = [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more, *_leaks(files, splits)]
+    notes = [*listing.notes, *skipped, *depth, *doubtful_names(classes), *notes, *more, *_leaks(copies(files, splits))]
     return ImageSet(listing.root, splits, classes, notes, bad, files)
 
 
@@ -108,19 +108,26 @@ def count_lines(splits: Mapping[str, Sequence[Sample]], classes: Sequence[str]) 
     return lines
 
 
-def _leaks(files: FileTable, splits: Mapping[str, Sequence[Sample]]) -> list[str]:
+def copies(files: FileTable, splits: Mapping[str, Sequence[Sample]]) -> list[list[tuple[str, Sample]]]:
+    """Group images with the same content, each with its split, as far as the table knows their digests."""
+    number = {path: place for place, group in enumerate(files.copies()) for path in group}
+    groups: dict[int, list[tuple[str, Sample]]] = {}
+    for name, samples in splits.items():
+        for one in samples:
+            if one.path in number:
+                groups.setdefault(number[one.path], []).append((name, one))
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _leaks(groups: Sequence[Sequence[tuple[str, Sample]]]) -> list[str]:
     """Return a note on images that several splits have, byte for byte."""
-    groups = files.copies()
-    wanted = {path for group in groups for path in group}
-    found = {one.path: (name, one.label) for name, samples in splits.items() for one in samples if one.path in wanted}
-    there = [[path for path in group if path in found] for group in groups]
-    leaks = [group for group in there if len({found[path][0] for path in group}) > 1]
+    leaks = [group for group in groups if len({name for name, _ in group}) > 1]
     if not leaks:
         return []
-    apart = sum(len({found[path][1] for path in group}) > 1 for group in leaks)
+    apart = sum(len({one.label for _, one in group}) > 1 for group in leaks)
     classes = f", {apart} of them in several classes" if apart else ""
     count = f"{counted(len(leaks), 'image')} ({sum(map(len, leaks)):,} files)"
-    shown = ((path if path.isprintable() else repr(path) for path in group) for group in leaks)
+    shown = ((one.path if one.path.isprintable() else repr(one.path) for _, one in group) for group in leaks)
     listed = capped((capped(group, _MOST_LEAKS, " = ") for group in shown), _MOST_LEAKS, "; ")
     return [f"warning: {count} in several splits{classes}, so metrics are optimistic: {listed}"]
 

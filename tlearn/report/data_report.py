@@ -9,7 +9,6 @@ from tlearn.analysis.data_profile import (
     class_size_figure,
     class_table,
     duplicate_table,
-    duplicates,
     few_of_each,
     image_sizes,
     size_figure,
@@ -18,7 +17,7 @@ from tlearn.analysis.data_profile import (
 )
 from tlearn.analysis.drawing import font_advice
 from tlearn.console import say
-from tlearn.data.prepare import ImageSet
+from tlearn.data.prepare import ImageSet, copies
 from tlearn.data.transforms import Transform
 from tlearn.report.gallery import Thumbnails, augmentation_figure
 from tlearn.report.page import Block, Card, Gallery, KeyMetrics, Section, Text, number, write_page
@@ -67,8 +66,9 @@ class Survey:
 
 def survey_of(images: ImageSet, title: str, transform: Transform | None, bit_depth: int | None) -> Survey:
     """Measure the images of a data set and look for duplicates; see `Survey`."""
-    root, splits = images.root, images.splits
-    return Survey(title, images, image_sizes(root, splits), duplicates(root, splits), transform, bit_depth)
+    sizes = image_sizes(images.root, images.splits)
+    same = [[(name, one.path) for name, one in group] for group in copies(images.files, images.splits)]
+    return Survey(title, images, sizes, same, transform, bit_depth)
 
 
 def write_survey(folder: Path, survey: Survey) -> None:
