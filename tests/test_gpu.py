@@ -177,6 +177,13 @@ def test_dp_is_one_device(body, kind):
     assert torch.allclose(several, one.float(), atol=1e-2 if kind else 1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 5, 9])
+def test_dp_takes_a_batch_that_is_too_small_for_all_devices(body, count):
+    network, images = TransferNetwork(body, nn.Linear(512, 3)).to(GPU).eval(), torch.rand(count, 3, 64, 64, device=GPU)
+    with float32(), torch.inference_mode():
+        assert torch.allclose(split_over(network, [0] * 8)(images), network(images), atol=1e-5)
+
+
 @pytest.mark.parametrize("more", [(), ("features=off",), ("finetune=full", "trainer.precision=bf16-mixed")], ids=str)
 def test_dp_trains_like_one_gpu(tmp_path, folder_data, weights, more):
     one = runs.run(tmp_path / "one", folder_data, weights, "trainer=gpu", *more)

@@ -35,18 +35,24 @@ def two_devices(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     monkeypatch.setattr(copying, "_broadcast_coalesced_reshape", broadcast)
     monkeypatch.setattr(copying, "_get_device_index", lambda device, optional: device)
 
-    def data_parallel_on_cpu(module, images, device_ids, module_kwargs):
+    def scatter(devices, sizes, dim, tensor):
+        return tensor.chunk(len(devices), dim)
+
+    monkeypatch.setattr(sys.modules["torch.nn.parallel.scatter_gather"].Scatter, "apply", scatter)
+
+    def data_parallel_on_cpu(module, images, device_ids, module_kwargs=None):
         copied.append(module)
-        replicas = nn.parallel.replicate(module, device_ids)
+        inputs, named = nn.parallel.scatter_gather.scatter_kwargs((images,), module_kwargs, device_ids)
+        replicas = nn.parallel.replicate(module, device_ids[: len(inputs)])
         graded, computed = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
 
-        def compute(replica, part):
+        def compute(replica, part, more):
             # As torch.nn.parallel.parallel_apply does it: without a dtype
             with torch.set_grad_enabled(graded), torch.autocast("cpu", enabled=computed):
-                return replica(part, **module_kwargs)
+                return replica(*part, **more)
 
         with ThreadPoolExecutor(len(device_ids)) as pool:
-            return torch.cat(list(pool.map(compute, replicas, images.chunk(len(device_ids)))))
+            return torch.cat(list(pool.map(compute, replicas, inputs, named)))
 
     monkeypatch.setattr(data_parallel, "data_parallel", data_parallel_on_cpu)
     return copied
@@ -83,6 +89,15 @@ def test_dp_computes_in_the_precision_of_the_trainer(two_devices, kind):
     assert seen == [kind or torch.float32] * 3
     assert logits.dtype == torch.float32
     assert torch.allclose(logits, expected.float(), atol=1e-2 if kind else 1e-6)
+
+
+@pytest.mark.parametrize(("count", "devices"), [(1, 2), (5, 4), (9, 8), (10, 8)])
+def test_dp_takes_a_batch_that_is_too_small_for_all_devices(two_devices, count, devices):
+    network, images = _network(), torch.rand(count, 3, 8, 8)
+    for mode in (torch.enable_grad, torch.inference_mode):
+        with mode():
+            logits = data_parallel.split_over(network, list(range(devices)))(images)
+            assert torch.allclose(logits, network(images), atol=1e-6)
 
 
 def test_dp_copies_the_head_alone_where_the_body_was_computed_once(two_devices):

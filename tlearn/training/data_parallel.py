@@ -55,24 +55,25 @@ def split_over(network: TransferNetwork, devices: list[int]) -> Callable[[Tensor
 
     def forward(inputs: Tensor) -> Tensor:
         kind = inputs.device.type
-        precision = {"dtype": torch.get_autocast_dtype(kind), "enabled": torch.is_autocast_enabled(kind)}
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         part, values = (network.head, network.features(inputs)) if network.skips_body else (network, inputs)
-        logits = data_parallel(_InPrecision(part), values, device_ids=devices, module_kwargs=precision)
+        logits = data_parallel(_InPrecision(part, dtype), values, device_ids=devices)
         return in_single(logits)
 
     return forward
 
 
 class _InPrecision(nn.Module):
-    """A module whose copies compute in a precision that is told.
+    """A module whose copies compute in the precision of `dtype`; None for their own.
 
     Each runs in a thread of its own, where torch would open autocast with the default dtype: float16, without a scaler.
+    It is no argument of the forward pass: torch would call copies that get no part of a small batch with it alone.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.module = module
+        self.module, self._dtype = module, dtype
 
-    def forward(self, values: Tensor, dtype: torch.dtype, enabled: bool) -> Tensor:
-        with torch.autocast(values.device.type, dtype, enabled):
+    def forward(self, values: Tensor) -> Tensor:
+        with torch.autocast(values.device.type, self._dtype, self._dtype is not None):
             return self.module(values)
