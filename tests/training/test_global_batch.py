@@ -1,5 +1,6 @@
 """What a step of several processes is, as the first lines of a run say it."""
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,3 +77,23 @@ def test_the_statistics_of_batch_norm_are_shared_on_gpus_alone():
     assert len(notes(nn.Flatten(), normed, device="cuda:0", synced=True)) == 1
     with pytest.raises(ConfigError, match="on GPUs alone: leave it out"):
         notes(nn.Flatten(), normed, synced=True)
+
+
+class ActivatedNorm(nn.BatchNorm1d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input).relu()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_norms_that_do_more_are_not_replaced_by_plain_ones(processes):
+    activated = nn.Sequential(nn.Linear(2, 2), ActivatedNorm(2))
+    with pytest.raises(ConfigError, match="in the place of ActivatedNorm"):
+        notes(nn.Flatten(), activated, processes, device="cuda:0", synced=True)
+    # Nor is that advised.
+    assert "sync_batchnorm" not in "".join(notes(nn.Flatten(), activated, processes, device="cuda:0"))
+    # Frozen ones would be replaced, too.
+    with pytest.raises(ConfigError, match="in the place of ActivatedNorm"):
+        notes(activated, nn.Linear(2, 2), processes, device="cuda:0", synced=True)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(activated)).eval()
+    values = torch.randn(8, 2)
+    assert not torch.allclose(converted(values), activated.eval()(values), atol=1e-3)

@@ -27,9 +27,14 @@ def step_notes(
         synced: whether BatchNorm's statistics are shared (`trainer.sync_batchnorm`).
 
     Raises:
-        ConfigError: they are to be shared on a CPU.
+        ConfigError: they are to be shared on a CPU, or of layers that would compute something else then.
     """
     processes, on_gpu = trainer.world_size, trainer.strategy.root_device.type != "cpu"
+    if synced and (others := _more_than_norms(module)):
+        raise ConfigError(
+            f"trainer.sync_batchnorm would put plain norms in the place of {others[0]}, without what else it computes: "
+            "leave it out"
+        )
     if processes == 1:
         return []
     if synced and not on_gpu:
@@ -44,7 +49,7 @@ def step_notes(
     if apart:
         differs = f"{' and '.join(apart)} in what trains see the images of one process at a time"
         notes.append(f"{differs}, so the weights are not those of one process with data.batch_size={images}")
-        if "BatchNorm" in apart and on_gpu:
+        if "BatchNorm" in apart and on_gpu and not _more_than_norms(module):
             notes[-1] += "; +trainer.sync_batchnorm=true shares the statistics of BatchNorm"
     return notes
 
@@ -59,6 +64,12 @@ def _apart(module: TransferModule, synced: bool) -> list[str]:
         "class weights": getattr(module.loss, "weight", None) is not None,
     }
     return [name for name, is_there in found.items() if is_there]
+
+
+def _more_than_norms(module: TransferModule) -> list[str]:
+    """List the kinds of BatchNorm that do more, such as timm's with an activation: torch takes all for plain ones."""
+    norms = {type(one) for one in module.modules() if isinstance(one, _NORMS)}
+    return sorted(kind.__name__ for kind in norms.difference(_NORMS))
 
 
 def _drops(layer: nn.Module) -> bool:
