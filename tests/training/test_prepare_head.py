@@ -55,6 +55,30 @@ def test_a_loss_whose_own_tensors_are_in_single_precision_starts_a_head_all_the_
     torch.testing.assert_close(layers[0].weight, layers[1].weight, rtol=1e-2, atol=1e-3)
 
 
+class _OnApple(torch.Tensor):
+    """A tensor that takes itself for one on a GPU of Apple's, which has no double precision."""
+
+    device = torch.device("mps")  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.to and torch.double in args[1:]:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return super().__torch_function__(function, types, args, kwargs)
+
+    def __deepcopy__(self, memo):
+        return self.clone()
+
+
+def test_a_head_on_a_gpu_without_double_precision_is_fitted_on_the_cpu():
+    images, layers = problem(), [StandardisedLinear(nn.Linear(40, 3)) for _ in range(2)]
+    layers[1].weight = nn.Parameter(layers[1].weight.detach().as_subclass(_OnApple))
+    for layer, kind in zip(layers, (torch.Tensor, _OnApple), strict=True):
+        loss, features = nn.CrossEntropyLoss(torch.ones(3).as_subclass(kind)), images[0].as_subclass(kind)
+        prepare_head.prepare(layer, loss, (features, images[1]), (features, images[1]), [200.0, 50.0])
+    assert torch.equal(layers[0].weight, layers[1].weight.as_subclass(torch.Tensor))
+
+
 SCALES = {
     "larger": lambda features: features * 100,
     "smaller": lambda features: features / 100,

@@ -197,7 +197,8 @@ def _together(images: Images, trainer: Trainer, module: TransferModule, most: in
 
 def _in_double(loss: Any, num_classes: int, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a loss for logits in double precision, which one with tensors of its own may only take in single."""
-    precise = copy.deepcopy(loss).to(device, torch.double) if isinstance(loss, nn.Module) else loss
+    # In two steps, here and below: Apple's GPUs convert to no double precision.
+    precise = copy.deepcopy(loss).to(device).double() if isinstance(loss, nn.Module) else loss
     try:
         logits = torch.zeros(1, num_classes, dtype=torch.double, device=device)
         precise(logits, torch.zeros(1, dtype=torch.long, device=device))
@@ -249,7 +250,7 @@ class _Fit:
         return chosen
 
     def _standardised(self, images: Images) -> Images:
-        return self._layer.standardised(images[0]).to(self._device, torch.double), images[1].to(self._device)
+        return self._layer.standardised(images[0]).to(self._device).double(), images[1].to(self._device)
 
     def _logits(self, features: Tensor) -> Tensor:
         return functional.linear(features, self._weight, self._bias)
@@ -258,6 +259,5 @@ class _Fit:
     def _val_loss(self, features: Tensor, targets: Tensor) -> float:
         """Compute the mean cross-entropy over the images of all processes."""
         total = functional.cross_entropy(self._logits(features), targets, reduction="sum")
-        parts = torch.stack((total, total.new_tensor(len(targets)))).to(self._layer.weight.device)
-        total, count = self._reduce(parts)
+        total, count = self._reduce(torch.stack((total, total.new_tensor(len(targets)))))
         return float(total / count)
