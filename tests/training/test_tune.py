@@ -94,12 +94,13 @@ class _Memory(TransferModule):
     """A module on a device that takes so many images at once."""
 
     most = 8
+    error: Exception = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
     sizes: ClassVar[list[int]] = []
 
     def training_step(self, batch, batch_idx):
         self.sizes.append(len(batch[1]))
         if len(batch[1]) > self.most:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise self.error
         return super().training_step(batch, batch_idx)
 
 
@@ -133,6 +134,21 @@ def test_the_largest_size_that_fits_is_found_from_either_side(
     assert f"tune: data.batch_size={found} {words}" in capsys.readouterr().out
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(tensor, module.state_dict()[key]) for key, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB)"),
+        MemoryError(),
+    ],
+    ids=str,
+)
+def test_a_size_does_not_fit_however_that_is_said(tmp_path, folder_data, weights, monkeypatch, error):
+    module, data, trainer = _parts(tmp_path, folder_data, weights, 8, "data.batch_size=16")
+    monkeypatch.setattr(_Memory, "error", error)
+    assert BatchSize().find(module, data, trainer, tmp_path) == 8
 
 
 def test_an_error_that_is_none_of_memory_is_not_taken_for_one(tmp_path, folder_data, weights, monkeypatch):

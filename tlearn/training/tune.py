@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
+from lightning.pytorch.utilities.memory import garbage_collection_cuda
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from tlearn.analysis.drawing import write_figure
@@ -26,7 +26,7 @@ from tlearn.analysis.rate_test import rate_figure, smoothed, steepest_rate
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.workers import temporary_folder
-from tlearn.errors import ConfigError, NonFiniteError
+from tlearn.errors import ConfigError, NonFiniteError, is_out_of_memory
 from tlearn.files import write_table
 from tlearn.training.module import TransferModule
 
@@ -195,8 +195,8 @@ class BatchSize:
     def _fits(self, module: TransferModule, data: SplitDataModule, trainer: NewTrainer) -> bool:
         try:
             _try(module, data, trainer, None, 3)
-        except RuntimeError as error:
-            if not is_oom_error(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             return False
         finally:
