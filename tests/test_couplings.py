@@ -56,6 +56,7 @@ PRIVATE = {
     "_signal_connector",
     "_slurm_sigusr_handler_fn",
     "_accelerator_connector",
+    "_broadcast_sigterm_tensor",
     "_every_n_epochs",
     "_every_n_train_steps",
     "_train_time_interval",
@@ -176,7 +177,12 @@ def test_lightning_registers_its_signal_handlers_here_and_stores_a_loop_under_th
     stored = trainer.fit_loop.state_dict()
     assert stored["epoch_loop.batch_progress"]["current"].keys() == {"ready", "completed", "started", "processed"}
     assert stored["epoch_loop.state_dict"].keys() >= {"_batches_that_stepped"}
-    assert trainer.fit_loop.epoch_loop.restarting is False
+    loop = trainer.fit_loop.epoch_loop
+    assert loop.restarting is False
+    # Before 2.6 no batch asked other processes.
+    assert ("broadcast" in inspect.getsource(loop.advance)) == callable(
+        getattr(loop, "_broadcast_sigterm_tensor", None)
+    )
 
 
 def test_lightning_keeps_an_average_of_weights_under_these_names():

@@ -22,8 +22,10 @@ from tlearn.machine import has_tf32
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.device import Arriving, FittingParts, float32
 from tlearn.models.network import TransferNetwork
+from tlearn.training import last_checkpoint, signals
 from tlearn.training.data_parallel import split_over
 from tlearn.training.ddp import further_processes
+from tlearn.training.last_checkpoint import LastCheckpoint
 from tlearn.training.module import TransferModule
 
 pytestmark = [
@@ -208,6 +210,29 @@ def test_a_group_on_nccl_is_left_and_aborted(tmp_path, monkeypatch):
         except ValueError:
             assert fails
         assert not distributed.is_initialized()
+
+
+def test_no_batch_waits_for_the_gpu_to_hear_what_other_processes_ask_for(tmp_path, monkeypatch):
+    place = SimpleNamespace(root_device=GPU)
+    trainer: Any = SimpleNamespace(world_size=2, accumulate_grad_batches=1, strategy=place)
+    callback = LastCheckpoint(tmp_path)
+    distributed.init_process_group(
+        "nccl", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1, device_id=GPU
+    )
+    try:
+        # The first call sets NCCL up.
+        last_checkpoint._asked(trainer, False)
+        torch.cuda.set_sync_debug_mode("error")
+        for batch in range(4):
+            callback.on_train_batch_start(trainer, None, None, batch)
+        monkeypatch.setattr(signals, "stopping_signal", lambda: 15)
+        monkeypatch.setattr(callback, "_save", lambda trainer: None)
+        callback.on_train_batch_start(trainer, None, None, 4)
+        with pytest.raises(signals.Stopped):
+            callback.on_train_batch_start(trainer, None, None, 5)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "bf16-mixed", "16-mixed"])

@@ -5,16 +5,21 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 
 from tests.conftest import COLOURS, draw_classes
 from tests.small_runs import overrides, program, write_weights
 from tlearn.files import writing
+from tlearn.models.device import Arriving
 from tlearn.models.digests import sealing_zip
+from tlearn.training import last_checkpoint, signals
 from tlearn.training.checkpoints import CheckpointIO
+from tlearn.training.last_checkpoint import LastCheckpoint
 from tlearn.training.module import TransferModule
 
 # 24 training images: 6 batches an epoch
@@ -176,3 +181,45 @@ def test_a_checkpoint_whose_content_is_not_a_state_of_the_run_is_named(
     assert done.returncode == 4
     assert str(path) in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+class _Late(Arriving):
+    """A copy from a device, which is busy."""
+
+    is_late = True
+    waited = 0
+
+    def get(self) -> torch.Tensor:
+        _Late.waited += 1
+        return super().get()
+
+
+@pytest.mark.parametrize("kind", [Arriving, _Late])
+def test_a_batch_waits_for_no_device_to_hear_what_another_process_asks_for(tmp_path, monkeypatch, kind):
+    def all_reduce(shared, operation):
+        shared[0] = 15 if batch == 2 else 0
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(last_checkpoint, "Arriving", kind)
+    monkeypatch.setattr(_Late, "waited", 0)
+    callback, saved = LastCheckpoint(tmp_path), []
+    monkeypatch.setattr(callback, "_save", lambda trainer: saved.append(batch))
+    place = SimpleNamespace(root_device=torch.device("cpu"))
+    trainer: Any = SimpleNamespace(world_size=2, accumulate_grad_batches=1, strategy=place)
+    last = 3 if kind is _Late else 2
+    for batch in range(last):
+        callback.on_train_batch_start(trainer, None, None, batch)
+        # Not for what was asked just now
+        assert _Late.waited == (max(0, batch - 1) if kind is _Late else 0)
+    batch = last
+    with pytest.raises(signals.Stopped, match="15"):
+        callback.on_train_batch_start(trainer, None, None, last)
+    assert saved == [last]
+
+
+def test_no_batch_asks_other_processes_for_a_signal_that_lightning_does_not_see():
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    signals.keep_signals(trainer)
+    # Without a process group, it would fail.
+    assert trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor() is None
+    assert "_broadcast_sigterm_tensor" in vars(trainer.fit_loop.epoch_loop)

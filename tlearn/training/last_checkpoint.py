@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from tlearn.console import say
 from tlearn.errors import counted
+from tlearn.models.device import Arriving
 from tlearn.ranges import require
 from tlearn.training import signals
 from tlearn.training.checkpoints import CheckpointIO
@@ -41,6 +42,8 @@ class LastCheckpoint(Callback):
         self._path, self.every_seconds = Path(dirpath) / "last.ckpt", every_seconds
         self._saved_at = time.monotonic()
         self._is_saving = False
+        # What all processes of a run on several GPUs were asked at the batch before
+        self._sent: Arriving | None = None
         self._restored: Mapping[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,7 +91,10 @@ class LastCheckpoint(Callback):
         # Gradients that are being accumulated are not part of a state.
         if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
             return
-        stopping, due = _asked(trainer, time.monotonic() - self._saved_at >= self.every_seconds)
+        sent = _sent(trainer, time.monotonic() - self._saved_at >= self.every_seconds)
+        # No batch waits for a GPU: it has the answer to the batch before.
+        answer, self._sent = (self._sent, sent) if sent.is_late else (sent, None)
+        stopping, due = (0, False) if answer is None else _answered(answer)
         if stopping or due:
             self._save(trainer)
         if stopping:
@@ -118,7 +124,7 @@ class LastCheckpoint(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         _, asked = _asked(trainer, False)
-        self._is_saving = True
+        self._is_saving, self._sent = True, None
         try:
             trainer.save_checkpoint(self._path)
             if asked:
@@ -179,12 +185,23 @@ def _step_back(loops: dict[str, Any], trainer: Trainer) -> None:
 
 def _asked(trainer: Trainer, save: bool) -> tuple[int, bool]:
     """Return the signal at which any process must stop, or 0, and whether any must save; all return the same."""
+    return _answered(_sent(trainer, save))
+
+
+def _answered(sent: Arriving) -> tuple[int, bool]:
+    stopping, save = sent.get().tolist()
+    return stopping, bool(save)
+
+
+def _sent(trainer: Trainer, save: bool) -> Arriving:
+    """Ask all processes whether they must stop or save."""
     flags = [signals.stopping_signal(), int(save or signals.saving_asked())]
-    if trainer.world_size > 1:
-        shared = torch.tensor(flags, device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-        flags = shared.tolist()
-    return flags[0], bool(flags[1])
+    if trainer.world_size == 1:
+        return Arriving(torch.tensor(flags))
+    # Filled there: a copy would wait for all that a GPU was asked to do.
+    shared = torch.stack([torch.full((), flag, device=trainer.strategy.root_device) for flag in flags])
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return Arriving(shared)
 
 
 def _table(trainer: Trainer) -> CSVLogger:

@@ -101,6 +101,8 @@ def stopping_signal() -> int:
 
 def keep_signals(trainer: Any) -> None:
     """Keep the signals when a Trainer starts: Lightning's handler of SIGTERM waits for other processes, which hang."""
+    # At every batch, all processes would wait for their GPUs to hear whether that handler has seen a signal.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
     connector = trainer._signal_connector
     register = connector.register_signal_handlers
     # Lightning leaves queueing out where the signal has a handler already.
