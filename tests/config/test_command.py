@@ -416,6 +416,33 @@ class TestExplain:
             )
         assert isinstance(plain_error(caught.value), errors.OutOfMemoryError)
 
+    def test_an_operation_without_a_deterministic_kernel_is_named(self):
+        # It has none on the CPU either; on a GPU, that of adaptive pooling in VGG has none, too.
+        before = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        try:
+            with pytest.raises(RuntimeError) as caught:
+                torch.nn.functional.max_unpool2d(torch.ones(1, 1, 1), torch.zeros(1, 1, 1, dtype=torch.long), 2)
+        finally:
+            torch.use_deterministic_algorithms(before)
+        status, message = explain(caught.value)
+        assert status == 2
+        assert message == (
+            "max_unpooling2d_forward_out does not have a deterministic implementation: give "
+            "trainer.deterministic=warn, or leave it out"
+        )
+
+    def test_a_fused_optimizer_does_not_go_with_a_scaler_and_clipping(self):
+        from lightning.pytorch.plugins import MixedPrecision
+
+        parameter = torch.nn.Parameter(torch.ones(1))
+        with pytest.raises(RuntimeError) as caught:
+            MixedPrecision("16-mixed", "cpu").clip_gradients(torch.optim.AdamW([parameter], fused=True), 1.0)
+        status, message = explain(caught.value)
+        assert status == 2
+        assert message is not None
+        assert message.startswith("trainer: The current optimizer, AdamW, does not allow for gradient clipping")
+
     def test_ctrl_c_is_130_also_as_lightning_passes_it_on(self):
         assert explain(KeyboardInterrupt()) == (130, "interrupted")
         try:

@@ -172,3 +172,8 @@ def test_a_hook_of_a_class_or_of_an_object_makes_a_callback():
     check_callbacks({"own": Own(), "functions": known.LambdaCallback(on_fit_end=print)})
     with pytest.raises(ConfigError, match="LambdaCallback does nothing itself"):
         check_callbacks({"functions": known.LambdaCallback()})
+
+
+def test_layers_that_no_model_folder_holds_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"transformer-engine-float16 puts layers of its own .*: choose bf16-mixed"):
+        _trainer(tmp_path, "trainer.precision=transformer-engine-float16")

@@ -70,6 +70,11 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
         return OutputError.exit_status, "another process of this run has ended, or was killed"
     if isinstance(error, RuntimeError) and "without overflow" in str(error):
         return ConfigError.exit_status, "a number is too large for float32: lower optimizer.lr, or what else is given"
+    if isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):
+        reason = str(error).partition(",")[0]
+        return ConfigError.exit_status, f"{reason}: give trainer.deterministic=warn, or leave it out"
+    if isinstance(error, RuntimeError) and place(error) == "lightning.pytorch.plugins.precision.amp":
+        return ConfigError.exit_status, f"trainer: {' '.join(str(error).split())}"
     if _is_misconfiguration(error):
         return ConfigError.exit_status, str(error)
     if isinstance(error, RuntimeError) and place(error) == "lightning.pytorch.core.optimizer":

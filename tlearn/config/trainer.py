@@ -61,6 +61,11 @@ def measuring_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
 def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer:
     """Build a Trainer with its strategy from its settings and further arguments."""
     ignore_expected_warnings()
+    if (asked := str(settings["trainer"].get("precision"))).startswith("transformer-engine"):
+        raise ConfigError(
+            f"trainer.precision={asked} puts layers of its own in the place of the network's, which no model folder "
+            "holds: choose bf16-mixed"
+        )
     if slurm_tasks() and launch() is None:
         parts["plugins"] = [*parts.get("plugins", ()), OwnProcesses()]
     tell_lightning()
