@@ -166,6 +166,18 @@ def test_the_first_process_leaves_the_group_before_it_waits_for_the_others(group
     assert group == ["destroyed", "waited"]
 
 
+@pytest.mark.parametrize("asked", [{}, {"broadcast_buffers": True}], ids=str)
+def test_a_step_sends_no_buffers_unless_asked_to(group, monkeypatch, asked):
+    sent: list[int] = []
+    monkeypatch.setattr(distributed, "_broadcast_coalesced", lambda group, tensors, *_: sent.append(len(tensors)))
+    place = {"parallel_devices": [torch.device("cpu")], "cluster_environment": LightningEnvironment()}
+    wrapped = ddp.DDPStrategy(**place, **asked)._setup_model(_network())
+    # Once all have the same parameters and buffers
+    sent.clear()
+    wrapped(torch.rand(4, 3, 8, 8))
+    assert sent == ([3] if asked else [])
+
+
 def test_a_further_process_leaves_the_group_at_the_end_of_the_block(group):
     with further_processes(_trainer_of(None)):
         assert group == []

@@ -35,7 +35,14 @@ class OwnProcesses(LightningEnvironment):
 
 
 class DDPStrategy(strategies.DDPStrategy):
-    """DistributedDataParallel with a given command for its processes, and evaluation on parts of unequal size."""
+    """DistributedDataParallel with a given command for its processes, and evaluation on parts of unequal size.
+
+    Buffers are those of rank 0 from each validation on (`share_buffers`), and not from each step, for which all frozen
+    ones, too, would be sent: 3 ms for DenseNet-121, where a step of a head on its features takes 1 ms.
+    """
+
+    def __init__(self, *args: Any, broadcast_buffers: bool = False, **more: Any) -> None:
+        super().__init__(*args, broadcast_buffers=broadcast_buffers, **more)
 
     def _configure_launcher(self) -> None:
         super()._configure_launcher()

@@ -231,7 +231,7 @@ class TransferModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Synchronise buffers, so that every process evaluates the same network; after callbacks that exchange it."""
         self._check_loss.settle(self.trainer)
-        share_buffers(self.network)
+        share_buffers(self)
 
     def on_validation_epoch_end(self) -> None:
         """Refuse to choose a checkpoint by a metric that is NaN or infinite."""
