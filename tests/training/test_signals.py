@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -81,6 +83,32 @@ def _killed(number: int, awaited: bool) -> Any:
         signals.await_signals(awaited)
         signal.raise_signal(number)
         return signals.stopping_signal()
+
+
+_PARENT = """
+import os, subprocess, sys
+environment = {**os.environ, "TLEARN_PARENT": str(os.getpid())}
+subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=environment).wait()
+"""
+# As a process that waits for others on NCCL
+_CHILD = """
+import time
+from tlearn.training import signals
+signals._LOOK_SECONDS = 0.01
+with signals.stoppable():
+    print("waits", flush=True)
+    time.sleep(20)
+    print("left alone", flush=True)
+"""
+
+
+def test_a_further_process_ends_with_the_one_that_started_it():
+    parent = subprocess.Popen([sys.executable, "-c", _PARENT, _CHILD], stdout=subprocess.PIPE, text=True)
+    with parent:
+        assert parent.stdout.readline() == "waits\n"
+        parent.kill()
+        # Until both have closed the pipe
+        assert parent.stdout.read() == ""
 
 
 def test_a_signal_waits_for_a_fit_and_ends_anything_else():

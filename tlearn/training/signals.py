@@ -17,6 +17,8 @@ _STOPPING = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := ge
 _SAVING = getattr(signal, "SIGUSR1", None)
 # A job of a cluster is killed soon after the signal.
 _PATIENCE_SECONDS = 5
+# Between two looks of a further process at the one that started it
+_LOOK_SECONDS = 1.0
 # Names, to a further process of a run, the one that started it
 PARENT = "TLEARN_PARENT"
 
@@ -74,6 +76,7 @@ def stoppable() -> Iterator[None]:
         return
     if _is_further_process():
         leave_signals()
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         yield
         return
     before = {number: signal.getsignal(number) for number in (*_STOPPING, _SAVING) if number is not None}
@@ -92,6 +95,13 @@ def stoppable() -> Iterator[None]:
 def _is_further_process() -> bool:
     """Return whether another process of the run has started this one, and decides for both."""
     return os.environ.get(PARENT) == str(os.getppid())
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it was killed: on NCCL it would wait for it, and hold a GPU."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def stopping_signal() -> int:
