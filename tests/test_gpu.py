@@ -23,6 +23,7 @@ from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.device import Arriving, FittingParts, float32
 from tlearn.models.network import TransferNetwork
 from tlearn.training import last_checkpoint, signals
+from tlearn.training.collect_outputs import Collector
 from tlearn.training.data_parallel import split_over
 from tlearn.training.ddp import further_processes
 from tlearn.training.last_checkpoint import LastCheckpoint
@@ -233,6 +234,21 @@ def test_no_batch_waits_for_the_gpu_to_hear_what_other_processes_ask_for(tmp_pat
     finally:
         torch.cuda.set_sync_debug_mode("default")
         distributed.destroy_process_group()
+
+
+def test_no_batch_of_an_evaluation_waits_for_the_gpu():
+    collector, batches = Collector(), [torch.arange(3, device=GPU) + 3 * number for number in range(3)]
+    # Pinned memory is allocated once.
+    Arriving(batches[0])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for indices in batches:
+            collector.on_test_batch_end(None, None, {"indices": indices, "logits": indices.half()})
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    collector.on_test_epoch_end(SimpleNamespace(strategy=SimpleNamespace(root_device=GPU)), None)
+    assert torch.equal(collector._whole["indices"], torch.arange(9))
+    assert torch.equal(collector._whole["logits"], torch.arange(9.0))
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-true", "bf16-mixed", "16-mixed"])

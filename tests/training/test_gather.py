@@ -18,8 +18,10 @@ from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.prepare import ImageSet
 from tlearn.data.sampling import EvaluationSampler
 from tlearn.errors import DataError
+from tlearn.models.device import Arriving
 from tlearn.models.network import TransferNetwork
-from tlearn.training import gather
+from tlearn.training import collect_outputs, gather
+from tlearn.training.collect_outputs import Collector
 from tlearn.training.ddp import DDPStrategy
 from tlearn.training.measure import measure_split
 
@@ -114,3 +116,22 @@ def test_outputs_of_all_processes_are_in_the_first_and_exact(tmp_path, world, ro
         for rank, found in enumerate(ranks):
             assert {name: found[count][0][f"val/{name}"] for name in expected} == pytest.approx(expected, abs=1e-6)
             assert rank == 0 or found[count][1:] == (None, None)
+
+
+def test_no_batch_of_an_evaluation_waits_for_its_outputs(monkeypatch):
+    came: list[int] = []
+
+    class Noted(Arriving):
+        def get(self) -> torch.Tensor:
+            came.append(int(super().get()[0]))
+            return super().get()
+
+    monkeypatch.setattr(collect_outputs, "Arriving", Noted)
+    collector = Collector()
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    for number in range(3):
+        collector.on_test_batch_end(trainer, None, {"indices": torch.tensor([number])})  # type: ignore[arg-type]
+        assert came == list(range(number))
+    collector.on_test_epoch_end(trainer, None)  # type: ignore[arg-type]
+    assert came == [0, 1, 2]
+    assert torch.equal(collector._whole["indices"], torch.arange(3))

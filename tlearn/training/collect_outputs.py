@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tlearn.analysis.outputs import Outputs
 from tlearn.data.datamodule import SplitDataModule
+from tlearn.models.device import Arriving
 from tlearn.training.data_parallel import DataParallelStrategy
 from tlearn.training.gather import gathered
 
@@ -43,6 +44,7 @@ class Collector(Callback):
     def __init__(self, features: bool = False) -> None:
         self._wants_features = features
         self._parts: list[Part] = []
+        self._arriving: dict[str, Arriving] = {}
         self._whole: Part = {}
         self._features: list[Tensor] = []
 
@@ -74,11 +76,17 @@ class Collector(Callback):
         # The first of several passes over a batch is the one on plain images; a pass may be in parts.
         count = len(outputs["indices"])
         features = {"features": torch.cat(self._features)[:count]} if self._features else {}
-        part = {name: values.cpu() for name, values in {**outputs, **features}.items()}
-        self._parts.append(
-            {name: value.float() if value.is_floating_point() else value for name, value in part.items()}
-        )
+        # The batch before, while a GPU computes this one
+        self._take_arrived()
+        self._arriving = {name: Arriving(values) for name, values in {**outputs, **features}.items()}
         self._features.clear()
+
+    def _take_arrived(self) -> None:
+        arrived, self._arriving = {name: one.get() for name, one in self._arriving.items()}, {}
+        if arrived:
+            self._parts.append(
+                {name: value.float() if value.is_floating_point() else value for name, value in arrived.items()}
+            )
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the parts of all processes."""
@@ -89,6 +97,7 @@ class Collector(Callback):
         self._gather(trainer)
 
     def _gather(self, trainer: Trainer) -> None:
+        self._take_arrived()
         parts, self._parts = self._parts, []
         # The Trainer is in inference mode, whose tensors nothing could be trained on.
         with torch.inference_mode(False):
