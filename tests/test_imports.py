@@ -42,6 +42,7 @@ INSIDE_FUNCTIONS = {
     ("tlearn.machine", "environment"): "folders are looked at before anything slow is imported",
     ("tlearn.machine", "_version"): "help and configuration errors, which look no versions up, do not wait for it",
     ("tlearn.machine", "has_bf16"): "as above",
+    ("tlearn.machine", "has_gpu"): "as above",
     ("tlearn.machine", "has_tf32"): "as above",
     ("tlearn.machine", "peak_memory"): "as above",
 }

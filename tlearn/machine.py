@@ -78,6 +78,13 @@ def peak_memory(device: "torch.device") -> int | None:
         return None
 
 
+def has_gpu() -> bool:
+    """Return whether there is a GPU of NVIDIA's, AMD's or Apple's, which is what trainer=auto takes."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
 def has_bf16(device: "torch.device") -> bool:
     """Return whether a device computes in bfloat16 natively."""
     # Imported here, above and below: what answers in half a second imports this file.

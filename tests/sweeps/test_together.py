@@ -27,8 +27,10 @@ import tlearn
 from hydra_plugins.tlearn_launcher import _Composer
 from tests.small_runs import overrides, program, write_weights
 from tests.sweeps.test_sweep import sweep_rows
-from tlearn.config.tree import CONF_DIR, own_hydra
+from tlearn.config.compose import compose
+from tlearn.config.tree import CONF_DIR, own_hydra, plain
 from tlearn.errors import CheckpointError
+from tlearn.sweeps import groups
 from tlearn.sweeps.heads import Course, Heads, Recipe
 from tlearn.training.metrics import accuracies, cloned
 from tlearn.training.schedule import Schedule
@@ -222,6 +224,15 @@ def test_what_cannot_train_together_runs_as_ever_in_the_same_sweep(sweep, tmp_pa
         True
     ] * 4
     assert [row["status"] for row in sweep_rows(tmp_path / "mixed")] == ["done"] * 8
+
+
+def test_nothing_is_promised_to_train_together_where_a_gpu_trains(tmp_path, folder_data, monkeypatch):
+    typed = overrides(folder_data, write_weights(tmp_path / "w.pth"))
+    for trainer, gpu, trains in (("auto", False, True), ("auto", True, False), ("cpu", True, True)):
+        monkeypatch.setattr(groups, "has_gpu", lambda gpu=gpu: gpu)
+        settings = plain(compose([*typed, f"trainer={trainer}"], output_dir=tmp_path), resolve=False)
+        trial = groups.Planned(0, str(tmp_path), "train", [], settings, lambda name: {})
+        assert (groups._key(trial) is not None) == trains
 
 
 def test_a_report_that_is_asked_for_is_written(sweep, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tlearn.console import say
+from tlearn.machine import has_gpu
 from tlearn.runs.trial import read_trials
 from tlearn.training.resume import last_path
 
@@ -191,6 +192,8 @@ def _key(trial: Planned) -> str | None:
     if not (0 < optimizer["lr"] < math.inf and 0 <= optimizer.get("weight_decay", 0) < math.inf):
         return None
     if settings["trainer"]["accelerator"] not in ("auto", "cpu") or settings["trainer"]["max_epochs"] in (None, -1):
+        return None
+    if settings["trainer"]["accelerator"] == "auto" and has_gpu():
         return None
     # Under which names its rows would stand is Lightning's.
     if _node(settings, "logger.tensorboard.prefix"):
