@@ -1,6 +1,7 @@
 """What tlearn does on a GPU beside what the GPU and the decoder could do: rows of one table, see gpu.sh.
 
-Each row stands alone: one that fails says so and stops nothing, and one for which no time is left is not begun.
+Each row stands alone: one that fails says so, stops nothing and is named again at the end, with exit status 1; one for
+which no time is left is not begun.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform, complete
 from tlearn.features.extract import Extractor, Reader
 from tlearn.features.precision import DTYPES, similarity
-from tlearn.machine import available_cpus, has_tf32
+from tlearn.machine import available_cpus, has_bf16, has_tf32
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.device import FittingParts, float32
 from tlearn.models.network import TransferNetwork
@@ -39,7 +40,7 @@ from tlearn.training.data_parallel import split_over
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if GPU else torch.device("cpu")
-KINDS = (["fp32"] + (["tf32"] if has_tf32(DEVICE) else []) + ["bf16"]) if GPU else ["fp32"]
+KINDS = ["fp32", *(["tf32"] if has_tf32(DEVICE) else []), *(["bf16"] if GPU and has_bf16(DEVICE) else [])]
 STARTED = time.monotonic()
 
 
@@ -49,6 +50,7 @@ class Table:
     def __init__(self, seconds: float, output: Path | None) -> None:
         self._until, self._output = STARTED + seconds, output
         self._rows: dict[str, Any] = {"machine": machine()}
+        self.failed: list[str] = []
 
     def measure(self, name: str, job: Callable[[], Any], needs: float = 20.0) -> Any:
         """Run a job if there is time for it, and keep what it returns."""
@@ -59,6 +61,9 @@ class Table:
                 found = job()
             except Exception as error:
                 found = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
+        # Status 1 is that of a bug; refusals and want of memory have others.
+        if str(found).startswith(("failed", "status 1:")):
+            self.failed.append(name)
         self._rows[name] = found
         print(f"[{time.monotonic() - STARTED:4.0f} s] {name}: {found}", flush=True)
         if self._output is not None:
@@ -197,6 +202,7 @@ def runs() -> dict[str, tuple[str, ...]]:
         "on the CPU": ("trainer=cpu",),
         "cached": ("trainer=gpu",),
         "images": ("trainer=gpu", "features=off"),
+        "images, all CPUs decode": ("trainer=gpu", "features=off", f"data.num_workers={available_cpus() - 1}"),
         "dp, cached": dp,
         "dp, images": (*dp, "features=off"),
         "ddp, one process": ("trainer=ddp", "trainer.devices=1"),
@@ -206,7 +212,8 @@ def runs() -> dict[str, tuple[str, ...]]:
     }
 
 
-def main() -> None:
+def main() -> str | None:
+    """Measure all rows, and return which have failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=520, help="no row is begun that would end later (520)")
     parser.add_argument("--output", type=Path, help="write the rows to this JSON file, after each one")
@@ -237,7 +244,8 @@ def main() -> None:
         table.measure(f"train {name} bf16-mixed, images/s", partial(training_rate, name, 64 if GPU else 4))
         for label, overrides in runs().items():
             table.measure(f"run {label}", partial(train, folder, label, *overrides), 45 if GPU else 10)
+    return f"failed: {', '.join(table.failed)}" if table.failed else None
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,7 @@
 """What has a stand-in for a GPU elsewhere, on one that is there: python -m pytest -m gpu tests/test_gpu.py."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ from safetensors.torch import load_file
 from torch import distributed, nn
 
 from tests import small_runs as runs
-from tests.conftest import draw
+from tests.conftest import REPOSITORY, draw
 from tlearn import interface
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
@@ -281,3 +283,9 @@ def test_no_training_step_waits_for_the_gpu(body):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert module.losses["train/"].count == 24
+
+
+def test_every_row_of_the_benchmark_runs(tmp_path):
+    command = [sys.executable, REPOSITORY / "benchmarks" / "gpu.py", "--pictures", "90", "--backbones", "resnet18"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
