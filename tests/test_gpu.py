@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from safetensors.torch import load_file
 from torch import distributed, nn
 
 from tests import small_runs as runs
 from tests.conftest import REPOSITORY, draw
 from tlearn import interface
+from tlearn.data.datamodule import Pixels
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import BadImageError, NonFiniteError, OutOfMemoryError
@@ -267,6 +269,17 @@ def test_a_loss_that_is_not_finite_is_found_before_anything_is_saved(tmp_path, f
     for file in (tmp_path / "run" / "checkpoints").glob("*.ckpt"):
         state = torch.load(file, weights_only=True)["state_dict"]
         assert all(value.isfinite().all() for value in state.values())
+
+
+def test_no_batch_of_images_waits_for_the_gpu():
+    pixels = Pixels(torch.zeros(8, 3, 64, 64, dtype=torch.uint8), ((0.5,) * 3, (0.2,) * 3)).pin_memory()
+    # Mean and deviation are sent once.
+    pixels.to(GPU)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        move_data_to_device([pixels], GPU)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_no_training_step_waits_for_the_gpu(body):

@@ -280,6 +280,19 @@ def test_workers_hand_over_bytes_which_become_the_input_on_the_device(pictures):
         assert torch.equal(converted, images.to(dtype))
 
 
+@pytest.mark.parametrize(("device", "waits"), [("cuda:1", False), ("mps", True), ("cpu", True)])
+def test_images_are_sent_to_cuda_without_a_wait_for_its_queued_work(device, waits):
+    sent = []
+
+    class Sent:
+        def to(self, device: torch.device, non_blocking: bool) -> torch.Tensor:
+            sent.append((device, not non_blocking))
+            return torch.zeros(1, 3, 2, 2)
+
+    move_data_to_device([Pixels(Sent(), ((0.5,) * 3, (0.2,) * 3))], torch.device(device))
+    assert sent == [(torch.device(device), waits)]
+
+
 @pytest.mark.parametrize(("accelerator", "pins"), [("cpu", False), ("cuda", True)])
 def test_memory_is_pinned_for_a_gpu_alone(pictures, monkeypatch, accelerator, pins):
     # Whatever the machine has

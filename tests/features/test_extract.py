@@ -138,6 +138,22 @@ def test_a_batch_is_fetched_when_its_device_has_been_asked_for_the_next(body, fi
     assert told == expected
 
 
+@pytest.mark.parametrize(("device", "waits"), [("cuda", False), ("mps", True)])
+def test_pixels_are_kept_until_they_have_been_sent(body, monkeypatch, device, waits):
+    sent = []
+
+    class Pixels:
+        def to(self, device: torch.device, non_blocking: bool) -> torch.Tensor:
+            sent.append((device.type, not non_blocking))
+            return torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+
+    extractor = Extractor(body, reader())
+    extractor.devices = (torch.device(device),)
+    monkeypatch.setattr(extractor, "_loader", lambda items: [Pixels()] * 2)
+    assert sum(map(len, extractor([("", None)] * 4))) == 4
+    assert sent == [(device, waits)] * 2
+
+
 def test_all_other_cpus_decode_for_a_gpu_but_no_more_than_there_are_batches(body, files, monkeypatch):
     started = []
 

@@ -139,6 +139,8 @@ class Pixels:
 
     def to(self, device: torch.device | str, **how: Any) -> Tensor:
         """Return the normalised images on a device; Lightning moves whatever has this method."""
+        # It tells tensors alone not to wait until all queued work of a GPU is done.
+        how = {"non_blocking": torch.device(device).type == "cuda", **how}
         return normalised(self.values.to(device, **how), *self.levels).to(self.kind.dtype)
 
     def pin_memory(self) -> Self:

@@ -141,8 +141,10 @@ class Extractor:
         turns = cycle(zip(devices, self._bodies, strict=False))
         held: deque[Arriving] = deque()
         try:
+            # CUDA keeps what is still to be sent; Apple's GPUs would read memory that holds other pixels by then.
+            at_once = self.devices[0].type == "cuda"
             for pixels, (device, body) in zip(self._loader(items), turns, strict=False):
-                held.append(Arriving(self._forward(pixels.to(device, non_blocking=True), body)))
+                held.append(Arriving(self._forward(pixels.to(device, non_blocking=at_once), body)))
                 # Fetched when its device has work again, so that none idles while the CPU waits
                 if len(held) > len(devices):
                     yield held.popleft().get()
