@@ -1,5 +1,6 @@
 """What has a stand-in for a GPU elsewhere, on one that is there: python -m pytest -m gpu tests/test_gpu.py."""
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,8 +24,10 @@ from tlearn.errors import BadImageError, NonFiniteError, OutOfMemoryError
 from tlearn.features import extract
 from tlearn.features.extract import Extractor, Reader
 from tlearn.machine import has_tf32
+from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.device import Arriving, FittingParts, float32
+from tlearn.models.graph.fold import fold
 from tlearn.models.network import TransferNetwork
 from tlearn.training import last_checkpoint, signals
 from tlearn.training.collect_outputs import Collector
@@ -91,6 +94,25 @@ def test_several_gpus_compute_batches_in_turn(body, reader, files, monkeypatch):
             for devices in ([GPU], [GPU, torch.device("cuda", torch.cuda.device_count() - 1)])
         )
     assert torch.equal(one, several)
+
+
+def test_extraction_leaves_no_memory_taken(body, reader, files):
+    before = torch.cuda.memory_allocated(GPU)
+    gc.disable()
+    try:
+        assert sum(map(len, Extractor(body, reader, devices=[GPU], workers=0)([(file, None) for file in files]))) == 150
+        # Mean and deviation stay; the body has 45 MB.
+        assert torch.cuda.memory_allocated(GPU) - before < 2**20
+    finally:
+        gc.enable()
+
+
+def test_a_body_that_asks_a_buffer_for_its_device_is_computed_on_the_gpu():
+    pytest.importorskip("timm")
+    body = TimmBackbone("vit_small_patch16_dinov3", None).build().module
+    images = torch.rand(2, 3, 64, 64)
+    with float32(), torch.no_grad():
+        assert _difference(fold(body).to(GPU)(images.to(GPU)).cpu(), fold(body)(images)) < 1e-4
 
 
 def test_products_are_exact_too():

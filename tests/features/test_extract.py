@@ -1,6 +1,8 @@
 """Features are those of the plain body and the plain transform, however they are computed."""
 
+import gc
 import random
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +138,19 @@ def test_a_batch_is_fetched_when_its_device_has_been_asked_for_the_next(body, fi
     extractor = Extractor(body, reader(), devices=[torch.device("cpu")] * devices, workers=0)
     assert sum(map(len, extractor._on_devices([(file, None) for file in files]))) == 70
     assert told == expected
+
+
+@pytest.mark.parametrize("compute", [Extractor.__call__, Extractor._on_devices], ids=["threads", "devices"])
+def test_the_memory_of_a_body_is_free_when_its_features_are_there(body, files, compute):
+    gc.disable()
+    try:
+        extractor = Extractor(body, reader(), workers=0)
+        weight = weakref.ref(next(extractor._bodies[0].parameters()))
+        assert sum(map(len, compute(extractor, [(file, None) for file in files[:20]]))) == 20
+        del extractor
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("device", "waits"), [("cuda", False), ("mps", True)])

@@ -258,6 +258,14 @@ def test_a_body_that_makes_tensors_while_it_runs_says_so():
         network.frozen_part(64)
 
 
+def test_a_body_that_asks_a_buffer_for_its_device_says_so():
+    # What trains would compute there, wherever the network is.
+    network = tiny(lambda self, values: self.second(values.to(self.place.device)), "third", "second")
+    network.body.register_buffer("place", torch.zeros(1))
+    with pytest.raises(NotDivisibleError, match=r"Tiny cannot be traced \(its trace computes on cpu alone"):
+        network.frozen_part(64)
+
+
 def test_looking_for_a_part_leaves_no_marks_on_the_body():
     def between(self, values):
         self.cache = values

@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -89,11 +91,14 @@ def test_norms_that_serve_more_than_one_use_are_kept():
     torch.testing.assert_close(folded(images), module(images).detach())
 
 
-def test_what_cannot_be_traced_is_copied_as_it_is():
-    class Choosing(nn.Sequential):
-        def forward(self, images):
-            return super().forward(images) if images.sum() > 0 else images
+class Choosing(nn.Sequential):
+    """A forward pass that cannot be traced."""
 
+    def forward(self, images):
+        return super().forward(images) if images.sum() > 0 else images
+
+
+def test_what_cannot_be_traced_is_copied_as_it_is():
     module = Choosing(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     images = torch.ones(2, 3, 4, 4)
     copied = fold(module)
@@ -101,6 +106,47 @@ def test_what_cannot_be_traced_is_copied_as_it_is():
     assert torch.equal(copied(images), copy.deepcopy(module).eval()(images).detach())
     assert not any(parameter.requires_grad for parameter in copied.parameters())
     assert module.training
+
+
+class Placed(nn.Sequential):
+    """A body that asks for a device: that of a buffer, which a trace takes for a constant, or of its input."""
+
+    def __init__(self, of_buffer):
+        super().__init__(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.register_buffer("scale", torch.tensor(2.0))
+        self.of_buffer = of_buffer
+
+    def forward(self, images):
+        place = (self.scale if self.of_buffer else images).device
+        return super().forward(images.to(place)) + torch.arange(4, device=place)[:, None, None]
+
+
+@pytest.mark.parametrize(("of_buffer", "left"), [(True, 1), (False, 0)])
+def test_a_folded_body_computes_where_it_is_moved_to(of_buffer, left):
+    body, images = Placed(of_buffer), torch.rand(2, 3, 4, 4)
+    folded = fold(body)
+    assert len(norms(folded)) == left
+    torch.testing.assert_close(folded(images), outputs(body, images))
+    # Stands for a GPU: it refuses tensors of others as one does.
+    assert folded.to("meta")(images.to("meta")).is_meta
+
+
+def test_a_network_of_timm_that_asks_a_buffer_for_its_device_computes_where_it_is_moved_to():
+    pytest.importorskip("timm")
+    body = TimmBackbone("vit_small_patch16_dinov3", None).build().module
+    assert fold(body).to("meta")(torch.rand(1, 3, 64, 64, device="meta")).is_meta
+
+
+def test_a_folded_body_is_freed_without_the_garbage_collector():
+    gc.disable()
+    try:
+        for body in (body_of("resnet18"), Choosing(nn.Conv2d(3, 4, 1)), Placed(True)):
+            folded = fold(body)
+            weights = [weakref.ref(tensor) for tensor in folded.state_dict(keep_vars=True).values()]
+            del folded
+            assert [weight() for weight in weights] == [None] * len(weights)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "swin_tiny_patch4_window7_224"])

@@ -18,18 +18,24 @@ def fold(module: nn.Module) -> nn.Module:
     """Copy a module for inference: BatchNorm is folded into the convolutions before it, Dropout is gone.
 
     The copy is in evaluation mode and in channels_last format, and its parameters take no gradient. What torch.fx
-    cannot trace is copied as it is.
+    cannot trace, or not for every device, is copied as it is.
     """
-    copied = copy.deepcopy(module).eval().requires_grad_(False)
+    copied, tracer = copy.deepcopy(module).eval().requires_grad_(False), _Tracer()
     try:
-        graph = _Tracer().graph_of(copied)
+        graph = tracer.graph_of(copied)
     # A forward pass that branches on tensor values raises errors of many kinds.
     except Exception:
         return _channels_last(copied)
+    finally:
+        # In cycles, tracer and graph would hold the memory of a GPU until the garbage collector came by, which programs
+        # let rest.
+        vars(tracer).clear()
     _pass_by(copied, graph)
     _fold_norms(copied, graph)
     # The containers that a GraphModule makes anew are in training mode.
-    return _channels_last(fx.GraphModule(copied, graph, type(module).__name__).eval())
+    folded = fx.GraphModule(copied, graph, type(module).__name__).eval()
+    folded.graph.owning_module = None
+    return _channels_last(folded)
 
 
 class _Tracer(Tracer):

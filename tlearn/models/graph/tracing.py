@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx, nn
+from torch.fx.node import map_aggregate
 
 
 class Tracer(fx.Tracer):
@@ -20,10 +22,22 @@ class Tracer(fx.Tracer):
         return isinstance(m, self._closed) or super().is_leaf_module(m, module_qualified_name)
 
     def graph_of(self, module: nn.Module) -> fx.Graph:
-        """Trace what a module does with its first argument alone, in the modes that its parts are in."""
+        """Trace what a module does with its first argument alone, in the modes that its parts are in.
+
+        Raises ValueError for a module that asks a buffer for its device: a trace would use that one everywhere.
+        """
         parameters = inspect.signature(module.forward).parameters.values()
         optional = {one.name: one.default for one in parameters if one.default is not one.empty}
-        return self.trace(module, concrete_args=optional or None)
+        graph = self.trace(module, concrete_args=optional or None)
+        for node in graph.nodes:
+            map_aggregate((node.args, node.kwargs), _check_movable)
+        return graph
+
+
+def _check_movable(argument: Any) -> Any:
+    if isinstance(argument, torch.device):
+        raise ValueError(f"its trace computes on {argument} alone")
+    return argument
 
 
 def _named_by_timm(list_of: str) -> list[Any]:
