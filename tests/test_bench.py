@@ -30,7 +30,10 @@ def test_every_part_of_a_step_is_timed(tmp_path, finetune):
     assert "images [4, 3, 32, 32] -> features [4, 1024] -> logits [4, 7]" in done.stdout
     assert f"{found['cpu/images_per_s']:.1f}" in done.stdout
     assert done.stdout.splitlines()[-1] == str(tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["cpus"] > 0
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["cpus"] > 0
+    # As it was timed, and not as torch is by default
+    assert environment["tf32"] == {"convolutions": False, "products": False}
 
 
 @pytest.mark.parametrize(

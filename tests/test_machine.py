@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -69,6 +70,19 @@ def test_a_cpu_computes_in_bfloat16_if_it_has_the_instructions(tmp_path, monkeyp
     if text is not None:
         (tmp_path / "cpuinfo").write_text(text)
     assert has_bf16(torch.device("cpu")) is expected
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_each_gpu_is_asked_for_bf16_and_not_the_current_one(monkeypatch, current):
+    capabilities = [(9, 0), (7, 5)]
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda one: SimpleNamespace(major=capabilities[one][0]))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device.index])
+    assert [has_bf16(torch.device("cuda", index)) for index in (0, 1)] == [True, False]
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert has_bf16(torch.device("cuda", 1))
 
 
 def test_the_environment_names_versions_hardware_and_command():

@@ -15,12 +15,13 @@ def bench(config: DictConfig) -> dict[str, float]:
     from tlearn.console import answer, say, session
     from tlearn.display import print_table
     from tlearn.machine import environment
+    from tlearn.models.device import float32
     from tlearn.runs.folder import RunFolder
     from tlearn.training.timing import batch_shapes, devices, time_steps
 
     settings = settings_of(config)
     run = RunFolder(settings["paths"]["output_dir"])
-    with run.claimed(), session(run.path / "bench.log", quiet=settings["quiet"]):
+    with run.claimed(), session(run.path / "bench.log", quiet=settings["quiet"]), float32():
         seed_everything(settings["seed"], workers=True, verbose=False)
         found, optimizer = devices(settings["device"]), build.step_optimizer(settings)
         size = settings["size"] or seats.backbone(settings["backbone"]).preprocessing()["size"]

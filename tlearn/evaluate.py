@@ -11,6 +11,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     from tlearn.config.evaluation import measure, opened_model
     from tlearn.config.tree import settings_of, task_overrides
     from tlearn.console import say, session
+    from tlearn.models.device import float32
     from tlearn.report.after_training import report_evaluation
     from tlearn.report.terminal import show_paths, show_result
     from tlearn.runs.evaluated import trained_on_note
@@ -20,7 +21,8 @@ def evaluate(config: DictConfig) -> dict[str, float]:
 
     settings = settings_of(config)
     run = RunFolder(settings["paths"]["output_dir"])
-    with session(run.path / "evaluate.log", quiet=settings["quiet"]):
+    # As the measurement, so that the report tells it of the environment
+    with session(run.path / "evaluate.log", quiet=settings["quiet"]), float32():
         model = opened_model(settings)
         metrics, outputs, unreadable = measure(settings, model)
         # The first process alone has them.

@@ -91,7 +91,8 @@ def has_bf16(device: "torch.device") -> bool:
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        # torch.cuda.is_bf16_supported asks the current GPU, of whatever kind this one is.
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     try:
         text = _PROCESSORS.read_text(encoding="utf-8", errors="replace")
     except OSError:

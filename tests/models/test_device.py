@@ -126,6 +126,39 @@ def test_the_precision_of_float32_is_given_back():
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch has these switches since 2.9")
+@pytest.mark.parametrize("kind", ["ieee", "tf32"])
+@pytest.mark.parametrize("name", ["cuda.matmul", "cudnn.conv", "cudnn", "mkldnn.matmul", "all"])
+def test_float32_is_exact_whatever_switches_of_torch_a_program_has_used(name, kind):
+    switches = {
+        "all": torch.backends,
+        "cudnn": torch.backends.cudnn,
+        "cuda.matmul": torch.backends.cuda.matmul,
+        "cudnn.conv": torch.backends.cudnn.conv,
+        "cudnn.rnn": torch.backends.cudnn.rnn,
+        "mkldnn.matmul": torch.backends.mkldnn.matmul,
+    }
+
+    def precisions() -> dict[str, str]:
+        return {name: switch.fp32_precision for name, switch in switches.items()}
+
+    as_it_was = precisions()
+    try:
+        switches[name].fp32_precision = kind
+        before = precisions()
+        for tf32, expected in ((False, "ieee"), (True, "tf32")):
+            with float32(tf32):
+                inside = precisions()
+                assert {inside[name] for name in switches if "." in name} == {expected}
+                # torch refuses to tell these where they and the switches differ.
+                assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
+                assert torch.backends.cudnn.allow_tf32 is tf32
+            assert precisions() == before
+    finally:
+        for name, precision in as_it_was.items():
+            switches[name].fp32_precision = precision
+
+
 def limited(most: int, error: Exception, sizes: list[int]) -> Callable[[Tensor], Tensor]:
     def compute(inputs: Tensor) -> Tensor:
         sizes.append(len(inputs))

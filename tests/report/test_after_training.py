@@ -212,6 +212,8 @@ def test_an_evaluation_has_a_report_of_its_own(tmp_path, finished):
     assert "could not be made" not in page
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == figures
     assert "val top-1 with augmentation" in page
+    # As it was measured, and not as torch is by default
+    assert 'tf32.convolutions</td><td class="text">no<' in page
     classes = read_table(tmp_path / "evaluation" / "report" / "val_classes.csv")
     assert [row["train_pictures"] for row in classes] == ["8", "8", "8"]
     evaluate(compose([*arguments, "report=off"], "evaluate", output_dir=tmp_path / "other"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +18,43 @@ def float32(tf32: bool = False) -> Iterator[None]:
     By default torch lets cuDNN round the inputs of convolutions, and cuBLAS not those of products: features would
     differ from those of a CPU by 1e-3.
     """
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32
+    switches, before = [(switch, switch.fp32_precision) for switch in _switches()], _settings()
+    _set(("high", True) if tf32 else ("highest", False))
+    # What is not set would follow the switch of a backend, or of all.
+    for switch, _ in switches:
+        switch.fp32_precision = "tf32" if tf32 else "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        _set(before)
+        for switch, precision in switches:
+            switch.fp32_precision = precision
+
+
+def _switches() -> list[Any]:
+    """List torch's switches of float32 for products, convolutions and recurrent layers, which it has since 2.9."""
+    found = [torch.backends.cuda.matmul]
+    for backend in (torch.backends.cudnn, torch.backends.mkldnn):
+        found += [getattr(backend, kind) for kind in ("matmul", "conv", "rnn") if hasattr(backend, kind)]
+    return [switch for switch in found if hasattr(switch, "fp32_precision")]
+
+
+def _settings() -> tuple[str, bool]:
+    """Return the precision of products and whether convolutions take TF32, in the settings that all releases have."""
+    try:
+        products = torch.get_float32_matmul_precision()
+    # torch refuses to tell these settings to a program that has used its switches: they are as it comes.
+    except RuntimeError:
+        products = "highest"
+    try:
+        return products, torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return products, True
+
+
+def _set(settings: tuple[str, bool]) -> None:
+    torch.set_float32_matmul_precision(settings[0])
+    torch.backends.cudnn.allow_tf32 = settings[1]
 
 
 class FittingParts:

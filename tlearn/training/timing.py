@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from tlearn.errors import ConfigError, OutOfMemoryError, is_out_of_memory
 from tlearn.machine import peak_memory
 from tlearn.models.allocator import keep_memory
-from tlearn.models.device import float32
 from tlearn.models.network import TransferNetwork
 
 
@@ -71,7 +70,7 @@ def time_steps(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        with float32(), keep_memory(device):
+        with keep_memory(device):
             seconds = [_step(network, steps, images, targets) for _ in range(warmup + batches)][warmup:]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
