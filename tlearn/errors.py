@@ -70,11 +70,8 @@ class OutOfMemoryError(TlearnError):
     exit_status = 8
 
 
-# How torch and the libraries below it say it, beside torch.OutOfMemoryError
-_OUT_OF_MEMORY = (
-    *("CUDA out of memory", "CUDA error: out of memory", "MPS backend out of memory", "HIP out of memory"),
-    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: can't allocate memory"),
-)
+# How torch and the libraries below it say it, on GPUs of all makers and on CPUs, beside torch.OutOfMemoryError
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|ALLOC(ATION)?_FAILED|AllocFailed")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -82,7 +79,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in _OUT_OF_MEMORY)
+        type(error).__name__ == "OutOfMemoryError" or _OUT_OF_MEMORY.search(str(error)) is not None
     )
 
 

@@ -22,7 +22,15 @@ OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB"),
     torch.OutOfMemoryError("Caught OutOfMemoryError in replica 0 on device 0.\nOriginal Traceback (most recent ..."),
     RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic shapes"),
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+    RuntimeError("HIP error: out of memory\nHIP kernel errors might be asynchronously reported at some other API call"),
+    RuntimeError("CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`"),
+    RuntimeError("miopenStatusAllocFailed"),
+    RuntimeError("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("MPS backend out of memory (MPS allocated: 17.92 GB, other allocations: 89.75 MB)"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
@@ -183,6 +191,15 @@ def test_the_size_that_fits_is_remembered(error, capsys):
 def test_a_single_image_that_does_not_fit_ends_it():
     with pytest.raises(OutOfMemoryError, match="with a single image"):
         FittingParts()(limited(0, OUT_OF_MEMORY[0], []), torch.rand(4, 2))
+
+
+def test_convolutions_for_which_there_is_no_memory_are_done_in_parts_and_one_that_fails_alone_speaks_for_itself():
+    error, fitting = RuntimeError("GET was unable to find an engine to execute this computation"), FittingParts()
+    batch = torch.rand(16, 2)
+    assert torch.equal(fitting(limited(5, error, []), batch), 2 * batch)
+    assert fitting.most == 4
+    with pytest.raises(RuntimeError, match="find an engine"):
+        FittingParts()(limited(0, error, []), batch)
 
 
 def test_other_errors_are_not_taken_for_want_of_memory():

@@ -77,7 +77,9 @@ class FittingParts:
                 parts.append(compute(part))
                 start += len(part)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                # Of convolutions, torch says so of whatever stops all of cuDNN's ways, and mostly their memory does.
+                in_parts = len(part) > 1 and "unable to find an engine" in str(error)
+                if not in_parts and not is_out_of_memory(error):
                     raise
                 if len(part) == 1:
                     raise OutOfMemoryError(
