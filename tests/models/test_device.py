@@ -216,6 +216,16 @@ def test_out_of_memory_is_one_line(error):
     assert explain(RuntimeError("shapes"))[1] is None
 
 
+@pytest.mark.parametrize("maker", ["CUDA", "HIP"])
+def test_a_gpu_for_which_torch_has_no_code_is_one_line(maker):
+    # As of a GTX 1080 or V100 with the wheels for CUDA 13
+    said = f"{maker} error: no kernel image is available for execution on the device\n{maker} kernel errors might be"
+    assert explain(RuntimeError(said)) == (
+        2,
+        "this torch has no code for this kind of GPU: choose trainer=cpu (device=cpu)",
+    )
+
+
 def test_a_training_that_runs_out_of_memory_says_what_to_do(tmp_path, folder_data, weights, monkeypatch):
     forward = TransferNetwork.forward
 

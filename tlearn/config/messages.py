@@ -58,6 +58,8 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
         )
     if is_killed_worker(error):
         return OutputError.exit_status, f"{KILLED}: {KILLED_REMEDY}"
+    if isinstance(error, RuntimeError) and "no kernel image" in str(error):
+        return ConfigError.exit_status, "this torch has no code for this kind of GPU: choose trainer=cpu (device=cpu)"
     if isinstance(error, InstantiationException):
         return _constructor(error)
     if told := of_composing(error, asked):
