@@ -96,13 +96,14 @@ def test_several_gpus_compute_batches_in_turn(body, reader, files, monkeypatch):
     assert torch.equal(one, several)
 
 
-def test_extraction_leaves_no_memory_taken(body, reader, files):
-    before = torch.cuda.memory_allocated(GPU)
+def test_extraction_leaves_no_memory_taken_and_changes_no_random_number(body, reader, files):
+    before, numbers = torch.cuda.memory_allocated(GPU), torch.get_rng_state()
     gc.disable()
     try:
         assert sum(map(len, Extractor(body, reader, devices=[GPU], workers=0)([(file, None) for file in files]))) == 150
         # Mean and deviation stay; the body has 45 MB.
         assert torch.cuda.memory_allocated(GPU) - before < 2**20
+        assert torch.equal(torch.get_rng_state(), numbers)
     finally:
         gc.enable()
 

@@ -88,6 +88,13 @@ def test_loader_workers_give_the_same_as_threads(body, files, monkeypatch):
     assert torch.allclose(torch.cat(list(extractor._on_devices(items))), threads, atol=1e-6)
 
 
+@pytest.mark.parametrize("compute", [Extractor.__call__, Extractor._on_devices], ids=["threads", "devices"])
+def test_features_that_are_computed_change_no_random_number_of_the_run(body, files, compute):
+    before = torch.get_rng_state()
+    assert sum(map(len, compute(Extractor(body, reader(), workers=0), [(file, None) for file in files[:5]]))) == 5
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("bad", [16, 40, 69])
 def test_an_image_that_a_worker_cannot_read_costs_no_batch_before_it(body, files, monkeypatch, bad):
     monkeypatch.setattr(extract, "_GPU_BATCH", 16)

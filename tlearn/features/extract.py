@@ -168,6 +168,8 @@ class Extractor:
             _GPU_BATCH,
             collate_fn=stack,
             pin_memory=self.devices[0].type == "cuda",
+            # The loader draws a seed: from its own generator, so that a run draws the same as on kept features.
+            generator=torch.Generator().manual_seed(0),
             **worker_options(workers, batch_bytes),
         )
 
