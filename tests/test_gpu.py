@@ -183,6 +183,16 @@ def test_a_run_and_its_evaluation_have_the_figures_of_the_cpu(tmp_path, folder_d
     assert torch.allclose(*found, atol=1e-3)
 
 
+def test_trials_of_a_sweep_of_heads_have_the_figures_of_the_cpu(tmp_path, folder_data, weights):
+    figures = []
+    for device in ("cpu", "gpu"):
+        own = ("optimizer.lr=0.01,0.02", f"trainer={device}", f"hydra.sweep.dir={tmp_path / device}")
+        done = runs.program("train", "-m", *runs.overrides(folder_data, weights, *own), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        figures.append(runs.json.loads((tmp_path / device / "0" / "metrics.json").read_text(encoding="utf-8")))
+    assert figures[1]["val/loss"] == pytest.approx(figures[0]["val/loss"], abs=1e-4)
+
+
 def test_a_run_that_runs_out_of_memory_says_what_to_do(tmp_path, folder_data, weights, little_memory):
     more = (
         "trainer=gpu",

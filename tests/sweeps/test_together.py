@@ -8,6 +8,7 @@ import signal
 import threading
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -28,6 +29,7 @@ from hydra_plugins.tlearn_launcher import _Composer
 from tests.small_runs import overrides, program, write_weights
 from tests.sweeps.test_sweep import sweep_rows
 from tlearn.config.compose import compose
+from tlearn.config.together import _trained
 from tlearn.config.tree import CONF_DIR, own_hydra, plain
 from tlearn.errors import CheckpointError
 from tlearn.sweeps import groups
@@ -233,6 +235,12 @@ def test_nothing_is_promised_to_train_together_where_a_gpu_trains(tmp_path, fold
         settings = plain(compose([*typed, f"trainer={trainer}"], output_dir=tmp_path), resolve=False)
         trial = groups.Planned(0, str(tmp_path), "train", [], settings, lambda name: {})
         assert (groups._key(trial) is not None) == trains
+
+
+def test_on_a_gpu_a_group_is_given_up_before_its_features_are_computed():
+    strategy = SimpleNamespace(root_device=torch.device("cuda", 0))
+    with pytest.raises(RuntimeError, match="on the CPU alone"):
+        _trained(SimpleNamespace(trainer=SimpleNamespace(strategy=strategy)), Path(), SimpleNamespace())
 
 
 def test_a_report_that_is_asked_for_is_written(sweep, tmp_path):
