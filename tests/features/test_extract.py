@@ -188,8 +188,9 @@ def test_all_other_cpus_decode_for_a_gpu_but_no_more_than_there_are_batches(body
     extractor = Extractor(body, reader())
     extractor._loader([(files[0], None)] * 130)
     extractor._loader([(files[0], None)] * 100_000)
-    # Three batches of up to 64 images of 32 x 32
-    assert started == [(3, 64 * 3 * 32 * 32), (39, 64 * 3 * 32 * 32)]
+    extractor._loader([(files[0], 7)] * 100_000)
+    # Three batches of up to 64 images of 32 x 32, in float32 where a random step has left that
+    assert started == [(3, 64 * 3 * 32 * 32), (39, 64 * 3 * 32 * 32), (39, 4 * 64 * 3 * 32 * 32)]
 
 
 def test_a_picture_that_cannot_be_read_is_named_after_what_came_before(body, files):

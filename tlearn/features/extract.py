@@ -161,7 +161,9 @@ class Extractor:
 
     def _loader(self, items: Sequence[Item]) -> EpochLoader:
         fixed = self.reader.fixed
-        batch_bytes = 3 * fixed.size**2 * len(fixed.versions) * _GPU_BATCH
+        # A random step may leave float32.
+        each = len(fixed.versions) if items[0][1] is None else 4
+        batch_bytes = each * 3 * fixed.size**2 * _GPU_BATCH
         workers = min(self._workers, math.ceil(len(items) / _GPU_BATCH))
         return EpochLoader(
             _Pixels(self.reader, items),
