@@ -1,6 +1,7 @@
 """Precision, memory and copies of a device, with stand-ins for a GPU; tests/test_gpu.py has their twins."""
 
 import csv
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +166,17 @@ def test_float32_is_exact_whatever_switches_of_torch_a_program_has_used(name, ki
     finally:
         for name, precision in as_it_was.items():
             switches[name].fp32_precision = precision
+
+
+def test_no_warning_tells_of_torchs_other_switches(monkeypatch):
+    def advise(precision: str) -> None:
+        warnings.warn("Please use the new API settings to control TF32 behavior, such as ...", stacklevel=2)
+
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", advise)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with float32():
+            pass
 
 
 def limited(most: int, error: Exception, sizes: list[int]) -> Callable[[Tensor], Tensor]:

@@ -1,5 +1,6 @@
 """Computing on a device: what float32 means there, parts that fit into its memory, and copies back without a wait."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,8 @@ def float32(tf32: bool = False) -> Iterator[None]:
     By default torch lets cuDNN round the inputs of convolutions, and cuBLAS not those of products: features would
     differ from those of a CPU by 1e-3.
     """
+    # Some releases since 2.9 advise against the settings that older ones have alone.
+    warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
     switches, before = [(switch, switch.fp32_precision) for switch in _switches()], _settings()
     _set(("high", True) if tf32 else ("highest", False))
     # What is not set would follow the switch of a backend, or of all.
