@@ -263,10 +263,14 @@ def test_more_classes_than_the_model_has_are_refused(ask, tmp_path, pictures):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(ask, tmp_path, pictures):
-    with pytest.raises(ConfigError, match="device=cuda"):
-        ask(pictures, device="cuda")
+def test_a_gpu_that_is_not_there_is_refused(ask, tmp_path, pictures, capfd):
+    for output in (None, "-"):
+        with pytest.raises(
+            ConfigError, match="device=cuda: there is no GPU that this torch can use; choose auto or cpu"
+        ):
+            ask(pictures, output, device="cuda")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+    assert not capfd.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def predict(config: DictConfig) -> dict[str, float]:
     output = STDOUT if settings["output"] == "-" else Path(os.path.expanduser(settings["output"]))
     page = None if settings["page"] is None else Path(os.path.expanduser(settings["page"]))
     check_table(output)
+    device = device_of(settings["device"])
     images, notes = find_images(settings["images"])
     _check_targets({"output": output, **({} if page is None else {"page": page})}, images)
     # With the table on standard output, everything else goes to standard error.
@@ -52,7 +53,7 @@ def predict(config: DictConfig) -> dict[str, float]:
                 check_names(output, chain(model.classes, images))
                 target, note = folder_targets(settings["images"], images, model.classes) if page_file else (None, [])
                 say(*note)
-                model.network.to(device_of(settings["device"]))
+                model.network.to(device)
                 options = {key: settings[key] for key in ("topk", "calibrated", "batch_size", "num_workers")}
                 key, predictions = partial(prediction_key, settings, model), partial(predictions_of, model, **options)
                 found = answers(images, key, settings["batch_size"], predictions)

@@ -16,7 +16,7 @@ from tlearn.config import trainer as config_trainer
 from tlearn.config.messages import explain
 from tlearn.errors import ConfigError, OutOfMemoryError
 from tlearn.machine import environment
-from tlearn.models.device import Arriving, FittingParts, float32
+from tlearn.models.device import Arriving, FittingParts, float32, why_no_gpu
 from tlearn.models.network import TransferNetwork
 
 OUT_OF_MEMORY = [
@@ -177,6 +177,27 @@ def test_no_warning_tells_of_torchs_other_switches(monkeypatch):
         warnings.simplefilter("error")
         with float32():
             pass
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AssertionError("Torch not compiled with CUDA enabled"), " (torch: Torch not compiled with CUDA enabled)"),
+        (
+            RuntimeError("Unexpected error from cudaGetDeviceCount(). Did you ...?\nError 803: driver combination"),
+            " (torch: Unexpected error from cudaGetDeviceCount(). Did you ...? Error 803: driver combination)",
+        ),
+        (None, ""),
+    ],
+    ids=str,
+)
+def test_why_there_is_no_gpu_is_told_in_one_line(monkeypatch, error, words):
+    def init() -> None:
+        if error:
+            raise error
+
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert why_no_gpu() == words
 
 
 def limited(most: int, error: Exception, sizes: list[int]) -> Callable[[Tensor], Tensor]:

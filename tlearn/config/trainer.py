@@ -19,6 +19,7 @@ from tlearn.console import say
 from tlearn.errors import ConfigError
 from tlearn.launch import Launch, launch, slurm_tasks, tell_lightning
 from tlearn.machine import has_tf32
+from tlearn.models.device import why_no_gpu
 from tlearn.training.averaging import ExactAverage
 from tlearn.training.callbacks import EpochProgress, Unfreeze
 from tlearn.training.checkpoints import CheckpointIO
@@ -72,6 +73,7 @@ def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer
     for key in sorted(settings["trainer"].keys() & parts.keys()):
         own = f": give it as +{key}.NAME._target_=..." if key in ("callbacks", "logger") else ""
         raise ConfigError(f"trainer.{key} is what the run builds itself, and would be ignored{own}")
+    _check_accelerator(settings["trainer"])
     built: Trainer = build("trainer", settings["trainer"], **parts)
     check_limits(built)
     keep_signals(built)
@@ -114,6 +116,19 @@ def _loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
         if isinstance(error.__cause__, ModuleNotFoundError):
             raise ConfigError(f"logger={name} needs the extra {name}: pip install 'tlearn[{name}]'") from error
         raise ConfigError(f"logger={name}: {str(error.__cause__).splitlines()[0]}") from error
+
+
+def _check_accelerator(trainer: Mapping[str, Any]) -> None:
+    """Refuse a GPU that is not there, and a precision that Lightning replaces on a CPU by another."""
+    accelerator, precision = trainer.get("accelerator", "auto"), str(trainer.get("precision"))
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not cuda and (accelerator == "cuda" or (accelerator == "gpu" and not mps)):
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}: there is no GPU that this torch can use; choose trainer=auto or "
+            f"trainer=cpu{why_no_gpu()}"
+        )
+    if precision in ("16", "16-mixed") and (accelerator == "cpu" or (accelerator == "auto" and not cuda | mps)):
+        raise ConfigError(f"trainer.precision={precision} needs a GPU, and there is none in use: choose bf16-mixed")
 
 
 def _check_float32(device: torch.device, asked: str) -> None:

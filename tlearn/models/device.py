@@ -60,6 +60,16 @@ def _set(settings: tuple[str, bool]) -> None:
     torch.backends.cudnn.allow_tf32 = settings[1]
 
 
+def why_no_gpu() -> str:
+    """Return what torch says of a GPU that it cannot use, such as of the driver, in brackets; empty if nothing."""
+    try:
+        torch.cuda.init()
+    # Built without CUDA: an AssertionError
+    except (RuntimeError, AssertionError) as error:
+        return f" (torch: {' '.join(str(error).split())})"
+    return ""
+
+
 class FittingParts:
     """Compute a batch in parts that fit into the memory of its device; the size that does is kept for later batches."""
 

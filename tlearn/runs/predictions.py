@@ -19,7 +19,7 @@ from tlearn.data.transforms import Transform, stack
 from tlearn.data.workers import default_workers
 from tlearn.errors import BadImageError, ConfigError, capped
 from tlearn.models.allocator import keep_memory
-from tlearn.models.device import FittingParts, float32
+from tlearn.models.device import FittingParts, float32, why_no_gpu
 from tlearn.models.network import evaluating
 from tlearn.ranges import require
 from tlearn.runs.model import Model
@@ -177,7 +177,7 @@ def device_of(name: str | torch.device) -> torch.device:
     """
     require("device", name := str(name))
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
+        raise ConfigError(f"device=cuda: there is no GPU that this torch can use; choose auto or cpu{why_no_gpu()}")
     gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     found = [kind for kind, is_there in gpus.items() if is_there]
     return torch.device("cpu" if name == "cpu" or not found else found[0])

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from tlearn.errors import ConfigError, OutOfMemoryError, is_out_of_memory
 from tlearn.machine import peak_memory
 from tlearn.models.allocator import keep_memory
+from tlearn.models.device import why_no_gpu
 from tlearn.models.network import TransferNetwork
 
 
@@ -27,7 +28,7 @@ def devices(chosen: str = "auto") -> dict[torch.device, str]:
     """
     gpus = {torch.cuda.get_device_name(index): index for index in reversed(range(torch.cuda.device_count()))}
     if chosen == "cuda" and not gpus:
-        raise ConfigError("device=cuda: there is no GPU that this torch can use; choose auto or cpu")
+        raise ConfigError(f"device=cuda: there is no GPU that this torch can use; choose auto or cpu{why_no_gpu()}")
     found = {torch.device("cpu"): f"CPU, {torch.get_num_threads()} threads"} if chosen != "cuda" else {}
     return found | ({torch.device("cuda", index): name for name, index in gpus.items()} if chosen != "cpu" else {})
 
