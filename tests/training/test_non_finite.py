@@ -55,6 +55,12 @@ def test_the_batch_is_named_and_nothing_is_saved_after_it(tmp_path, folder_data,
         assert all(value.isfinite().all() for value in state.values())
 
 
+def test_adam_in_float16_is_told_to_take_another_precision(tmp_path, folder_data, weights):
+    more = ("features=off", "trainer.precision=16-true", "optimizer.lr=1e-6")
+    with pytest.raises(NonFiniteError, match=r"lower it, or take trainer\.precision=bf16-true "):
+        runs.run(tmp_path / "run", folder_data, weights, *more)
+
+
 def test_the_mean_loss_counts_images_and_keeps_nan():
     mean = MeanLoss()
     mean.update(torch.tensor(1.0), 3)

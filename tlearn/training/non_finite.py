@@ -46,8 +46,10 @@ def _non_finite(trainer: Trainer, loss: float, indices: Tensor, step: int, epoch
     write_json(folder / "nan_batch.json", {**note, "files": files})
     last = folder / "checkpoints" / "last.ckpt"
     kept = f"; the last good checkpoint is {last}" if last.exists() else ""
+    # Which rounds Adam's eps to 0, whatever the rate
+    half = ", or take trainer.precision=bf16-true" if trainer.precision == "16-true" else ""
     return NonFiniteError(
-        f"train/loss became {loss} at step {step} with optimizer.lr={rate:g}: lower it "
+        f"train/loss became {loss} at step {step} with optimizer.lr={rate:g}: lower it{half} "
         f"(the images of that batch are in {folder / 'nan_batch.json'}){kept}"
     )
 
