@@ -84,6 +84,7 @@ def test_one_gpu_of_each_kind_is_timed(monkeypatch):
     names = ["A", "B", "A"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: names[index])
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     gpus = {torch.device("cuda", 0): "A", torch.device("cuda", 1): "B"}
     assert devices("cuda") == gpus
     assert devices() == {torch.device("cpu"): f"CPU, {torch.get_num_threads()} threads", **gpus}

@@ -266,7 +266,7 @@ def test_more_classes_than_the_model_has_are_refused(ask, tmp_path, pictures):
 def test_a_gpu_that_is_not_there_is_refused(ask, tmp_path, pictures, capfd):
     for output in (None, "-"):
         with pytest.raises(
-            ConfigError, match="device=cuda: there is no GPU that this torch can use; choose auto or cpu"
+            ConfigError, match="device=cuda: there is no GPU that this torch can use; choose device=cpu"
         ):
             ask(pictures, output, device="cuda")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
@@ -279,6 +279,7 @@ def test_a_gpu_that_is_not_there_is_refused(ask, tmp_path, pictures, capfd):
 )
 def test_auto_is_the_gpu_that_there_is(monkeypatch, cuda, mps, found):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert device_of("auto").type == found
     assert device_of("cpu").type == "cpu"

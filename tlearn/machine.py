@@ -120,13 +120,23 @@ def environment() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "gpus": _gpu_names(),
         "tf32": {
             "convolutions": torch.backends.cudnn.allow_tf32,
             "products": torch.get_float32_matmul_precision() != "highest",
         },
         "command": sys.argv,
     }
+
+
+def _gpu_names() -> list[str]:
+    import torch
+
+    try:
+        return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    # Counted by a driver that is too old for this torch
+    except RuntimeError:
+        return []
 
 
 def package_versions() -> dict[str, str]:

@@ -16,8 +16,10 @@ from tlearn.config import trainer as config_trainer
 from tlearn.config.messages import explain
 from tlearn.errors import ConfigError, OutOfMemoryError
 from tlearn.machine import environment
-from tlearn.models.device import Arriving, FittingParts, float32, why_no_gpu
+from tlearn.models.device import Arriving, FittingParts, float32, require_cuda
 from tlearn.models.network import TransferNetwork
+from tlearn.runs.predictions import device_of
+from tlearn.training.timing import devices
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 79.10 GiB"),
@@ -182,22 +184,52 @@ def test_no_warning_tells_of_torchs_other_switches(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (AssertionError("Torch not compiled with CUDA enabled"), " (torch: Torch not compiled with CUDA enabled)"),
+        (AssertionError("Torch not compiled with CUDA enabled"), "(torch: Torch not compiled with CUDA enabled)"),
         (
             RuntimeError("Unexpected error from cudaGetDeviceCount(). Did you ...?\nError 803: driver combination"),
-            " (torch: Unexpected error from cudaGetDeviceCount(). Did you ...? Error 803: driver combination)",
+            "(torch: Unexpected error from cudaGetDeviceCount(). Did you ...? Error 803: driver combination)",
         ),
-        (None, ""),
     ],
     ids=str,
 )
 def test_why_there_is_no_gpu_is_told_in_one_line(monkeypatch, error, words):
-    def init() -> None:
-        if error:
-            raise error
+    monkeypatch.setattr(torch.cuda, "init", _raising(error))
+    with pytest.raises(ConfigError) as caught:
+        require_cuda("device=cuda", "device=cpu")
+    assert str(caught.value) == f"device=cuda: there is no GPU that this torch can use; choose device=cpu {words}"
 
-    monkeypatch.setattr(torch.cuda, "init", init)
-    assert why_no_gpu() == words
+
+def _raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the driver count two GPUs, and be too old for the CUDA of this torch."""
+    error = RuntimeError("The NVIDIA driver on your system is too old")
+    for name, stand_in in (("is_available", lambda: True), ("device_count", lambda: 2)):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    for name in ("init", "get_device_name", "get_device_capability"):
+        monkeypatch.setattr(torch.cuda, name, _raising(error))
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "gpu", "cuda"])
+def test_gpus_of_a_driver_that_is_too_old_are_refused(old_driver, tmp_path, folder_data, weights, accelerator):
+    words = rf"trainer.accelerator={accelerator}: .*; choose trainer=cpu with CUDA_VISIBLE_DEVICES= .*too old"
+    with pytest.raises(ConfigError, match=words):
+        runs.run(tmp_path / "run", folder_data, weights, f"trainer.accelerator={accelerator}")
+    for function in (device_of, devices):
+        with pytest.raises(ConfigError, match=r"device=auto: there is no GPU .*; choose device=cpu"):
+            function("auto")
+
+
+def test_what_computes_on_the_cpu_asks_nothing_of_a_driver_that_is_too_old(old_driver):
+    assert environment()["gpus"] == []
+    assert device_of("cpu") == torch.device("cpu")
+    assert list(devices("cpu")) == [torch.device("cpu")]
 
 
 def limited(most: int, error: Exception, sizes: list[int]) -> Callable[[Tensor], Tensor]:

@@ -19,7 +19,7 @@ from tlearn.console import say
 from tlearn.errors import ConfigError
 from tlearn.launch import Launch, launch, slurm_tasks, tell_lightning
 from tlearn.machine import has_tf32
-from tlearn.models.device import why_no_gpu
+from tlearn.models.device import require_cuda
 from tlearn.training.averaging import ExactAverage
 from tlearn.training.callbacks import EpochProgress, Unfreeze
 from tlearn.training.checkpoints import CheckpointIO
@@ -122,11 +122,8 @@ def _check_accelerator(trainer: Mapping[str, Any]) -> None:
     """Refuse a GPU that is not there, and a precision that Lightning replaces on a CPU by another."""
     accelerator, precision = trainer.get("accelerator", "auto"), str(trainer.get("precision"))
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if not cuda and (accelerator == "cuda" or (accelerator == "gpu" and not mps)):
-        raise ConfigError(
-            f"trainer.accelerator={accelerator}: there is no GPU that this torch can use; choose trainer=auto or "
-            f"trainer=cpu{why_no_gpu()}"
-        )
+    if accelerator == "cuda" or (accelerator == "gpu" and not mps) or (accelerator == "auto" and cuda):
+        require_cuda(f"trainer.accelerator={accelerator}", "trainer=cpu")
     if precision in ("16", "16-mixed") and (accelerator == "cpu" or (accelerator == "auto" and not cuda | mps)):
         raise ConfigError(f"trainer.precision={precision} needs a GPU, and there is none in use: choose bf16-mixed")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tlearn.console import say
-from tlearn.errors import OutOfMemoryError, is_out_of_memory
+from tlearn.errors import ConfigError, OutOfMemoryError, is_out_of_memory
 
 
 @contextmanager
@@ -60,14 +60,24 @@ def _set(settings: tuple[str, bool]) -> None:
     torch.backends.cudnn.allow_tf32 = settings[1]
 
 
-def why_no_gpu() -> str:
-    """Return what torch says of a GPU that it cannot use, such as of the driver, in brackets; empty if nothing."""
+def require_cuda(asked: str, instead: str) -> None:
+    """Refuse an argument that asks for a GPU of NVIDIA's which torch cannot use, with what it says of the driver.
+
+    `torch.cuda.is_available` is not enough: Lightning lets it ask the driver alone, which may be too old for torch.
+
+    Raises:
+        ConfigError: there is none, torch was built without CUDA, or the driver is too old or broken.
+    """
     try:
         torch.cuda.init()
     # Built without CUDA: an AssertionError
     except (RuntimeError, AssertionError) as error:
-        return f" (torch: {' '.join(str(error).split())})"
-    return ""
+        told = " ".join(str(error).split())
+        # Of GPUs that the driver counts, torch's optimizers would ask on the CPU, too.
+        hidden = " with CUDA_VISIBLE_DEVICES= before the command" if torch.cuda.device_count() else ""
+        raise ConfigError(
+            f"{asked}: there is no GPU that this torch can use; choose {instead}{hidden} (torch: {told})"
+        ) from error
 
 
 class FittingParts:

@@ -19,7 +19,7 @@ from tlearn.data.transforms import Transform, stack
 from tlearn.data.workers import default_workers
 from tlearn.errors import BadImageError, ConfigError, capped
 from tlearn.models.allocator import keep_memory
-from tlearn.models.device import FittingParts, float32, why_no_gpu
+from tlearn.models.device import FittingParts, float32, require_cuda
 from tlearn.models.network import evaluating
 from tlearn.ranges import require
 from tlearn.runs.model import Model
@@ -176,8 +176,8 @@ def device_of(name: str | torch.device) -> torch.device:
         ConfigError: there is no GPU.
     """
     require("device", name := str(name))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device=cuda: there is no GPU that this torch can use; choose auto or cpu{why_no_gpu()}")
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        require_cuda(f"device={name}", "device=cpu")
     gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     found = [kind for kind, is_there in gpus.items() if is_there]
     return torch.device("cpu" if name == "cpu" or not found else found[0])

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from tlearn.errors import ConfigError, OutOfMemoryError, is_out_of_memory
 from tlearn.machine import peak_memory
 from tlearn.models.allocator import keep_memory
-from tlearn.models.device import why_no_gpu
+from tlearn.models.device import require_cuda
 from tlearn.models.network import TransferNetwork
 
 
@@ -24,13 +24,14 @@ def devices(chosen: str = "auto") -> dict[torch.device, str]:
         chosen: auto for all of them, cpu or cuda.
 
     Raises:
-        ConfigError: there is no GPU, and cuda is chosen.
+        ConfigError: there is no GPU, and cuda is chosen; or one that torch cannot use.
     """
-    gpus = {torch.cuda.get_device_name(index): index for index in reversed(range(torch.cuda.device_count()))}
-    if chosen == "cuda" and not gpus:
-        raise ConfigError(f"device=cuda: there is no GPU that this torch can use; choose auto or cpu{why_no_gpu()}")
+    count = 0 if chosen == "cpu" else torch.cuda.device_count()
+    if count or chosen == "cuda":
+        require_cuda(f"device={chosen}", "device=cpu")
+    gpus = {torch.cuda.get_device_name(index): index for index in reversed(range(count))}
     found = {torch.device("cpu"): f"CPU, {torch.get_num_threads()} threads"} if chosen != "cuda" else {}
-    return found | ({torch.device("cuda", index): name for name, index in gpus.items()} if chosen != "cpu" else {})
+    return found | {torch.device("cuda", index): name for name, index in gpus.items()}
 
 
 def batch_shapes(network: TransferNetwork, batch_size: int, size: int) -> dict[str, list[int]]:
