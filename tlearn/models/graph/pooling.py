@@ -1,5 +1,6 @@
 """Replace the global average pooling of a body by max pooling, or by both side by side."""
 
+import operator
 from dataclasses import replace
 
 import torch
@@ -61,4 +62,6 @@ def _replace(graph: fx.Graph, pool: fx.Node, pooling: str) -> None:
     output = next(node for node in graph.nodes if node.op == "output")
     with graph.inserting_before(output):
         halves = graph.call_method("chunk", (output.args[0], 2))
-        output.args = (graph.call_function(torch.cat, (halves, 1)),)
+        # One by one: a trace of the whole, in torch 2.6, does not take what chunk returns for a tuple.
+        parts = [graph.call_function(operator.getitem, (halves, index)) for index in (0, 1)]
+        output.args = (graph.call_function(torch.cat, (parts, 1)),)
