@@ -122,7 +122,8 @@ def _check_accelerator(trainer: Mapping[str, Any]) -> None:
     """Refuse a GPU that is not there, and a precision that Lightning replaces on a CPU by another."""
     accelerator, precision = trainer.get("accelerator", "auto"), str(trainer.get("precision"))
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if accelerator == "cuda" or (accelerator == "gpu" and not mps) or (accelerator == "auto" and cuda):
+    # On the CPU, too: torch's optimizers ask GPUs that the driver counts.
+    if cuda or accelerator == "cuda" or (accelerator == "gpu" and not mps):
         require_cuda(f"trainer.accelerator={accelerator}", "trainer=cpu")
     if precision in ("16", "16-mixed") and (accelerator == "cpu" or (accelerator == "auto" and not cuda | mps)):
         raise ConfigError(f"trainer.precision={precision} needs a GPU, and there is none in use: choose bf16-mixed")

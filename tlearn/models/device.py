@@ -73,7 +73,6 @@ def require_cuda(asked: str, instead: str) -> None:
     # Built without CUDA: an AssertionError
     except (RuntimeError, AssertionError) as error:
         told = " ".join(str(error).split())
-        # Of GPUs that the driver counts, torch's optimizers would ask on the CPU, too.
         hidden = " with CUDA_VISIBLE_DEVICES= before the command" if torch.cuda.device_count() else ""
         raise ConfigError(
             f"{asked}: there is no GPU that this torch can use; choose {instead}{hidden} (torch: {told})"

@@ -26,10 +26,11 @@ def devices(chosen: str = "auto") -> dict[torch.device, str]:
     Raises:
         ConfigError: there is no GPU, and cuda is chosen; or one that torch cannot use.
     """
-    count = 0 if chosen == "cpu" else torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    # On the CPU, too: torch's optimizers ask GPUs that the driver counts.
     if count or chosen == "cuda":
         require_cuda(f"device={chosen}", "device=cpu")
-    gpus = {torch.cuda.get_device_name(index): index for index in reversed(range(count))}
+    gpus = {torch.cuda.get_device_name(index): index for index in reversed(range(count)) if chosen != "cpu"}
     found = {torch.device("cpu"): f"CPU, {torch.get_num_threads()} threads"} if chosen != "cuda" else {}
     return found | {torch.device("cuda", index): name for name, index in gpus.items()}
 
