@@ -1,13 +1,13 @@
 """Predictions: one right row for each image, where the table goes, and refusals that leave nothing behind."""
 
 import csv
+import functools
 import html
 import io
 import os
 import re
 import shutil
 import stat
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +19,7 @@ import torchvision
 from PIL import Image
 
 from tests.conftest import draw
+from tests.forks import Running
 from tests.small_runs import BACKBONE, describe_anew, program, write_weights
 from tlearn.config import rules
 from tlearn.config.compose import compose
@@ -400,27 +401,36 @@ def test_on_standard_output_there_is_the_table_and_nothing_else(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "new", "p.html"]
 
 
+def append_to(file: Path) -> None:
+    """Let the program's standard output be what a shell opens by >>."""
+    os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), 1)
+
+
 def test_a_table_is_added_to_what_standard_output_holds(tmp_path, model, pictures):
-    (tmp_path / "log").write_text("before\n", encoding="utf-8")
-    command = [sys.executable, "-m", "tlearn.predict", f"run={model}", f"images={pictures / '0.png'}", "output=-"]
-    with (tmp_path / "log").open("a") as log:
-        done = subprocess.run(
-            command, cwd=tmp_path, stdout=log, stderr=subprocess.PIPE, text=True, check=True, timeout=240
-        )
-    assert "/dev/stdout" not in done.stderr
-    lines = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    (log := tmp_path / "log").write_text("before\n", encoding="utf-8")
+    arguments = (f"run={model}", f"images={pictures / '0.png'}", "output=-")
+    done = Running("predict", *arguments, cwd=tmp_path, prepare=functools.partial(append_to, log))
+    assert done.end() == 0
+    assert "/dev/stdout" not in done.said()
+    lines = log.read_text(encoding="utf-8").splitlines()
     assert lines[:2] == ["before", "path,class,probability"]
     assert len(lines) == 3
 
 
-def test_a_reader_that_wants_no_more_ends_the_program_with_its_status(tmp_path, model, pictures):
+def print_to_nobody() -> None:
+    """Let the program's standard output be a pipe whose reader has ended."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "tlearn.predict", f"run={model}", f"images={pictures}", "output=-"]
-    done = subprocess.run(command, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=240)
-    os.close(writing)
-    assert done.returncode == 141
-    [line] = done.stderr.splitlines()
+    os.dup2(writing, 1)
+    # That of the fork is made for a file.
+    sys.stdout = open(1, "w", closefd=False)
+
+
+def test_a_reader_that_wants_no_more_ends_the_program_with_its_status(tmp_path, model, pictures):
+    arguments = (f"run={model}", f"images={pictures}", "output=-")
+    done = Running("predict", *arguments, cwd=tmp_path, prepare=print_to_nobody)
+    assert done.end() == 141
+    [line] = done.said().splitlines()
     assert line.startswith("tlearn: error: ")
 
 

@@ -7,8 +7,8 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from tests.conftest import draw
+from tests.forks import Running
 from tests.small_runs import describe_anew
 from tests.test_predict import ask, model, pictures
 from tlearn.config.compose import compose
@@ -30,21 +31,19 @@ from tlearn.runs.model import load_model, save_model
 from tlearn.runs.predictions import Prediction
 from tlearn.runs.unfinished import Unfinished
 
-# Tells when the answers to two batches are on the disk, and waits there for its end
-STUCK = """
-import sys, time
-from tlearn.predict import main
-from tlearn.runs.unfinished import Unfinished
-add, lines = Unfinished._add, []
-def adding(self, content):
-    add(self, content)
-    lines.append(content)
-    if len(lines) == 3:
-        print("two batches", flush=True)
-        time.sleep(120)
-Unfinished._add = adding
-sys.exit(main(sys.argv[1:]))
-"""
+
+def stop_after_two_batches() -> None:
+    """Have a prediction tell when the answers to two batches are on the disk, and wait there for its end."""
+    add, lines = Unfinished._add, []
+
+    def adding(self, content):
+        add(self, content)
+        lines.append(content)
+        if len(lines) == 3:
+            print("two batches", flush=True)
+            time.sleep(120)
+
+    Unfinished._add = adding
 
 
 @pytest.fixture
@@ -97,14 +96,14 @@ def test_a_killed_prediction_goes_on_and_ends_as_if_it_had_not_been(
     options = {"topk": 2, "batch_size": 2}
     with pytest.raises(DataError):
         ask(pictures, tmp_path / f"whole{name}", **options)
-    code = [sys.executable, "-c", STUCK, f"run={model}", f"images={pictures}", f"output={tmp_path / name}"]
-    code += ["topk=2", "batch_size=2", "num_workers=0", "device=cpu"]
-    with subprocess.Popen(code, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while process.stdout.readline() != "two batches\n":
-            assert process.poll() is None
-        process.send_signal(number)
-        told = process.communicate(timeout=60)[1]
-    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    arguments = [f"run={model}", f"images={pictures}", f"output={tmp_path / name}", "topk=2", "batch_size=2"]
+    started = Running(
+        "predict", *arguments, "num_workers=0", "device=cpu", cwd=tmp_path, prepare=stop_after_two_batches
+    )
+    started.wait_for("two batches\n")
+    os.kill(started.pid, number)
+    assert started.end() == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    told = started.said()
     kept = tmp_path / f"{name}.partial"
     assert ("images are kept in" in told) == (number != signal.SIGKILL)
     assert kept.exists()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.small_runs import overrides, process, program, write_weights
+from tests.small_runs import overrides, program, write_weights
 from tlearn.config.compose import compose
 from tlearn.config.messages import explain
 from tlearn.config.ranks import restarted_arguments, shared_place
@@ -236,7 +236,7 @@ def test_what_works_in_one_process_is_refused_in_several(ranks, tmp_path, name, 
 
 
 @pytest.mark.slow
-def test_all_ranks_have_the_folder_of_the_first(tmp_path, folder_data):
+def test_all_ranks_have_the_folder_of_the_first_and_two_agents_train_as_one(tmp_path, folder_data):
     command = overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu", "logger=csv")
     script = tmp_path / "programs.py"
     script.write_text(
@@ -251,26 +251,24 @@ def test_all_ranks_have_the_folder_of_the_first(tmp_path, folder_data):
     _, err = started.communicate(timeout=240)
     assert started.returncode == 0, err
     assert "2 processes were started, and trainer.devices=3 trainer.num_nodes=1 are others" in err
-    assert len(list(tmp_path.glob("outputs/train/*/*/metrics.json"))) == 1
+    [of_one] = tmp_path.glob("outputs/train/*/*/metrics.json")
     assert len(list(tmp_path.glob("outputs/evaluate/*/*"))) == 1
 
-
-@pytest.mark.slow
-def test_two_agents_train_as_two_processes_of_one_machine(tmp_path, folder_data):
-    command = overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu", "logger=csv")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"
     options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", place]
-    agents = [agent(options, "-m", "tlearn.train", *command, cwd=tmp_path) for _ in range(2)]
+    (others := tmp_path / "agents").mkdir()
+    agents = [agent(options, "-m", "tlearn.train", *command, cwd=others) for _ in range(2)]
     ended = [one.communicate(timeout=240) for one in agents]
     assert [one.returncode for one in agents] == [0, 0], ended
-    [metrics] = tmp_path.glob("outputs/train/*/*/metrics.json")
-    assert process("train", *command, f"hydra.run.dir={tmp_path / 'one'}", cwd=tmp_path).returncode == 0
-    together, one = (json.loads(file.read_text()) for file in (metrics, tmp_path / "one" / "metrics.json"))
-    assert {name: together[name] for name in together if "/loss" in name} == {
-        name: one[name] for name in one if "/loss" in name
-    }
+    [of_two] = others.glob("outputs/train/*/*/metrics.json")
+    one, together = (
+        {name: value for name, value in json.loads(file.read_text()).items() if "/loss" in name}
+        for file in (of_one, of_two)
+    )
+    assert len(one) > 1
+    assert together == one
 
 
 @pytest.mark.parametrize(("said", "status"), [("[/torch/gloo/transport/tcp/pair.cc:553] ", 4), ("", 1)])

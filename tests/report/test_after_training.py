@@ -10,7 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import COLOURS, draw_classes
-from tests.small_runs import process, program, run, write_weights
+from tests.forks import Running
+from tests.small_runs import program, run, write_weights
 from tlearn.analysis.calibration import calibrate
 from tlearn.config.compose import compose
 from tlearn.config.evaluation import measure
@@ -245,10 +246,10 @@ def test_two_processes_give_the_outputs_of_one(tmp_path, folder_data, weights):
     next((folder_data / "test" / "red").iterdir()).unlink()
     run(tmp_path / "run", folder_data, weights, "report=off")
     found = {}
-    for name, start in (("cpu", program), ("ddp_cpu", process)):
+    for name, start in (("cpu", program), ("ddp_cpu", Running)):
         arguments = [f"run={tmp_path / 'run'}", f"trainer={name}", f"hydra.run.dir={tmp_path / name}", "tta=flip"]
         done = start("evaluate", *arguments, "metrics=full", "data.batch_size=4", "data.num_workers=0", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        assert (done.end() if isinstance(done, Running) else done.returncode) == 0
         found[name] = json.loads((tmp_path / name / "metrics.json").read_text())
         rows = read_table(tmp_path / name / "report" / "splits.csv")
         assert [row["pictures"] for row in rows] == ["11"]
