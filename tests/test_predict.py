@@ -423,7 +423,7 @@ def print_to_nobody() -> None:
     os.close(reading)
     os.dup2(writing, 1)
     # That of the fork is made for a file.
-    sys.stdout = open(1, "w", closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
 def test_a_reader_that_wants_no_more_ends_the_program_with_its_status(tmp_path, model, pictures):
