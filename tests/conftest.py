@@ -79,7 +79,7 @@ def options_parsed_once() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def options_merged_once() -> Iterator[None]:
-    """Merge the same shipped options once in a process: a run does it four times, at 90 ms."""
+    """Merge the same options once in a process: a run does it four times, at 90 ms."""
     with merged_once():
         yield
 

@@ -1,8 +1,12 @@
-"""Shipped options that are chosen and merged once in a process: nine tenths of what a composition costs."""
+"""Options that are chosen and merged once in a process: nine tenths of what a composition costs."""
 
 import contextlib
+import os
 import pickle
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from hydra._internal import config_loader_impl as hydra_loader
@@ -22,36 +26,59 @@ def _stored(node: object) -> object:
     return [(name, _stored(of)) for name, of in node.items()] if isinstance(node, Mapping) else id(node)
 
 
+def _written(folder: str) -> list[object]:
+    """Return the names and option files below a folder of a test's own."""
+    return [
+        (os.path.relpath(place, folder), names, [Path(place, name).read_bytes() for name in files if ".y" in name])
+        for place, names, files in os.walk(folder, followlinks=True)
+    ]
+
+
 def _depends_on(sources: list[ConfigSource]) -> str | None:
-    """Return what is the same where the same options mean the same; None where a test may have written some of them."""
-    path = [(source.scheme(), source.path) for source in sources]
-    return repr((path, _stored(ConfigStore.instance().repo))) if {*path} <= _SHIPPED else None
+    """Return what is the same where the same options mean the same; None where that is not known."""
+    path: list[object] = []
+    for source in sources:
+        if (place := (source.scheme(), source.path)) in _SHIPPED:
+            path.append(place)
+        elif place[0] == "file":
+            path.append(_written(source.path))
+        else:
+            return None
+    return repr((path, _stored(ConfigStore.instance().repo)))
+
+
+def _kept(known: dict[object, bytes], key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+    """Make something once for each key; each time where Hydra warns of it, or for a key of None."""
+    if key in known:
+        return pickle.loads(known[key])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = make()
+    for one in told:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+    if key[0] is not None and not told:
+        known[key] = pickle.dumps(made)
+    return made
 
 
 @contextlib.contextmanager
 def merged_once() -> Iterator[None]:
-    """Keep what Hydra makes of a choice of shipped options; the values that are typed are set anew each time."""
+    """Keep what Hydra makes of a choice of options; the values that are typed are set anew each time."""
     choose, loader = hydra_loader.create_defaults_list, hydra_loader.ConfigLoaderImpl
     merge = loader._compose_config_from_defaults_list
-    chosen: dict[object, DefaultsList] = {}
+    chosen: dict[object, bytes] = {}
     merged: dict[object, bytes] = {}
 
     def choose_once(repo, config_name, overrides_list: list[Override], **more) -> DefaultsList:
-        if (known := _depends_on(repo.get_sources())) is None:
-            return choose(repo, config_name, overrides_list, **more)
         values = Overrides(repo, overrides_list).config_overrides
         groups = [one.input_line for one in overrides_list if not any(one is value for value in values)]
-        if (key := (known, config_name, *groups, *more.items())) not in chosen:
-            chosen[key] = choose(repo, config_name, overrides_list, **more)
-        kept = chosen[key]
+        key = (_depends_on(repo.get_sources()), config_name, *groups, *more.items())
+        kept = _kept(chosen, key, lambda: choose(repo, config_name, overrides_list, **more))
         return DefaultsList(kept.defaults, kept.defaults_tree, values, kept.overrides)
 
     def merge_once(self, defaults: list[ResultDefault], repo) -> DictConfig:
-        if (known := _depends_on(repo.get_sources())) is None:
-            return merge(self, defaults, repo)
-        if (key := (known, *map(repr, defaults))) not in merged:
-            merged[key] = pickle.dumps(merge(self, defaults, repo))
-        return pickle.loads(merged[key])
+        key = (_depends_on(repo.get_sources()), *map(repr, defaults))
+        return _kept(merged, key, lambda: merge(self, defaults, repo))
 
     with (
         mock.patch.object(hydra_loader, "create_defaults_list", choose_once),
