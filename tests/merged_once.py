@@ -69,11 +69,17 @@ def merged_once() -> Iterator[None]:
     chosen: dict[object, bytes] = {}
     merged: dict[object, bytes] = {}
 
-    def choose_once(repo, config_name, overrides_list: list[Override], **more) -> DefaultsList:
+    def choose_once(repo, config_name, overrides_list: list[Override], skip_missing: bool, **more) -> DefaultsList:
         values = Overrides(repo, overrides_list).config_overrides
         groups = [one.input_line for one in overrides_list if not any(one is value for value in values)]
         key = (_depends_on(repo.get_sources()), config_name, *groups, *more.items())
-        kept = _kept(chosen, key, lambda: choose(repo, config_name, overrides_list, **more))
+        try:
+            # What has no ??? is the same for a sweep, which skips these, and for a run.
+            kept = _kept(chosen, key, lambda: choose(repo, config_name, overrides_list, skip_missing=False, **more))
+        except Exception:
+            if not skip_missing:
+                raise
+            return choose(repo, config_name, overrides_list, skip_missing=True, **more)
         return DefaultsList(kept.defaults, kept.defaults_tree, values, kept.overrides)
 
     def merge_once(self, defaults: list[ResultDefault], repo) -> DictConfig:
