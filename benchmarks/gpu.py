@@ -61,8 +61,8 @@ class Table:
                 found = job()
             except Exception as error:
                 found = f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
-        # Status 1 is that of a bug; refusals and want of memory have others.
-        if str(found).startswith(("failed", "status 1:")):
+        # Rows that are to end with a refusal, or for want of memory, say so after a colon in their names.
+        if str(found).startswith(("failed", "status 1:", "status -") if ": " in name else ("failed", "status")):
             self.failed.append(name)
         self._rows[name] = found
         print(f"[{time.monotonic() - STARTED:4.0f} s] {name}: {found}", flush=True)

@@ -58,7 +58,7 @@ def files_below(folder: Path, count: int | None = None) -> list[Path]:
 
 
 def synchronised(device: torch.device) -> float:
-    """Give the time when the device has done all that it was asked to."""
+    """Return the time when the device has done all that it was asked to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -75,7 +75,7 @@ def extractor(name: str, weights: str | None, dtype: torch.dtype, device: torch.
 
 
 def rate_of(made: Extractor, files: list[Path]) -> float:
-    """Give pictures a second from files to features."""
+    """Return pictures a second from files to features."""
     started = time.perf_counter()
     count = sum(len(features) for features in made([(path, None) for path in files]))
     return count / (time.perf_counter() - started)
@@ -231,7 +231,7 @@ def gpu(options: argparse.Namespace) -> dict[str, float]:
 
 
 def body_rate(made: Extractor, batch: int, device: torch.device, rounds: int) -> float:
-    """Give pictures a second of the folded body, with pixels that are on the device already: the best of the rounds."""
+    """Return pictures a second of the folded body, with pixels that are on the device: the best of the rounds."""
     size = made.reader.fixed.size
     # With channels last, as workers hand them over
     pixels = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=device).movedim(-1, -3)
@@ -247,7 +247,7 @@ def body_rate(made: Extractor, batch: int, device: torch.device, rounds: int) ->
 
 
 def batch(options: argparse.Namespace) -> dict[str, float]:
-    """Give seconds of forward, backward and step on each kind of device, the median after a batch that does not count.
+    """Return seconds of forward, backward and step on each kind of device: the median after one that does not count.
 
     The body is frozen and the head the course's; once as tlearn holds them, once as the course does: in train mode.
     """

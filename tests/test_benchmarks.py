@@ -1,7 +1,6 @@
 """The benchmark for a GPU still fits the code that it measures: on the CPU, where most of its rows run in small."""
 
 import importlib
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -44,7 +43,9 @@ def test_a_row_that_fails_stops_nothing_and_is_named_at_the_end(gpu, tmp_path):
     table = gpu.Table(1e9, tmp_path / "rows.json")
     table.measure("fails", lambda: {}["missing"])
     table.measure("ends as a bug", lambda: "status 1: KeyError")
+    table.measure("16-mixed: refused", lambda: "status 2: choose 32-true")
     table.measure("refused", lambda: "status 2: choose 32-true")
+    table.measure("killed: refused", lambda: "status -9: ")
     table.measure("measured", lambda: 2.5)
-    assert table.failed == ["fails", "ends as a bug"]
-    assert '"measured": 2.5' in Path(tmp_path / "rows.json").read_text(encoding="utf-8")
+    assert table.failed == ["fails", "ends as a bug", "refused", "killed: refused"]
+    assert '"measured": 2.5' in (tmp_path / "rows.json").read_text(encoding="utf-8")

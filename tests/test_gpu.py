@@ -1,8 +1,6 @@
 """What has a stand-in for a GPU elsewhere, on one that is there: python -m pytest -m gpu tests/test_gpu.py."""
 
 import gc
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +13,7 @@ from safetensors.torch import load_file
 from torch import distributed, nn
 
 from tests import small_runs as runs
-from tests.conftest import REPOSITORY, draw
+from tests.conftest import draw
 from tlearn import interface
 from tlearn.data.datamodule import Pixels
 from tlearn.data.decode import Decoder
@@ -170,27 +168,28 @@ def test_what_does_not_fit_is_computed_in_parts(little_memory):
         fitting(lambda rows: torch.empty(2**28, device=GPU), torch.ones(2, 1))
 
 
-def test_a_run_and_its_evaluation_have_the_figures_of_the_cpu(tmp_path, folder_data, weights):
-    figures = {}
+def test_a_run_and_its_evaluation_have_the_metrics_of_the_cpu(tmp_path, folder_data, weights):
+    metrics = {}
     for name, more in {
         "cpu": ("trainer=cpu",),
         "gpu": ("trainer=gpu",),
         "images": ("trainer=gpu", "features=off", "data.num_workers=2"),
     }.items():
-        figures[name] = runs.run(tmp_path / name, folder_data, weights, *more)
-        assert figures[name]["val/loss"] == pytest.approx(figures["cpu"]["val/loss"], abs=1e-4)
+        metrics[name] = runs.run(tmp_path / name, folder_data, weights, *more)
+        assert metrics[name]["val/loss"] == pytest.approx(metrics["cpu"]["val/loss"], abs=1e-4)
     found = [interface.Run(tmp_path / "gpu").model(device).logits(folder_data / "test") for device in ("cpu", "cuda")]
     assert torch.allclose(*found, atol=1e-3)
 
 
-def test_trials_of_a_sweep_of_heads_have_the_figures_of_the_cpu(tmp_path, folder_data, weights):
-    figures = []
+def test_trials_of_a_sweep_of_heads_have_the_metrics_of_the_cpu(tmp_path, folder_data, weights):
+    metrics = []
     for device in ("cpu", "gpu"):
         own = ("optimizer.lr=0.01,0.02", f"trainer={device}", f"hydra.sweep.dir={tmp_path / device}")
         done = runs.program("train", "-m", *runs.overrides(folder_data, weights, *own), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        figures.append(runs.json.loads((tmp_path / device / "0" / "metrics.json").read_text(encoding="utf-8")))
-    assert figures[1]["val/loss"] == pytest.approx(figures[0]["val/loss"], abs=1e-4)
+        metrics.append([runs.json.loads((tmp_path / device / n / "metrics.json").read_text("utf-8")) for n in "01"])
+    for cpu, gpu in zip(*metrics, strict=True):
+        assert gpu["val/loss"] == pytest.approx(cpu["val/loss"], abs=1e-4)
 
 
 def test_a_run_that_runs_out_of_memory_says_what_to_do(tmp_path, folder_data, weights, little_memory):
@@ -329,9 +328,3 @@ def test_no_training_step_waits_for_the_gpu(body):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert module.losses["train/"].count == 24
-
-
-def test_every_row_of_the_benchmark_runs(tmp_path):
-    command = [sys.executable, REPOSITORY / "benchmarks" / "gpu.py", "--pictures", "90", "--backbones", "resnet18"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ def check(config: DictConfig) -> dict[str, float]:
     from tlearn.config.tuning import tuning
     from tlearn.console import say, session
     from tlearn.features.choose import cacheable_part
-    from tlearn.machine import environment
+    from tlearn.machine import gpu_names
     from tlearn.report.terminal import show_paths
     from tlearn.runs.folder import RunFolder
     from tlearn.runs.record import RunRecord
@@ -42,7 +42,7 @@ def check(config: DictConfig) -> dict[str, float]:
             say("checkpoint: checkpoints/last.ckpt fits the network")
         # Its workers take shared memory as those of the training will.
         next(iter(images.val_dataloader()))
-        gpus = ", ".join(environment()["gpus"]) or "none"
+        gpus = ", ".join(gpu_names()) or "none"
         say(f"devices: {trainer.num_devices} x {trainer.strategy.root_device.type}; GPUs: {gpus}")
         say("nothing is in the way of this training: start it with tlearn.train in the place of tlearn.check")
         show_paths(run.path)

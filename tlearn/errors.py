@@ -83,6 +83,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def may_be_out_of_memory(error: BaseException) -> bool:
+    """Return whether less at once may do: also where torch says of a convolution that all of cuDNN's ways failed."""
+    words = ("unable to find an engine", "CUDNN_STATUS_NOT_SUPPORTED")
+    return is_out_of_memory(error) or (isinstance(error, RuntimeError) and any(one in str(error) for one in words))
+
+
 class PrunedError(Exception):
     """A trial of a search that was ended because others are better; `metrics` has its last value."""
 

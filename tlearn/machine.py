@@ -79,7 +79,7 @@ def peak_memory(device: "torch.device") -> int | None:
 
 
 def has_gpu() -> bool:
-    """Return whether there is a GPU of NVIDIA's, AMD's or Apple's, which is what trainer=auto takes."""
+    """Return whether torch sees a GPU of NVIDIA's, AMD's or Apple's."""
     import torch
 
     return torch.cuda.is_available() or torch.backends.mps.is_available()
@@ -120,7 +120,7 @@ def environment() -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpus": _gpu_names(),
+        "gpus": gpu_names(),
         "tf32": {
             "convolutions": torch.backends.cudnn.allow_tf32,
             "products": torch.get_float32_matmul_precision() != "highest",
@@ -129,7 +129,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _gpu_names() -> list[str]:
+def gpu_names() -> list[str]:
+    """Return the names of NVIDIA's and AMD's GPUs that torch can use."""
     import torch
 
     try:

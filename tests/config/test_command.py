@@ -423,19 +423,18 @@ class TestExplain:
         assert status == 2
         assert message == (
             "max_unpooling2d_forward_out does not have a deterministic implementation: give "
-            "trainer.deterministic=warn, or leave it out"
+            "+trainer.deterministic=warn, or leave it out"
         )
 
-    def test_a_fused_optimizer_does_not_go_with_a_scaler_and_clipping(self):
+    @pytest.mark.parametrize("kind", ["16-mixed", "bf16-mixed"])
+    def test_a_fused_optimizer_does_not_go_with_mixed_precision_and_clipping(self, kind):
         from lightning.pytorch.plugins import MixedPrecision
 
         parameter = torch.nn.Parameter(torch.ones(1))
         with pytest.raises(RuntimeError) as caught:
-            MixedPrecision("16-mixed", "cpu").clip_gradients(torch.optim.AdamW([parameter], fused=True), 1.0)
-        status, message = explain(caught.value)
-        assert status == 2
-        assert message is not None
-        assert message.startswith("trainer: The current optimizer, AdamW, does not allow for gradient clipping")
+            MixedPrecision(kind, "cpu").clip_gradients(torch.optim.AdamW([parameter], fused=True), 1.0)
+        told = "trainer.gradient_clip_val does not go with a fused optimizer in mixed precision: leave out "
+        assert explain(caught.value) == (2, f"{told}optimizer.fused")
 
     def test_ctrl_c_is_130_also_as_lightning_passes_it_on(self):
         assert explain(KeyboardInterrupt()) == (130, "interrupted")

@@ -16,6 +16,7 @@ from tlearn.config import trainer as config_trainer
 from tlearn.config.messages import explain
 from tlearn.errors import ConfigError, OutOfMemoryError
 from tlearn.machine import environment
+from tlearn.models import device
 from tlearn.models.device import Arriving, FittingParts, float32, require_cuda
 from tlearn.models.network import TransferNetwork
 from tlearn.runs.predictions import device_of
@@ -165,9 +166,25 @@ def test_float32_is_exact_whatever_switches_of_torch_a_program_has_used(name, ki
                 assert torch.get_float32_matmul_precision() == ("high" if tf32 else "highest")
                 assert torch.backends.cudnn.allow_tf32 is tf32
             assert precisions() == before
+        # What follows the switch of all goes on to do so.
+        torch.backends.fp32_precision = "tf32" if kind == "ieee" else "ieee"
+        with float32():
+            pass
+        torch.backends.fp32_precision = kind
+        assert precisions()["mkldnn.matmul"] == precisions()["all"] == kind
     finally:
         for name, precision in as_it_was.items():
             switches[name].fp32_precision = precision
+
+
+def test_a_warning_of_two_blocks_is_told_once():
+    device._ignore_advice()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            with float32():
+                warnings.warn("once", stacklevel=1)
+    assert len(told) == 1
 
 
 def test_no_warning_tells_of_torchs_other_switches(monkeypatch):
@@ -175,6 +192,7 @@ def test_no_warning_tells_of_torchs_other_switches(monkeypatch):
         warnings.warn("Please use the new API settings to control TF32 behavior, such as ...", stacklevel=2)
 
     monkeypatch.setattr(torch, "set_float32_matmul_precision", advise)
+    device._ignore_advice.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with float32():

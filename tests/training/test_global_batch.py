@@ -84,6 +84,10 @@ class ActivatedNorm(nn.BatchNorm1d):
         return super().forward(input).relu()
 
 
+class ActivatedSharedNorm(nn.SyncBatchNorm):
+    pass
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_norms_that_do_more_are_not_replaced_by_plain_ones(processes):
     activated = nn.Sequential(nn.Linear(2, 2), ActivatedNorm(2))
@@ -94,6 +98,8 @@ def test_norms_that_do_more_are_not_replaced_by_plain_ones(processes):
     # Frozen ones would be replaced, too.
     with pytest.raises(ConfigError, match="in the place of ActivatedNorm"):
         notes(activated, nn.Linear(2, 2), processes, device="cuda:0", synced=True)
+    with pytest.raises(ConfigError, match="in the place of ActivatedSharedNorm"):
+        notes(ActivatedSharedNorm(2), nn.Linear(2, 2), processes, device="cuda:0", synced=True)
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(activated)).eval()
     values = torch.randn(8, 2)
     assert not torch.allclose(converted(values), activated.eval()(values), atol=1e-3)

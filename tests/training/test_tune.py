@@ -141,6 +141,7 @@ def test_the_largest_size_that_fits_is_found_from_either_side(
     [
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB)"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
         MemoryError(),
     ],
     ids=str,

@@ -74,9 +74,10 @@ def explain(error: BaseException, asked: Asked | None = None) -> tuple[int, str 
         return ConfigError.exit_status, "a number is too large for float32: lower optimizer.lr, or what else is given"
     if isinstance(error, RuntimeError) and "does not have a deterministic implementation" in str(error):
         reason = str(error).partition(",")[0]
-        return ConfigError.exit_status, f"{reason}: give trainer.deterministic=warn, or leave it out"
+        return ConfigError.exit_status, f"{reason}: give +trainer.deterministic=warn, or leave it out"
     if isinstance(error, RuntimeError) and place(error) == "lightning.pytorch.plugins.precision.amp":
-        return ConfigError.exit_status, f"trainer: {' '.join(str(error).split())}"
+        reason = "trainer.gradient_clip_val does not go with a fused optimizer in mixed precision"
+        return ConfigError.exit_status, f"{reason}: leave out optimizer.fused"
     if _is_misconfiguration(error):
         return ConfigError.exit_status, str(error)
     if isinstance(error, RuntimeError) and place(error) == "lightning.pytorch.core.optimizer":

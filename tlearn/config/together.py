@@ -32,7 +32,7 @@ _OWN = ("lr", "weight_decay")
 _MOST_NUMBERS = 2**27
 
 
-# A CPU has no TF32.
+# For what trains and is recorded, as in a run alone; heads train together on CPUs, which have no TF32.
 @float32()
 def finished_with_others(
     run: RunFolder, seed: int, quiet: bool, prepare: Callable[[], Prepared]

@@ -139,7 +139,7 @@ class Pixels:
 
     def to(self, device: torch.device | str, **how: Any) -> Tensor:
         """Return the normalised images on a device; Lightning moves whatever has this method."""
-        # It tells tensors alone not to wait until all queued work of a GPU is done.
+        # Lightning asks for this for tensors alone; a copy that blocks waits for all queued work of a GPU.
         how = {"non_blocking": torch.device(device).type == "cuda", **how}
         return normalised(self.values.to(device, **how), *self.levels).to(self.kind.dtype)
 

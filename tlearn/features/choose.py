@@ -85,7 +85,7 @@ def choose_features(
     if found is None:
         return images
     part, code = found
-    # Also where the caller has not said so: what is kept under a precision is of it.
+    # Whatever the caller computes in: features kept under a precision must have it.
     with float32(tf32=options.precision == "tf32"):
         rows = _Features(options, part, images, _devices(trainer.strategy), code).rows()
     module.network.start_after(part)

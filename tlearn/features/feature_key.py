@@ -12,7 +12,7 @@ from tlearn.models.graph.divide import FrozenPart
 from tlearn.models.network import tensor_digest
 
 # Increment it when the computation changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def feature_key(

@@ -3,13 +3,14 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tlearn.console import say
-from tlearn.errors import ConfigError, OutOfMemoryError, is_out_of_memory
+from tlearn.errors import ConfigError, OutOfMemoryError, is_out_of_memory, may_be_out_of_memory
 
 
 @contextmanager
@@ -19,14 +20,13 @@ def float32(tf32: bool = False) -> Iterator[None]:
     By default torch lets cuDNN round the inputs of convolutions, and cuBLAS not those of products: features would
     differ from those of a CPU by 1e-3.
     """
-    # Some releases since 2.9 advise against the settings that older ones have alone.
-    warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
-    switches, before = [(switch, switch.fp32_precision) for switch in _switches()], _settings()
-    _set(("high", True) if tf32 else ("highest", False))
-    # What is not set would follow the switch of a backend, or of all.
-    for switch, _ in switches:
-        switch.fp32_precision = "tf32" if tf32 else "ieee"
+    _ignore_advice()
+    switches, before = _switches(), _settings()
     try:
+        _set(("high", True) if tf32 else ("highest", False))
+        # What is not set would follow the switch of a backend, or of all.
+        for switch, _ in switches:
+            switch.fp32_precision = "tf32" if tf32 else "ieee"
         yield
     finally:
         _set(before)
@@ -34,12 +34,30 @@ def float32(tf32: bool = False) -> Iterator[None]:
             switch.fp32_precision = precision
 
 
-def _switches() -> list[Any]:
-    """List torch's switches of float32 for products, convolutions and recurrent layers, which it has since 2.9."""
-    found = [torch.backends.cuda.matmul]
-    for backend in (torch.backends.cudnn, torch.backends.mkldnn):
-        found += [getattr(backend, kind) for kind in ("matmul", "conv", "rnn") if hasattr(backend, kind)]
-    return [switch for switch in found if hasattr(switch, "fp32_precision")]
+@cache
+def _ignore_advice() -> None:
+    """Ignore, once, that some releases of torch advise against settings that older ones have alone.
+
+    Each change of the filters lets Python tell all warnings again.
+    """
+    warnings.filterwarnings("ignore", "Please use the new API settings to control TF32")
+
+
+def _switches() -> list[tuple[Any, str]]:
+    """List torch's switches of float32 for products, convolutions and recurrent layers, which it has since 2.9.
+
+    Each is with its precision, "none" where it is that of the backend, whose switch it then goes on to follow.
+    """
+    cudnn, mkldnn = torch.backends.cudnn, torch.backends.mkldnn
+    found = [(torch.backends.cuda.matmul, cudnn)]
+    for backend in (cudnn, mkldnn):
+        kinds = (kind for kind in ("matmul", "conv", "rnn") if hasattr(backend, kind))
+        found += [(getattr(backend, kind), backend) for kind in kinds]
+    return [
+        (switch, "none" if switch.fp32_precision == backend.fp32_precision else switch.fp32_precision)
+        for switch, backend in found
+        if hasattr(switch, "fp32_precision")
+    ]
 
 
 def _settings() -> tuple[str, bool]:
@@ -99,9 +117,7 @@ class FittingParts:
                 parts.append(compute(part))
                 start += len(part)
             except (RuntimeError, MemoryError) as error:
-                # Of convolutions, torch says so of whatever stops all of cuDNN's ways, and mostly their memory does.
-                in_parts = len(part) > 1 and "unable to find an engine" in str(error)
-                if not in_parts and not is_out_of_memory(error):
+                if not (may_be_out_of_memory(error) if len(part) > 1 else is_out_of_memory(error)):
                     raise
                 if len(part) == 1:
                     raise OutOfMemoryError(

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ from tlearn.training.signals import PARENT, stopping_signal
 _PATIENCE_SECONDS = 30
 # What a watcher needs to say what it has seen
 _JOIN_SECONDS = 5
+# Since torch 2.14 by another name, and warned of by the first
+_NAMES = ("forward_sync_buffers", "broadcast_buffers")
+_BUFFERS = next(name for name in _NAMES if name in signature(DistributedDataParallel.__init__).parameters)
 # What Lightning tells further processes
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -37,12 +41,13 @@ class OwnProcesses(LightningEnvironment):
 class DDPStrategy(strategies.DDPStrategy):
     """DistributedDataParallel with a given command for its processes, and evaluation on parts of unequal size.
 
-    Buffers are those of rank 0 from each validation on (`share_buffers`), and not from each step, for which all frozen
-    ones, too, would be sent: 3 ms for DenseNet-121, where a step of a head on its features takes 1 ms.
+    Buffers go from rank 0 to the others before each validation (`share_buffers`), not at each step, which would send
+    those of a frozen body, too: 3 ms for DenseNet-121, where a step of a head on its features takes 1 ms. A loss or
+    module that trains with its buffers takes `+trainer.strategy.broadcast_buffers=true`.
     """
 
     def __init__(self, *args: Any, broadcast_buffers: bool = False, **more: Any) -> None:
-        super().__init__(*args, broadcast_buffers=broadcast_buffers, **more)
+        super().__init__(*args, **more | {_BUFFERS: broadcast_buffers})
 
     def _configure_launcher(self) -> None:
         super()._configure_launcher()

@@ -68,8 +68,9 @@ def _apart(module: TransferModule, synced: bool) -> list[str]:
 
 def _more_than_norms(module: TransferModule) -> list[str]:
     """List the kinds of BatchNorm that do more, such as timm's with an activation: torch takes all for plain ones."""
-    norms = {type(one) for one in module.modules() if isinstance(one, _NORMS)}
-    return sorted(kind.__name__ for kind in norms.difference(_NORMS))
+    kinds = (*_NORMS, nn.SyncBatchNorm)
+    norms = {type(one) for one in module.modules() if isinstance(one, kinds)}
+    return sorted(kind.__name__ for kind in norms.difference(kinds))
 
 
 def _drops(layer: nn.Module) -> bool:

@@ -43,7 +43,7 @@ class LastCheckpoint(Callback):
         self._saved_at = time.monotonic()
         self._is_saving = False
         # What all processes of a run on several GPUs were asked at the batch before
-        self._sent: Arriving | None = None
+        self._last_flags: Arriving | None = None
         self._restored: Mapping[str, Any] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,10 +91,10 @@ class LastCheckpoint(Callback):
         # Gradients that are being accumulated are not part of a state.
         if batch_idx == 0 or batch_idx % trainer.accumulate_grad_batches:
             return
-        sent = _sent(trainer, time.monotonic() - self._saved_at >= self.every_seconds)
+        sent = _shared_flags(trainer, time.monotonic() - self._saved_at >= self.every_seconds)
         # No batch waits for a GPU: it has the answer to the batch before.
-        answer, self._sent = (self._sent, sent) if sent.is_late else (sent, None)
-        stopping, due = (0, False) if answer is None else _answered(answer)
+        answer, self._last_flags = (self._last_flags, sent) if sent.is_late else (sent, None)
+        stopping, due = (0, False) if answer is None else _read(answer)
         if stopping or due:
             self._save(trainer)
         if stopping:
@@ -124,7 +124,7 @@ class LastCheckpoint(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         _, asked = _asked(trainer, False)
-        self._is_saving, self._sent = True, None
+        self._is_saving, self._last_flags = True, None
         try:
             trainer.save_checkpoint(self._path)
             if asked:
@@ -185,15 +185,15 @@ def _step_back(loops: dict[str, Any], trainer: Trainer) -> None:
 
 def _asked(trainer: Trainer, save: bool) -> tuple[int, bool]:
     """Return the signal at which any process must stop, or 0, and whether any must save; all return the same."""
-    return _answered(_sent(trainer, save))
+    return _read(_shared_flags(trainer, save))
 
 
-def _answered(sent: Arriving) -> tuple[int, bool]:
+def _read(sent: Arriving) -> tuple[int, bool]:
     stopping, save = sent.get().tolist()
     return stopping, bool(save)
 
 
-def _sent(trainer: Trainer, save: bool) -> Arriving:
+def _shared_flags(trainer: Trainer, save: bool) -> Arriving:
     """Ask all processes whether they must stop or save."""
     flags = [signals.stopping_signal(), int(save or signals.saving_asked())]
     if trainer.world_size == 1:

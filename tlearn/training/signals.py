@@ -76,7 +76,7 @@ def stoppable() -> Iterator[None]:
         return
     if _is_further_process():
         leave_signals()
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
         yield
         return
     before = {number: signal.getsignal(number) for number in (*_STOPPING, _SAVING) if number is not None}

@@ -26,7 +26,7 @@ from tlearn.analysis.rate_test import rate_figure, smoothed, steepest_rate
 from tlearn.console import say
 from tlearn.data.datamodule import ImageDataModule, SplitDataModule
 from tlearn.data.workers import temporary_folder
-from tlearn.errors import ConfigError, NonFiniteError, is_out_of_memory
+from tlearn.errors import ConfigError, NonFiniteError, may_be_out_of_memory
 from tlearn.files import write_table
 from tlearn.training.module import TransferModule
 
@@ -196,7 +196,7 @@ class BatchSize:
         try:
             _try(module, data, trainer, None, 3)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not may_be_out_of_memory(error):
                 raise
             return False
         finally:

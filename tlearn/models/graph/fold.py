@@ -28,12 +28,13 @@ def fold(module: nn.Module) -> nn.Module:
         return _channels_last(copied)
     finally:
         # In cycles, tracer and graph would hold the memory of a GPU until the garbage collector came by, which programs
-        # let rest.
+        # let run seldom.
         vars(tracer).clear()
     _pass_by(copied, graph)
     _fold_norms(copied, graph)
     # The containers that a GraphModule makes anew are in training mode.
     folded = fx.GraphModule(copied, graph, type(module).__name__).eval()
+    # Another cycle, between module and graph
     folded.graph.owning_module = None
     return _channels_last(folded)
 
