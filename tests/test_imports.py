@@ -40,7 +40,7 @@ INSIDE_FUNCTIONS = {
     ("tlearn.config.ranks", "_meeting_place"): "as above",
     ("tlearn.locks", "lock"): "help and configuration errors, which lock nothing, do not wait for it",
     ("tlearn.machine", "environment"): "folders are looked at before anything slow is imported",
-    ("tlearn.machine", "_gpu_names"): "as above",
+    ("tlearn.machine", "gpu_names"): "as above",
     ("tlearn.machine", "_version"): "help and configuration errors, which look no versions up, do not wait for it",
     ("tlearn.machine", "has_bf16"): "as above",
     ("tlearn.machine", "has_gpu"): "as above",

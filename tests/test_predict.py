@@ -370,6 +370,12 @@ def test_a_refused_ending_costs_no_more_than_the_message(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_standard_output_gets_nothing_of_what_is_refused(ask, pictures, capfd):
+    with pytest.raises(ConfigError, match="topk"):
+        ask(pictures, "-", topk=99)
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize("output", ["-", "/dev/stdout", "/dev/fd/1", "link"])
 def test_on_standard_output_there_is_the_table_and_nothing_else(
     ask, tmp_path, expected, pictures, capfd, monkeypatch, output

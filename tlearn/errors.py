@@ -71,7 +71,9 @@ class OutOfMemoryError(TlearnError):
 
 
 # How torch and the libraries below it say it, on GPUs of all makers and on CPUs, beside torch.OutOfMemoryError
-_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|ALLOC(ATION)?_FAILED|AllocFailed")
+_OUT_OF_MEMORY = re.compile(
+    "out ?of ?memory|can(not|'t) allocate memory|not enough memory|bad_alloc|alloc(ation)?_?failed", re.IGNORECASE
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

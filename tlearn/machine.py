@@ -22,6 +22,8 @@ _PROCESSORS = Path("/proc/cpuinfo")
 _STATUS = Path("/proc/self/status")
 # Instructions of CPUs that multiply bfloat16 numbers: without them it is slower than float32.
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+# Packages whose code is not a user's
+LIBRARIES = ("tlearn", "torch", "torchvision", "torchmetrics", "lightning", "timm")
 _PACKAGES = (
     *("torch", "torchvision", "lightning", "hydra-core", "omegaconf"),
     *("torchmetrics", "tensorboard", "safetensors", "numpy", "pillow", "pillow-heif", "timm"),

@@ -36,6 +36,10 @@ OUT_OF_MEMORY = [
     RuntimeError("miopenStatusAllocFailed"),
     RuntimeError("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("unable to mmap 4096 bytes from file </torch_1>: Cannot allocate memory (12)"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("HIP error: hipErrorOutOfMemory"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 4096 bytes"),
     RuntimeError("MPS backend out of memory (MPS allocated: 17.92 GB, other allocations: 89.75 MB)"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
     MemoryError(),
@@ -123,6 +127,14 @@ def test_tf32_is_a_choice_with_features_of_its_own(tmp_path, folder_data, weight
     assert environment()["tf32"]["convolutions"]
 
 
+def test_a_run_that_is_resumed_on_a_cpu_keeps_its_precision(capsys):
+    half = {"accelerator": "cpu", "precision": "16-mixed"}
+    with pytest.raises(ConfigError, match="needs a GPU, and there is none in use: choose bf16-mixed"):
+        config_trainer._check_accelerator(half, resumes=False)
+    config_trainer._check_accelerator(half, resumes=True)
+    assert "none in use: the run goes on in bf16-mixed" in capsys.readouterr().out
+
+
 def test_tf32_is_refused_where_there_is_none(tmp_path, folder_data, weights):
     with pytest.raises(ConfigError, match=r"precision=tf32 needs an NVIDIA GPU since Ampere, and the device is cpu"):
         runs.run(tmp_path / "run", folder_data, weights, "features.precision=tf32")
@@ -175,6 +187,17 @@ def test_float32_is_exact_whatever_switches_of_torch_a_program_has_used(name, ki
     finally:
         for name, precision in as_it_was.items():
             switches[name].fp32_precision = precision
+
+
+def test_blocks_of_several_threads_end_in_any_order():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    first, second = float32(), float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not torch.backends.cudnn.allow_tf32
+    second.__exit__(None, None, None)
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
 
 
 def test_a_warning_of_two_blocks_is_told_once():

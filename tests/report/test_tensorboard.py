@@ -103,6 +103,15 @@ def test_of_many_pictures_the_projector_gets_evenly_chosen_ones(board):
     assert [line.split("\t")[2] for line in lines] == [f"{number}.jpg" for number in range(0, 1201, 3)]
 
 
+def test_a_run_that_is_resumed_overwrites_its_projector_in_silence(board, capsys):
+    for count in (3, 5):
+        write_embedding(board, _outputs(count))
+    assert capsys.readouterr().out == ""
+    board.experiment.close()
+    [names] = Path(board.log_dir).rglob("metadata.tsv")
+    assert len(names.read_text(encoding="utf-8").splitlines()) == 1 + 5
+
+
 def test_without_features_there_is_no_projector(board):
     write_embedding(board, _outputs(4, features=False))
     board.experiment.close()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import LightningModule
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import distributed, nn
 
@@ -166,16 +167,33 @@ def test_the_first_process_leaves_the_group_before_it_waits_for_the_others(group
     assert group == ["destroyed", "waited"]
 
 
-@pytest.mark.parametrize("asked", [{}, {"broadcast_buffers": True}], ids=str)
-def test_a_step_sends_no_buffers_unless_asked_to(group, monkeypatch, asked):
+class _Centred(nn.BatchNorm2d):
+    """As a layer of a user's own that trains with its buffers."""
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "sends"),
+    [
+        ({}, False, False),
+        ({"broadcast_buffers": True}, False, True),
+        ({}, True, True),
+        ({"broadcast_buffers": False}, True, False),
+    ],
+)
+def test_a_step_sends_buffers_where_own_layers_have_some_or_it_is_asked_to(group, monkeypatch, asked, own, sends):
     sent: list[int] = []
     monkeypatch.setattr(distributed, "_broadcast_coalesced", lambda group, tensors, *_: sent.append(len(tensors)))
     place = {"parallel_devices": [torch.device("cpu")], "cluster_environment": LightningEnvironment()}
-    wrapped = ddp.DDPStrategy(**place, **asked)._setup_model(_network())
+    strategy = ddp.DDPStrategy(**place, **asked)
+    strategy.model = LightningModule()
+    strategy.model.network = nn.Sequential(_Centred(3) if own else nn.Identity(), _network())
+    monkeypatch.setattr(strategy.model, "forward", strategy.model.network.forward)
+    strategy.configure_ddp()
+    wrapped = strategy.model
     # Once all have the same parameters and buffers
     sent.clear()
     wrapped(torch.rand(4, 3, 8, 8))
-    assert sent == ([3] if asked else [])
+    assert sent == ([6 if own else 3] if sends else [])
 
 
 def test_a_further_process_leaves_the_group_at_the_end_of_the_block(group):

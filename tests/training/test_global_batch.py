@@ -75,8 +75,9 @@ def test_the_statistics_of_batch_norm_are_shared_on_gpus_alone():
     _, line = notes(nn.Flatten(), normed, device="cuda:0")
     assert line.endswith("+trainer.sync_batchnorm=true shares the statistics of BatchNorm")
     assert len(notes(nn.Flatten(), normed, device="cuda:0", synced=True)) == 1
-    with pytest.raises(ConfigError, match="on GPUs alone: leave it out"):
-        notes(nn.Flatten(), normed, synced=True)
+    for processes in (1, 2):
+        with pytest.raises(ConfigError, match="on GPUs alone: leave it out"):
+            notes(nn.Flatten(), normed, processes, synced=True)
 
 
 class ActivatedNorm(nn.BatchNorm1d):

@@ -88,13 +88,16 @@ def _killed(number: int, awaited: bool) -> Any:
 _PARENT = """
 import os, subprocess, sys
 environment = {**os.environ, "TLEARN_PARENT": str(os.getpid())}
-subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=environment).wait()
+subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], env=environment).wait()
 """
 # As a process that waits for others on NCCL
 _CHILD = """
-import time
+import os, sys, time
 from tlearn.training import signals
 signals._LOOK_SECONDS = 0.01
+print("starts", flush=True)
+while sys.argv[1] == "early" and os.environ["TLEARN_PARENT"] == str(os.getppid()):
+    time.sleep(0.01)
 with signals.stoppable():
     print("waits", flush=True)
     time.sleep(20)
@@ -102,13 +105,16 @@ with signals.stoppable():
 """
 
 
-def test_a_further_process_ends_with_the_one_that_started_it():
-    parent = subprocess.Popen([sys.executable, "-c", _PARENT, _CHILD], stdout=subprocess.PIPE, text=True)
-    with parent:
-        assert parent.stdout.readline() == "waits\n"
+@pytest.mark.parametrize("killed", ["early", "later"])
+def test_a_further_process_ends_with_the_one_that_started_it(killed):
+    command = [sys.executable, "-c", _PARENT, _CHILD, killed]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout.readline() == "starts\n"
+        assert killed == "early" or parent.stdout.readline() == "waits\n"
         parent.kill()
+        parent.wait()
         # Until both have closed the pipe
-        assert parent.stdout.read() == ""
+        assert "left alone" not in parent.stdout.read()
 
 
 def test_a_signal_waits_for_a_fit_and_ends_anything_else():

@@ -73,7 +73,7 @@ def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer
     for key in sorted(settings["trainer"].keys() & parts.keys()):
         own = f": give it as +{key}.NAME._target_=..." if key in ("callbacks", "logger") else ""
         raise ConfigError(f"trainer.{key} is what the run builds itself, and would be ignored{own}")
-    _check_accelerator(settings["trainer"])
+    _check_accelerator(settings["trainer"], resumes=settings.get("resume") is not None)
     built: Trainer = build("trainer", settings["trainer"], **parts)
     check_limits(built)
     keep_signals(built)
@@ -118,15 +118,21 @@ def _loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
         raise ConfigError(f"logger={name}: {str(error.__cause__).splitlines()[0]}") from error
 
 
-def _check_accelerator(trainer: Mapping[str, Any]) -> None:
-    """Refuse a GPU that is not there, and a precision that Lightning replaces on a CPU by another."""
+def _check_accelerator(trainer: Mapping[str, Any], resumes: bool) -> None:
+    """Refuse a GPU that is not there, and a precision that Lightning replaces on a CPU by another.
+
+    A run that is resumed keeps its precision; what takes its place is said.
+    """
     accelerator, precision = trainer.get("accelerator", "auto"), str(trainer.get("precision"))
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     # On the CPU, too: torch's optimizers ask GPUs that the driver counts.
     if cuda or accelerator == "cuda" or (accelerator == "gpu" and not mps):
         require_cuda(f"trainer.accelerator={accelerator}", "trainer=cpu")
     if precision in ("16", "16-mixed") and (accelerator == "cpu" or (accelerator == "auto" and not cuda | mps)):
-        raise ConfigError(f"trainer.precision={precision} needs a GPU, and there is none in use: choose bf16-mixed")
+        told = f"trainer.precision={precision} needs a GPU, and there is none in use"
+        if not resumes:
+            raise ConfigError(f"{told}: choose bf16-mixed")
+        say(f"{told}: the run goes on in bf16-mixed")
 
 
 def _check_float32(device: torch.device, asked: str) -> None:

@@ -13,7 +13,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from tlearn.runs.trust import LIBRARIES, own_packages
+from tlearn.machine import LIBRARIES
+from tlearn.runs.trust import own_packages
 
 _CODE = (*SOURCE_SUFFIXES, *EXTENSION_SUFFIXES)
 # What the files of a package held when this process first looked: it may have imported them then.

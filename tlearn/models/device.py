@@ -1,5 +1,6 @@
 """Computing on a device: what float32 means there, parts that fit into its memory, and copies back without a wait."""
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,11 @@ from torch import Tensor
 from tlearn.console import say
 from tlearn.errors import ConfigError, OutOfMemoryError, is_out_of_memory, may_be_out_of_memory
 
+# Blocks that have begun, of all threads: the settings are the process's.
+_blocks: dict[object, bool] = {}
+_given_back: tuple[tuple[str, bool], list[tuple[Any, str]]] = ("highest", True), []
+_changing = threading.Lock()
+
 
 @contextmanager
 def float32(tf32: bool = False) -> Iterator[None]:
@@ -20,18 +26,42 @@ def float32(tf32: bool = False) -> Iterator[None]:
     By default torch lets cuDNN round the inputs of convolutions, and cuBLAS not those of products: features would
     differ from those of a CPU by 1e-3.
     """
-    _ignore_advice()
-    switches, before = _switches(), _settings()
+    global _given_back
+    block = object()
+    with _changing:
+        _ignore_advice()
+        if not _blocks:
+            _given_back = _settings(), _switches()
+        _blocks[block] = tf32
+        try:
+            _compute(tf32)
+        except BaseException:
+            _end(block)
+            raise
     try:
-        _set(("high", True) if tf32 else ("highest", False))
-        # What is not set would follow the switch of a backend, or of all.
-        for switch, _ in switches:
-            switch.fp32_precision = "tf32" if tf32 else "ieee"
         yield
     finally:
-        _set(before)
-        for switch, precision in switches:
-            switch.fp32_precision = precision
+        with _changing:
+            _end(block)
+
+
+def _end(block: object) -> None:
+    """Return to the precision of the block that is left, of any thread, or to that before the first."""
+    del _blocks[block]
+    if _blocks:
+        _compute(next(reversed(_blocks.values())))
+        return
+    settings, switches = _given_back
+    _set(settings)
+    for switch, precision in switches:
+        switch.fp32_precision = precision
+
+
+def _compute(tf32: bool) -> None:
+    _set(("high", True) if tf32 else ("highest", False))
+    # What is not set would follow the switch of a backend, or of all.
+    for switch, _ in _given_back[1]:
+        switch.fp32_precision = "tf32" if tf32 else "ieee"
 
 
 @cache

@@ -1,6 +1,7 @@
 """TensorBoard beside the curves: figures, the network's parts, hyperparameters with final metrics, features."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def write_embedding(board: TensorBoardLogger, outputs: Outputs) -> None:
     ]
     header = ["class", "prediction", "path"]
     writer: SummaryWriter = board.experiment
-    writer.add_embedding(outputs.features[::every], rows, tag=f"{outputs.split}_features", metadata_header=header)
+    # It prints that a run that is resumed has an embedding already, which it overwrites.
+    with redirect_stdout(None):
+        writer.add_embedding(outputs.features[::every], rows, tag=f"{outputs.split}_features", metadata_header=header)
     writer.flush()
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from tlearn.errors import CheckpointError
+from tlearn.machine import LIBRARIES
 from tlearn.models.backbones.base import Backbone, Body
 from tlearn.models.backbones.timm import TimmBackbone
 from tlearn.models.backbones.tiny import SmallBackbone
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
-from tlearn.runs.trust import LIBRARIES, Seat, named_packages, stored_builder, trusted
+from tlearn.runs.trust import Seat, named_packages, stored_builder, trusted
 
 # A description without trust only chooses among these.
 _BACKBONES: dict[str, Any] = {"small": SmallBackbone, "torchvision": TorchvisionBackbone, "timm": TimmBackbone}

@@ -49,9 +49,10 @@ def prediction_table(output: Path, topk: int) -> Iterator[Callable[[Sequence[str
             yield write
     else:
         with writing_text(output) as file:
-            write = csv.writer(file).writerow
-            write(columns)
-            yield write
+            writer, head = csv.writer(file), iter([columns])
+            # With the first row, so that a pipe gets nothing from what is refused
+            yield lambda row: writer.writerows([*head, row])
+            writer.writerows(head)
 
 
 @contextmanager

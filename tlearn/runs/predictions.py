@@ -1,6 +1,7 @@
 """Compute what a model makes of images: their logits or features, or their most probable classes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from typing import TypeVar
@@ -141,7 +142,8 @@ def results_of(
         return compute(transform.normalise(pixels.to(device)))
 
     batch_bytes = 3 * transform.size**2 * len(transform.versions) * batch_size
-    with keep_memory(device):
+    # For a single batch it would not pay: to return what is kept takes time for all that the process has in memory.
+    with keep_memory(device) if len(images) > batch_size else nullcontext():
         for batch in _loader(dataset, batch_size, num_workers, batch_bytes):
             readable = [pixels for pixels, _, _ in batch if pixels is not None]
             results: Iterator[Result] = iter(())

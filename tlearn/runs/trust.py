@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any
 
 from tlearn.errors import CheckpointError, ConfigError
+from tlearn.machine import LIBRARIES
 
 # Keys by which Hydra instantiates a node, and which are no arguments
 _HYDRA = ("_target_", "_partial_", "_recursive_", "_convert_")
-LIBRARIES = ("tlearn", "torch", "torchvision", "torchmetrics", "lightning", "timm")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tlearn.console import say
+from tlearn.errors import capped
 from tlearn.machine import has_gpu
 from tlearn.runs.trial import read_trials
 from tlearn.training.resume import last_path
 
+# Numbers of trials in a line
+_MOST_NUMBERS = 8
 # The parts of a configuration in which the trials of a group may differ, but for the cut of the body
 HEADS = ("head", "loss", "optimizer", "scheduler")
 # What is known to train in a group as it does alone; all else runs by itself.
@@ -162,7 +165,9 @@ def dissolve(group: Group) -> None:
 def _told(group: Group) -> str:
     numbers = sorted(member.number for member in group.members.values())
     which = (
-        f"{numbers[0]} to {numbers[-1]}" if numbers[-1] - numbers[0] == len(numbers) - 1 else f"{len(numbers)} trials"
+        f"{numbers[0]} to {numbers[-1]}"
+        if numbers[-1] - numbers[0] == len(numbers) - 1
+        else capped(map(str, numbers), _MOST_NUMBERS)
     )
     return (
         f"trials {which} train together, without checkpoints and reports of their own "

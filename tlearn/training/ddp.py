@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tlearn.console import is_main_process, warn
 from tlearn.errors import ConfigError
 from tlearn.launch import launch
+from tlearn.machine import LIBRARIES
 from tlearn.training.signals import PARENT, stopping_signal
 
 # Every process ends at about the same time.
@@ -42,12 +43,21 @@ class DDPStrategy(strategies.DDPStrategy):
     """DistributedDataParallel with a given command for its processes, and evaluation on parts of unequal size.
 
     Buffers go from rank 0 to the others before each validation (`share_buffers`), not at each step, which would send
-    those of a frozen body, too: 3 ms for DenseNet-121, where a step of a head on its features takes 1 ms. A loss or
-    module that trains with its buffers takes `+trainer.strategy.broadcast_buffers=true`.
+    those of a frozen body, too: 3 ms for DenseNet-121, where a step of a head on its features takes 1 ms. Layers that
+    are not a library's may train with theirs: where one has some, or `broadcast_buffers` says so, each step sends all.
     """
 
-    def __init__(self, *args: Any, broadcast_buffers: bool = False, **more: Any) -> None:
-        super().__init__(*args, **more | {_BUFFERS: broadcast_buffers})
+    def __init__(self, *args: Any, broadcast_buffers: bool | None = None, **more: Any) -> None:
+        super().__init__(*args, **more | {_BUFFERS: bool(broadcast_buffers)})
+        self._sends_buffers = broadcast_buffers
+
+    def configure_ddp(self) -> None:
+        """Wrap the module, and decide whether each step sends its buffers."""
+        super().configure_ddp()
+        if self._sends_buffers is None and isinstance(self.model, DistributedDataParallel):
+            layers = [one for one in self.model.modules() if next(one.buffers(recurse=False), None) is not None]
+            own = any(type(one).__module__.partition(".")[0] not in LIBRARIES for one in layers)
+            setattr(self.model, _BUFFERS, own)
 
     def _configure_launcher(self) -> None:
         super()._configure_launcher()

@@ -35,10 +35,10 @@ def step_notes(
             f"trainer.sync_batchnorm would put plain norms in the place of {others[0]}, without what else it computes: "
             "leave it out"
         )
+    if synced and not on_gpu:
+        raise ConfigError("trainer.sync_batchnorm works on GPUs alone: leave it out on a CPU")
     if processes == 1:
         return []
-    if synced and not on_gpu:
-        raise ConfigError("trainer.sync_batchnorm works on GPUs alone: leave it out with trainer=ddp_cpu")
     factors, images = f"{processes} processes x data.batch_size={batch_size}", processes * batch_size
     if (steps := trainer.accumulate_grad_batches) > 1:
         factors += f" x trainer.accumulate_grad_batches={steps}"

@@ -93,8 +93,21 @@ def stoppable() -> Iterator[None]:
 
 
 def _is_further_process() -> bool:
-    """Return whether another process of the run has started this one, and decides for both."""
-    return os.environ.get(PARENT) == str(os.getppid())
+    """Return whether another process of the run has started this one, and decides for both; also one that is gone."""
+    parent = os.environ.get(PARENT)
+    return parent is not None and (int(parent) == os.getppid() or _is_gone(int(parent)))
+
+
+def _is_gone(process: int) -> bool:
+    # On Windows it would be a signal, and processes keep their parent.
+    if os.name == "nt":
+        return False
+    try:
+        os.kill(process, 0)
+    # Refused for another user's, which is there
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
+    return False
 
 
 def _end_with(parent: int) -> None:
