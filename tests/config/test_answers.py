@@ -90,7 +90,7 @@ MISTYPED = [
 
 
 @pytest.fixture
-def answer(tmp_path, monkeypatch, capsys, options_composed_once) -> Callable[..., str]:
+def answer(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
     """Give a function that types arguments in one way and returns the first line of the answer."""
     monkeypatch.chdir(tmp_path)
 

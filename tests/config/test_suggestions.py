@@ -18,7 +18,7 @@ NEEDS = {"predict": ["run=r", "images=i"], "evaluate": ["run=r"]}
 
 
 @pytest.fixture
-def refused(tmp_path, monkeypatch, capsys, options_composed_once):
+def refused(tmp_path, monkeypatch, capsys):
     """Give a function that returns the message for arguments which a program refuses before its task."""
     monkeypatch.chdir(tmp_path)
 

@@ -62,11 +62,6 @@ def measuring_trainer(settings: Mapping[str, Any], folder: Path) -> Trainer:
 def _trainer(settings: Mapping[str, Any], folder: Path, **parts: Any) -> Trainer:
     """Build a Trainer with its strategy from its settings and further arguments."""
     ignore_expected_warnings()
-    if (asked := str(settings["trainer"].get("precision"))).startswith("transformer-engine"):
-        raise ConfigError(
-            f"trainer.precision={asked} puts layers of its own in the place of the network's, which no model folder "
-            "holds: choose bf16-mixed"
-        )
     if slurm_tasks() and launch() is None:
         parts["plugins"] = [*parts.get("plugins", ()), OwnProcesses()]
     tell_lightning()
@@ -119,11 +114,16 @@ def _loggers(nodes: Mapping[str, Any] | None, folder: Path) -> list[Logger]:
 
 
 def _check_accelerator(trainer: Mapping[str, Any], resumes: bool) -> None:
-    """Refuse a GPU that is not there, and a precision that Lightning replaces on a CPU by another.
+    """Refuse a GPU that is not there, and a precision that Lightning replaces on a CPU, or replaces layers for.
 
     A run that is resumed keeps its precision; what takes its place is said.
     """
     accelerator, precision = trainer.get("accelerator", "auto"), str(trainer.get("precision"))
+    if precision.startswith("transformer-engine"):
+        raise ConfigError(
+            f"trainer.precision={precision} puts layers of its own in the place of the network's, which no model "
+            "folder holds: choose bf16-mixed"
+        )
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     # On the CPU, too: torch's optimizers ask GPUs that the driver counts.
     if cuda or accelerator == "cuda" or (accelerator == "gpu" and not mps):

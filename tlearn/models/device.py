@@ -33,12 +33,9 @@ def float32(tf32: bool = False) -> Iterator[None]:
         if not _blocks:
             _given_back = _settings(), _switches()
         _blocks[block] = tf32
-        try:
-            _compute(tf32)
-        except BaseException:
-            _end(block)
-            raise
     try:
+        with _changing:
+            _compute(tf32)
         yield
     finally:
         with _changing:
