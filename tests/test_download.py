@@ -213,12 +213,13 @@ def test_no_server_is_reported_with_the_place_for_the_file(tmp_path, monkeypatch
     assert "\n" not in message
 
 
-def test_offline_opens_no_socket_and_still_uses_what_is_there(server, hosts, tmp_path, monkeypatch):
+def test_offline_opens_no_socket_and_still_uses_what_is_there(server, hosts, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TLEARN_OFFLINE", "1")
     url = server.url("/w", Answer(BODY))
     with pytest.raises(DownloadError, match=r"TLEARN_OFFLINE.*put the file by hand at"):
         fetch(url, tmp_path / "new" / "w")
     assert hosts == []
+    assert "downloading" not in "".join(capsys.readouterr())
     assert not (tmp_path / "new").exists()
     (tmp_path / "w").write_bytes(BODY)
     assert fetch(url, tmp_path / "w", sha256=DIGEST) == tmp_path / "w"

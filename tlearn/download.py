@@ -86,8 +86,7 @@ def _obtain(url: str, path: Path, sha256: str | None, what: str, by_hand: str) -
         if os.path.exists(path):
             _check_present(path, sha256)
         else:
-            say(f"downloading {what} from {url} to {path}")
-            _download(url, path, sha256)
+            _download(url, path, sha256, what)
     except _Failed as failure:
         raise DownloadError(f"cannot get {what} from {url}: {failure}; try again later, or {by_hand}") from failure
     return path
@@ -106,10 +105,11 @@ def _check_present(path: Path, sha256: str | None) -> None:
         raise _Failed(f"{path.absolute()} is there and {reason} to download it again")
 
 
-def _download(url: str, path: Path, sha256: str | None) -> None:
+def _download(url: str, path: Path, sha256: str | None, what: str) -> None:
     _check_address(url)
     if is_offline():
         raise _Failed("TLEARN_OFFLINE is set, so nothing is downloaded")
+    say(f"downloading {what} from {url} to {path}")
     with writing(path, durable=True) as file:
         got, size = _save_patiently(url, file)
         if sha256 is not None and not got.startswith(sha256.lower()):
