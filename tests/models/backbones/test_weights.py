@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tlearn.errors import CheckpointError
+from tlearn.errors import CheckpointError, ConfigError
 from tlearn.models.backbones.weights import load_body, read_state_dict, weights_path
 
 
@@ -199,3 +199,6 @@ def test_only_a_file_ending_makes_a_path(tmp_path, monkeypatch):
     for name in ("a" * 300, "~nobody-of-this-name/w"):
         with pytest.raises(CheckpointError, match="no weights file"):
             weights_path(f"{name}.pth")
+    for given in ("labels.csv", "new/none.ckpt", "~/w", "./IMAGENET1K_V1", str(tmp_path)):
+        with pytest.raises(ConfigError, match=rf"^backbone.weights={given}: files of weights end in .pth, "):
+            weights_path(given)

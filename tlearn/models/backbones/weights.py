@@ -14,15 +14,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from tlearn.errors import CheckpointError
+from tlearn.errors import CheckpointError, ConfigError
 from tlearn.models.digests import check_claims, check_safetensors
 
 ENDINGS = (".pth", ".pt", ".safetensors")
 
 
 def weights_path(weights: str | None) -> Path | None:
-    """Return the file that `weights` names by its ending, or None for a name; CheckpointError if it is missing."""
+    """Return the file that `weights` names by its ending, or None for a name.
+
+    Raises CheckpointError if it is missing, ConfigError for a path that has no ending of weights.
+    """
     if weights is None or not weights.lower().endswith(ENDINGS):
+        if weights is not None and (os.path.dirname(weights) or os.path.splitext(weights)[1]):
+            raise ConfigError(f"backbone.weights={weights}: files of weights end in {', '.join(ENDINGS)}")
         return None
     path = Path(os.path.expanduser(weights))
     if not os.path.isfile(path):
