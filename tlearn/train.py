@@ -30,7 +30,7 @@ def train(config: DictConfig) -> dict[str, float]:
     from tlearn.runs.record import RunRecord
     from tlearn.training.best import evaluate_best
     from tlearn.training.ddp import further_processes, wait_for_record
-    from tlearn.training.last_checkpoint import restoring
+    from tlearn.training.last_checkpoint import restoring, seconds_before
     from tlearn.training.loggers import log_results, tracked
 
     started = time.monotonic()
@@ -62,11 +62,12 @@ def train(config: DictConfig) -> dict[str, float]:
                 fit_started = time.monotonic()
                 with restoring(trainer):
                     trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-                fit_seconds = time.monotonic() - fit_started
+                before = seconds_before(trainer)
+                fit_seconds = before + time.monotonic() - fit_started
                 metrics, outputs = evaluate_best(trainer, module, data, run.path, plan)
                 metrics |= calibrate(outputs) | parts.network.sizes()
                 metrics |= {f"tune/{key}": value for key, value in record.tuned().items()}
-                metrics |= {"time/fit_s": fit_seconds, "time/total_s": time.monotonic() - started}
+                metrics |= {"time/fit_s": fit_seconds, "time/total_s": before + time.monotonic() - started}
                 log_results(trainer.loggers, metrics)
             if is_main_process():
                 if trainer.fast_dev_run:  # type: ignore[attr-defined]

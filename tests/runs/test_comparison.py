@@ -22,13 +22,14 @@ from tlearn.runs.ranking import Entry, ranked
 from tlearn.runs.trial import Trial, write_trial
 
 
-def write_run(folder, settings, metrics=None, choices=None, log=()):
+def write_run(folder, settings, metrics=None, choices=None, log=(), job="train"):
     """Write what a training leaves in its folder."""
     (folder / ".hydra").mkdir(parents=True)
     config = {"seed": 0, "backbone": {"name": "tiny"}, "optimizer": {"lr": 0.1}, "paths": {"output_dir": str(folder)}}
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump({**config, **settings}), encoding="utf-8")
-    chosen = {"hydra": {"runtime": {"choices": {"hydra": "default", "loading@data": "default", **(choices or {})}}}}
-    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(chosen), encoding="utf-8")
+    chosen = {"hydra": "default", "loading@data": "default", **(choices or {})}
+    hydra = {"hydra": {"job": {"name": job}, "runtime": {"choices": chosen}}}
+    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(hydra), encoding="utf-8")
     if metrics is not None:
         (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
     if log:
@@ -86,6 +87,12 @@ def test_a_run_that_is_not_done_is_named_with_its_reason(tmp_path):
     failed, going_on = (read_run(tmp_path / "sweep" / str(number)) for number in (0, 1))
     assert (failed.status, failed.error) == ("failed (3)", "a.jpg: cut short")
     assert going_on.status == "unfinished"
+
+
+@pytest.mark.parametrize("program", ["check", "bench"])
+def test_what_was_checked_or_timed_is_no_run(tmp_path, program):
+    for metrics in (None, {"cpu/step_s": 1.0}):
+        assert read_run(write_run(tmp_path / f"{metrics}", {}, metrics, job=program)) is None
 
 
 @pytest.mark.parametrize("file", [".hydra/config.yaml", ".hydra/hydra.yaml", "metrics.json"])

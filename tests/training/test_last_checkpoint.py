@@ -152,6 +152,24 @@ def test_a_best_checkpoint_that_a_killed_run_could_not_remove_is_gone_once_it_go
     assert result(folder) == result(straight("images"))
 
 
+def save(state: dict[str, Any], path: Path) -> None:
+    with writing(path) as file, sealing_zip(file) as sealed:
+        torch.save(state, sealed)
+
+
+@pytest.mark.parametrize("more", [(), ("trainer.max_epochs=4", "callbacks.early_stopping=null")])
+def test_the_time_of_all_processes_that_trained_counts(straight, tmp_path, more):
+    folder = shutil.copytree(straight("full batch"), tmp_path / "run")
+    path = folder / "checkpoints" / "last.ckpt"
+    state = torch.load(path, weights_only=True)
+    assert state["progress"]["seconds"] > 0
+    state["progress"]["seconds"] = 1000.0
+    save(state, path)
+    assert program("train", f"resume={folder}", *more, cwd=tmp_path).returncode == 0
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["time/total_s"] > metrics["time/fit_s"] > 1000
+
+
 @pytest.mark.parametrize(
     ("keys", "value"),
     [
@@ -175,8 +193,7 @@ def test_a_checkpoint_whose_content_is_not_a_state_of_the_run_is_named(
         place = place[key]
     assert keys[-1] in place
     place[keys[-1]] = value
-    with writing(path) as file, sealing_zip(file) as sealed:
-        torch.save(whole, sealed)
+    save(whole, path)
     done = program("train", f"resume={folder}", "trainer.max_epochs=4", cwd=tmp_path)
     assert done.returncode == 4
     assert str(path) in done.stderr

@@ -34,7 +34,7 @@ _NO_SETTINGS = (
 )
 # Far more than a configuration has: a few lines of YAML can stand for millions of values.
 _MOST_SETTINGS = 5000
-_CONFIG, _CHOICES, _METRICS = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path("metrics.json")
+_CONFIG, _HYDRA, _METRICS = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path("metrics.json")
 _MODEL = Path("model/model.json")
 
 
@@ -104,14 +104,14 @@ def read_run(folder: Path) -> Run | None:
         settings = dict(islice(leaves(_configuration(folder)), _MOST_SETTINGS))
         if (folder / TUNED).is_file():
             settings |= _json(folder / TUNED)
-        choices = _choices(folder)
+        job, choices = _job(folder)
         found = _json(folder / _METRICS) if (folder / _METRICS).is_file() else {}
         metrics = {name: value for name, value in found.items() if isinstance(value, int | float)}
     # Damaged or truncated files can parse as any structure.
     except Exception as error:
         return Run(folder, "damaged", error=(str(error) or type(error).__name__).splitlines()[0])
-    # Evaluations can have a backbone too.
-    if not any(key.partition(".")[0] == "optimizer" for key in settings):
+    # Evaluations can have a backbone too, and what is only checked or timed all that a training has.
+    if job in ("check", "bench") or not any(key.partition(".")[0] == "optimizer" for key in settings):
         return None
     settings = {key: value for key, value in settings.items() if not key.startswith(_NO_SETTINGS)}
     status, reason = ("done", "") if metrics else _failure(folder)
@@ -133,12 +133,14 @@ def _configuration(folder: Path) -> Any:
     return _yaml(folder / _CONFIG) if (folder / _CONFIG).is_file() else _json(folder / _MODEL)["config"]
 
 
-def _choices(folder: Path) -> dict[str, str]:
-    if not (folder / _CHOICES).is_file():
-        return {}
-    choices = _yaml(folder / _CHOICES)["hydra"]["runtime"]["choices"]
+def _job(folder: Path) -> tuple[str, dict[str, str]]:
+    """Return the name of the program, if the folder tells it, and the option of each group."""
+    if not (folder / _HYDRA).is_file():
+        return "", {}
+    hydra = _yaml(folder / _HYDRA)["hydra"]
+    choices = hydra["runtime"]["choices"]
     own = {group.partition("@")[0]: option for group, option in choices.items() if not group.startswith("hydra")}
-    return {
+    return hydra["job"]["name"], {
         group: "null" if option is None else str(option)
         for group, option in own.items()
         if f"{group}." not in _NO_SETTINGS

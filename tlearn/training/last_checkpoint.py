@@ -40,7 +40,9 @@ class LastCheckpoint(Callback):
     def __init__(self, dirpath: str | Path, every_seconds: float = 300.0) -> None:
         require("callbacks.last.every_seconds", every_seconds)
         self._path, self.every_seconds = Path(dirpath) / "last.ckpt", every_seconds
-        self._saved_at = time.monotonic()
+        self._saved_at = self._started = time.monotonic()
+        # Of earlier processes, up to the state that this fit goes on from
+        self.seconds_before = 0.0
         self._is_saving = False
         # What all processes of a run on several GPUs were asked at the batch before
         self._last_flags: Arriving | None = None
@@ -48,6 +50,7 @@ class LastCheckpoint(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what the last state names until there is a new one."""
+        self._started = time.monotonic()
         _files(trainer).defers_removal = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,6 +150,7 @@ class LastCheckpoint(Callback):
             "within_epoch": within,
             "stopped": trainer.should_stop,
             "rows": _table(trainer).rows,
+            "seconds": self.seconds_before + time.monotonic() - self._started,
             "superseded": _files(trainer).superseded(),
             "processes": _of_all_processes(trainer, own),
         }
@@ -160,6 +164,7 @@ class LastCheckpoint(Callback):
             if not all(isinstance(score, Tensor) for score in scores):
                 raise TypeError(f"a score is {scores[0]!r}")
         trainer.should_stop = self._restored["stopped"]
+        self.seconds_before = self._restored["seconds"]
         _table(trainer).keep(self._restored["rows"])
         if trainer.is_global_zero:
             _files(trainer).supersede(self._restored["superseded"])
@@ -170,6 +175,12 @@ class LastCheckpoint(Callback):
 def restoring(trainer: Trainer) -> AbstractContextManager[None]:
     """Name the checkpoint that a fit goes on from in errors of its content."""
     return _files(trainer).restoring()
+
+
+def seconds_before(trainer: Trainer) -> float:
+    """Return how long earlier processes trained, in seconds, up to the state that a fit went on from."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return sum(one.seconds_before for one in callbacks if isinstance(one, LastCheckpoint))
 
 
 def _step_back(loops: dict[str, Any], trainer: Trainer) -> None:
