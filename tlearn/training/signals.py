@@ -5,8 +5,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tlearn.data.workers import leave_signals
@@ -107,6 +108,9 @@ def _is_gone(process: int) -> bool:
     # Refused for another user's, which is there
     except OSError as error:
         return isinstance(error, ProcessLookupError)
+    # One that was killed is there until its own parent asks how it ended.
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b") ")[2].startswith(b"Z")
     return False
 
 
