@@ -15,15 +15,18 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigSource
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tlearn.config.tree import CONF_DIR
 
 _SHIPPED = {("pkg", "hydra.conf"), ("file", str(CONF_DIR)), ("tlearn", "options"), ("structured", "")}
 
 
-def _stored(node: object) -> object:
-    return [(name, _stored(of)) for name, of in node.items()] if isinstance(node, Mapping) else id(node)
+def _stored(node: Any) -> object:
+    """Return the content of Hydra's store, whose nodes are copied whenever its globals are kept."""
+    if isinstance(node, Mapping):
+        return [(name, _stored(of)) for name, of in node.items()]
+    return node.node, OmegaConf.get_type(node.node), node.package, node.provider
 
 
 def _written(folder: str) -> list[object]:
