@@ -190,7 +190,9 @@ def test_a_page_tells_right_from_wrong_where_folders_name_the_classes(ask, tmp_p
     (next(sorted_pictures.iterdir()) / "bad.jpg").write_bytes(b"nothing")
     with pytest.raises(DataError):
         ask(sorted_pictures, page=str(tmp_path / "q.html"))
-    assert "6 of 7 images" in (tmp_path / "q.html").read_text(encoding="utf-8")
+    text = (tmp_path / "q.html").read_text(encoding="utf-8")
+    assert "6 of 7 images" in text
+    assert re.search(r"1 image cannot be read and has no row in .*bad\.jpg: ", text, re.DOTALL)
 
 
 def test_a_page_has_images_from_the_working_folder_and_from_elsewhere(tmp_path):

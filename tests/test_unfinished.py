@@ -385,7 +385,7 @@ def test_of_many_unreadable_images_the_error_names_the_first(ask, tmp_path, pict
         ask(pictures)
     lines = str(caught.value).splitlines()
     assert len(lines) == 22
-    assert lines[-1] == "  ... and 5 more, named above"
+    assert lines[-1] == "  ... and 5 more, named by warnings"
     told = capsys.readouterr().err
     for number in range(25):
         assert (f"bad{number:02}.png: not an image" in str(caught.value)) == (number < 20)

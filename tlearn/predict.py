@@ -58,15 +58,17 @@ def predict(config: DictConfig) -> dict[str, float]:
                 key, predictions = partial(prediction_key, settings, model), partial(predictions_of, model, **options)
                 found = answers(images, key, settings["batch_size"], predictions)
                 written = _write_rows(write, found, MOST_SHOWN, target)
+                error = written.error("standard output" if output == STDOUT else str(output))
             if page_file is not None:
                 score = (written.right, len(images) - written.bad) if target else None
                 targets = {str(one.image): target(str(one.image)) for one in written.first} if target else {}
                 content = (written.first, len(images), model.name, targets, score, model.decoder.bit_depth)
-                page_file.write(predictions_page(*content))
+                page_file.write(predictions_page(*content, unreadable=str(error or "").splitlines()))
         with telling():
             say(f"{len(images) - written.bad:,} of {len(images):,} images classified")
             answer(*(path.absolute() for path in (output, page) if path not in (None, STDOUT)))
-    written.check("standard output" if output == STDOUT else output)
+    if error is not None:
+        raise error
     return {"pictures": len(images)}
 
 
@@ -103,15 +105,14 @@ class _TableSummary:
     named: list[str] = field(default_factory=list)
     right: int = 0
 
-    def check(self, table: object) -> None:
-        """Raise an error that names images without a row, if there are any."""
-        if self.bad:
-            subject = (
-                "1 image cannot be read and has" if self.bad == 1 else f"{self.bad:,} images cannot be read and have"
-            )
-            more = [f"... and {self.bad - _MOST_NAMED:,} more, named above"] if self.bad > _MOST_NAMED else []
-            reasons = "\n".join(f"  {line}" for line in [*self.named, *more])
-            raise DataError(f"{subject} no row in {table}:\n{reasons}")
+    def error(self, table: str) -> DataError | None:
+        """Return the error that names images without a row, if there are any."""
+        if not self.bad:
+            return None
+        subject = "1 image cannot be read and has" if self.bad == 1 else f"{self.bad:,} images cannot be read and have"
+        more = [f"... and {self.bad - _MOST_NAMED:,} more, named by warnings"] if self.bad > _MOST_NAMED else []
+        reasons = "\n".join(f"  {line}" for line in [*self.named, *more])
+        return DataError(f"{subject} no row in {table}:\n{reasons}")
 
 
 def _write_rows(

@@ -20,6 +20,7 @@ def predictions_page(
     targets: Mapping[str, str],
     score: tuple[int, int] | None,
     bit_depth: int | None = None,
+    unreadable: Sequence[str] = (),
 ) -> str:
     """Return the text of a page.
 
@@ -30,6 +31,7 @@ def predictions_page(
         targets: the classes that folders name, by path; empty where they name none.
         score: right predictions and images with a target, or None without targets.
         bit_depth: as the decoder takes it.
+        unreadable: what is to be said of images that could not be read.
     """
     thumbnails = Thumbnails(Path(), MOST_SHOWN, bit_depth=bit_depth)
     answers = [(str(prediction.image), prediction.best) for prediction in predictions]
@@ -50,6 +52,8 @@ def predictions_page(
         right, scored = score
         found = f"Top-1 {percent(right / scored)}: {right:,} of {scored:,} images, by the names of folders"
         blocks.insert(0, Text([found]))
+    if unreadable:
+        blocks.insert(0, Text(unreadable, warning=True))
     source = f"from {common}, " if common else ""
     title = f"{len(predictions)} of {count} images"
     return page_text(title, [Section("Images", blocks)], f"{source}classified by {model_name}")
