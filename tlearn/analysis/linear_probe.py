@@ -12,6 +12,8 @@ from torch.nn import functional as F
 # the number of classes, as each class has a smaller share of the mean where there are many.
 _WEIGHT_DECAY = 0.01
 _MOST_STEPS = 100
+# Part of its mean by which a feature varies when it is constant but for rounding
+_ROUNDING = 1e-6
 # Images of which statistics are computed at once
 _ROWS = 1024
 
@@ -43,8 +45,8 @@ class Standardisation:
 
     @property
     def scale(self) -> Tensor:
-        """Divisor of the features; 1 for constant ones."""
-        return self.deviation.where(self.deviation > 0, 1.0)
+        """Divisor of the features; 1 for constant ones, whose rounding would become noise."""
+        return self.deviation.where(self.deviation > _ROUNDING * self.mean.abs(), 1.0)
 
     def __call__(self, features: Tensor) -> Tensor:
         """Standardise features [N, F]."""
