@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from tlearn.console import say, session
+from tlearn.errors import DataError
 from tlearn.runs.comparison import (
     Run,
     comparison_table,
@@ -87,6 +89,16 @@ def test_a_run_that_is_not_done_is_named_with_its_reason(tmp_path):
     failed, going_on = (read_run(tmp_path / "sweep" / str(number)) for number in (0, 1))
     assert (failed.status, failed.error) == ("failed (3)", "a.jpg: cut short")
     assert going_on.status == "unfinished"
+
+
+def test_the_error_that_ended_a_run_is_named_until_it_goes_on(tmp_path):
+    folder = write_run(tmp_path / "run", {})
+    with pytest.raises(DataError), session(folder / "train.log", quiet=True):
+        raise DataError("no images:\n2 files\n2026-11-27 notes")
+    assert read_run(folder).error == "no metrics.json: ended by DataError, as train.log tells"
+    with session(folder / "train.log", quiet=True):
+        say("epoch    1/2")
+        assert read_run(folder).error == "no metrics.json: still running, or stopped"
 
 
 @pytest.mark.parametrize("program", ["check", "bench"])

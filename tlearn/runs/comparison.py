@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,7 +36,9 @@ _NO_SETTINGS = (
 # Far more than a configuration has: a few lines of YAML can stand for millions of values.
 _MOST_SETTINGS = 5000
 _CONFIG, _HYDRA, _METRICS = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path("metrics.json")
-_MODEL = Path("model/model.json")
+_MODEL, _LOG = Path("model/model.json"), "train.log"
+# Each record of a log, with the error that ended a run
+_RECORDS = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:ERROR +ended by (\w+))?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,12 @@ def _failure(folder: Path) -> tuple[str, str]:
     failed = [trial for trial in read_trials(folder) if trial.status == "failed"]
     if failed:
         return failed[-1].outcome, failed[-1].error
-    return "unfinished", "no metrics.json: still running, or stopped"
+    try:
+        ended = _RECORDS.findall((folder / _LOG).read_text(encoding="utf-8", errors="replace"))[-1:]
+    except OSError:
+        ended = []
+    reason = f"ended by {ended[0]}, as {_LOG} tells" if any(ended) else "still running, or stopped"
+    return "unfinished", f"no metrics.json: {reason}"
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
