@@ -13,9 +13,13 @@ import torch
 from torch.nn import functional as F
 
 from tests import small_runs as runs
+from tests.conftest import COLOURS, draw_classes
 from tests.forks import Running
 from tests.models.families import FAMILIES, body_of
+from tlearn.config import build
 from tlearn.config.compose import compose
+from tlearn.config.prepared import prepared
+from tlearn.data.datamodule import SplitDataModule
 from tlearn.data.decode import Decoder
 from tlearn.data.transforms import Transform
 from tlearn.errors import ConfigError
@@ -24,6 +28,7 @@ from tlearn.features import choose, compute, extract, precision
 from tlearn.features.extract import Extractor, Reader
 from tlearn.models.backbones.torchvision import TorchvisionBackbone
 from tlearn.models.network import TransferNetwork
+from tlearn.runs.folder import RunFolder
 from tlearn.runs.model import load_model
 
 FIGURES = ("val/loss", "val/top1", "test/loss", "test/top1", "epoch/best", "params/trainable")
@@ -32,6 +37,31 @@ FIGURES = ("val/loss", "val/top1", "test/loss", "test/top1", "epoch/best", "para
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs.write_weights(tmp_path_factory.mktemp("weights") / "weights.pth")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return images for the tests that only read them."""
+    root = tmp_path_factory.mktemp("pictures")
+    for split, count, first in (("train", 8, 0), ("val", 4, 100), ("test", 4, 200)):
+        draw_classes(root / split, count, tuple(COLOURS), first)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory, pictures, weights) -> tuple[Path, dict]:
+    """Return the folder of a run on cached features, and its metrics."""
+    folder = tmp_path_factory.mktemp("cached") / "run"
+    return folder, runs.run(folder, pictures, weights)
+
+
+def choose_data(folder: Path, data: Path, weights: Path, *more: str) -> SplitDataModule:
+    """Go as far as a run's choice of data, by when all its features are computed, and train nothing."""
+    run = RunFolder(folder)
+    with run.claimed(again=False):
+        parts = prepared(compose(runs.overrides(data, weights, *more), output_dir=folder), run)
+        options = build.feature_options(parts.settings, parts.backbone)
+        return choose.choose_features(options, parts.module, parts.images, parts.trainer)
 
 
 @pytest.fixture
@@ -57,31 +87,42 @@ def same(one: dict, other: dict) -> None:
     "more",
     [
         ("head=mlp", "head.dropout=0.5", "data.balance=sampler", "transforms.average=[crop,flip,squash]"),
-        ("finetune=partial", "finetune.stages=[stage4.2]", "finetune.body_lr_scale=1.0"),
-        ("finetune=gradual", "finetune.later_stages=[conv5]", "finetune.unfreeze_epoch=1"),
-        ("transforms.average=[crop,pad]", "finetune=partial", "finetune.stages=[conv5]"),
-        ("transforms.fit=squash", "backbone.pooling=avgmax"),
-        ("data.balance=weights", "loss.label_smoothing=0.1", "trainer.accumulate_grad_batches=2"),
+        (
+            "finetune=partial",
+            "finetune.stages=[stage4.2]",
+            "finetune.body_lr_scale=1.0",
+            "transforms.average=[crop,pad]",
+        ),
+        (
+            "finetune=gradual",
+            "finetune.later_stages=[conv5]",
+            "finetune.unfreeze_epoch=1",
+            "transforms.fit=squash",
+            "backbone.pooling=avgmax",
+            "data.balance=weights",
+            "loss.label_smoothing=0.1",
+            "trainer.accumulate_grad_batches=2",
+        ),
     ],
-    ids=lambda more: " ".join(more) or "default",
+    ids=lambda more: more[0],
 )
-def test_figures_equal_those_from_pictures(tmp_path, folder_data, weights, capsys, more):
+def test_figures_equal_those_from_pictures(tmp_path, pictures, weights, capsys, more):
     more = ("trainer.max_epochs=2", *more)
-    pictures = runs.run(tmp_path / "plain", folder_data, weights, "features=off", *more)
+    plain = runs.run(tmp_path / "plain", pictures, weights, "features=off", *more)
     assert "features: on the fly, because features=off" in capsys.readouterr().out
-    cached = runs.run(tmp_path / "cached", folder_data, weights, "features=cache", *more)
+    cached = runs.run(tmp_path / "cached", pictures, weights, "features=cache", *more)
     assert "computed once" in capsys.readouterr().out
-    same(cached, pictures)
+    same(cached, plain)
 
 
-# Of each kind one: plain, with branches, of other inputs, with attention over windows, over a grid, over all patches
-@pytest.mark.parametrize("name", ["squeezenet1_1", "densenet121", "inception_v3", "swin_v2_t", "maxvit_t", "vit_b_32"])
-def test_a_family_gives_the_same_from_features_as_from_pictures(name, tmp_path, folder_data):
+# Of each kind one: plain, with branches and other inputs, with attention over windows, over a grid, over all patches
+@pytest.mark.parametrize("name", ["squeezenet1_1", "googlenet", "swin_v2_t", "maxvit_t", "vit_b_32"])
+def test_a_family_gives_the_same_from_features_as_from_pictures(name, tmp_path, pictures):
     size, body = FAMILIES[name][0], body_of(name)
     network = TransferNetwork(body, torch.nn.LazyLinear(3)).eval()
     transform = Transform({**TorchvisionBackbone(name, None).preprocessing(), "resize": size, "size": size})
     # One of each class
-    files = sorted(folder_data.glob("test/*/*.jpg"))[::4]
+    files = sorted(pictures.glob("test/*/*.jpg"))[::4]
     targets = torch.arange(3)
     extractor = Extractor(network.frozen_part(size).module, Reader(Decoder(), transform, transform))
     images = torch.stack([transform(Decoder()(file)) for file in files])
@@ -99,20 +140,20 @@ def test_a_family_gives_the_same_from_features_as_from_pictures(name, tmp_path, 
 def test_a_second_run_computes_nothing_and_a_new_picture_costs_one(
     tmp_path, folder_data, weights, computed, draw_split
 ):
-    runs.run(tmp_path / "first", folder_data, weights)
-    runs.run(tmp_path / "second", folder_data, weights, "optimizer.lr=0.01", "head=mlp", "seed=1")
+    choose_data(tmp_path / "first", folder_data, weights)
+    choose_data(tmp_path / "second", folder_data, weights, "optimizer.lr=0.01", "head=mlp", "seed=1")
     assert computed == [48]
     draw_split(folder_data / "val", 1, ("red",), first=300)
-    runs.run(tmp_path / "third", folder_data, weights)
+    choose_data(tmp_path / "third", folder_data, weights)
     assert computed == [48, 1]
     picture = folder_data / "train" / "red" / "red_0.jpg"
     os.utime(picture, (1, 1))
-    runs.run(tmp_path / "fourth", folder_data, weights)
+    choose_data(tmp_path / "fourth", folder_data, weights)
     assert computed == [48, 1, 1]
 
 
-def test_features_are_of_what_they_depend_on(tmp_path, folder_data, weights, computed):
-    runs.run(tmp_path / "first", folder_data, weights)
+def test_features_are_of_what_they_depend_on(tmp_path, pictures, weights, computed):
+    choose_data(tmp_path / "first", pictures, weights)
     for number, more in enumerate(
         [
             ("transforms.fit=squash",),
@@ -123,10 +164,10 @@ def test_features_are_of_what_they_depend_on(tmp_path, folder_data, weights, com
         ]
     ):
         computed.clear()
-        runs.run(tmp_path / str(number), folder_data, weights, *more)
+        choose_data(tmp_path / str(number), pictures, weights, *more)
         assert sum(computed) >= 48, more
     computed.clear()
-    runs.run(tmp_path / "other", folder_data, runs.write_weights(tmp_path / "other.pth", seed=1))
+    choose_data(tmp_path / "other", pictures, runs.write_weights(tmp_path / "other.pth", seed=1))
     assert computed == [48]
 
 
@@ -143,63 +184,63 @@ def test_features_are_of_what_they_depend_on(tmp_path, folder_data, weights, com
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_on_the_fly_where_features_are_not_the_same_and_the_log_says_why(
-    tmp_path, folder_data, weights, capsys, computed, more, reason
+    tmp_path, pictures, weights, capsys, computed, more, reason
 ):
-    runs.run(tmp_path / "run", folder_data, weights, *more)
+    choose_data(tmp_path / "run", pictures, weights, *more)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("features: on the fly, because")]
     assert len(lines) == 1
     assert reason in lines[0]
     assert computed == []
     if "fast_dev_run" not in reason:
         with pytest.raises(ConfigError, match="features=cache needs cached features"):
-            runs.run(tmp_path / "forced", folder_data, weights, "features=cache", *more)
+            choose_data(tmp_path / "forced", pictures, weights, "features=cache", *more)
 
 
-def test_views_are_drawn_once_and_shared_by_seeds(tmp_path, folder_data, weights, computed, capsys):
+def test_views_are_drawn_once_and_shared_by_seeds(tmp_path, pictures, weights, computed, capsys):
     more = ("transforms=light", "features.views=3", "trainer.max_epochs=2")
-    first = runs.run(tmp_path / "first", folder_data, weights, *more)
+    first = runs.run(tmp_path / "first", pictures, weights, *more)
     assert computed == [24, 3 * 24]
-    again = runs.run(tmp_path / "again", folder_data, weights, *more)
+    again = runs.run(tmp_path / "again", pictures, weights, *more)
     assert computed == [24, 72]
     same(again, first)
-    runs.run(tmp_path / "seed", folder_data, weights, *more, "seed=7")
+    choose_data(tmp_path / "seed", pictures, weights, *more, "seed=7")
     assert computed == [24, 72]
-    runs.run(tmp_path / "more", folder_data, weights, "transforms=light", "features.views=4")
+    choose_data(tmp_path / "more", pictures, weights, "transforms=light", "features.views=4")
     assert computed == [24, 72, 24]
     # The deterministic features of val and test are those of every run.
-    runs.run(tmp_path / "none", folder_data, weights)
+    choose_data(tmp_path / "none", pictures, weights)
     assert computed == [24, 72, 24, 24]
 
 
-def test_views_leave_other_pictures_as_they_are(tmp_path, folder_data, weights):
+def test_views_leave_other_pictures_as_they_are(tmp_path, pictures, weights):
     first = ("transforms.average=[crop,flip]", "optimizer.lr=1e-9", "callbacks.prepare_head=null")
-    plain = runs.run(tmp_path / "plain", folder_data, weights, *first)
+    plain = runs.run(tmp_path / "plain", pictures, weights, *first)
     steps = (
         "{_target_: torchvision.transforms.v2.RandomResizedCrop, size: 32},"
         "{_target_: torchvision.transforms.v2.ConvertImageDtype}"
     )
     more = (f"transforms.train=[{steps}]", "features.views=2")
-    views = runs.run(tmp_path / "views", folder_data, weights, *first, *more)
+    views = runs.run(tmp_path / "views", pictures, weights, *first, *more)
     # The head hardly moves, so these are figures of the first head on features of val and test.
     for name in ("val/loss", "test/loss"):
         assert views[name] == pytest.approx(plain[name], abs=1e-6)
 
 
-def test_a_run_by_heart_takes_pictures(tmp_path, folder_data, weights, capsys):
-    runs.run(tmp_path / "run", folder_data, weights, "debug=overfit", "trainer.max_epochs=2")
+def test_a_run_by_heart_takes_pictures(tmp_path, pictures, weights, capsys):
+    choose_data(tmp_path / "run", pictures, weights, "debug=overfit", "trainer.max_epochs=2")
     assert "features: on the fly, because trainer.overfit_batches" in capsys.readouterr().out
 
 
-def test_counted_evaluation_batches_are_those_of_pictures(tmp_path, folder_data, weights):
+def test_counted_evaluation_batches_are_those_of_pictures(tmp_path, pictures, weights):
     limited = ("+trainer.limit_val_batches=1", "data.batch_size=4")
-    cached = runs.run(tmp_path / "cached", folder_data, weights, *limited)
-    same(cached, runs.run(tmp_path / "plain", folder_data, weights, *limited, "features=off"))
+    cached = runs.run(tmp_path / "cached", pictures, weights, *limited)
+    same(cached, runs.run(tmp_path / "plain", pictures, weights, *limited, "features=off"))
 
 
-def test_train_figures_are_there_when_an_epoch_ends_early(tmp_path, folder_data, weights):
+def test_train_figures_are_there_when_an_epoch_ends_early(tmp_path, pictures, weights):
     runs.run(
         tmp_path / "run",
-        folder_data,
+        pictures,
         weights,
         "+trainer.max_steps=2",
         "trainer.val_check_interval=1",
@@ -209,24 +250,24 @@ def test_train_figures_are_there_when_an_epoch_ends_early(tmp_path, folder_data,
     assert any(row["train/top1"] for row in rows)
 
 
-def test_broken_weights_are_named_before_training(tmp_path, folder_data, weights):
+def test_broken_weights_are_named_before_training(tmp_path, pictures, weights):
     state = torch.load(weights, weights_only=True)
     state["conv5.0.weight"] *= 1e38
     state["conv5.0.weight"] *= 1e38
     torch.save(state, tmp_path / "broken.pth")
     with pytest.raises(Exception, match="not finite"):
-        runs.run(tmp_path / "run", folder_data, tmp_path / "broken.pth")
+        choose_data(tmp_path / "run", pictures, tmp_path / "broken.pth")
 
 
 def test_file_names_that_are_no_text_have_views(tmp_path, folder_data, weights):
     picture = folder_data / "train" / "red" / "red_0.jpg"
     os.rename(picture, os.fsencode(picture.parent) + b"/\xff.jpg")
-    runs.run(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2")
+    choose_data(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2")
 
 
-def test_a_fit_of_more_epochs_than_weight_decays_can_be_resumed(tmp_path, folder_data, weights):
+def test_a_fit_of_more_epochs_than_weight_decays_can_be_resumed(tmp_path, pictures, weights):
     more = ("module=full_batch", "module.weight_decays=[1.0,0.1]", "trainer.max_epochs=9")
-    program = runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / 'run'}", *more)
+    program = runs.overrides(pictures, weights, f"hydra.run.dir={tmp_path / 'run'}", *more)
     assert runs.program("train", *program, cwd=tmp_path).returncode == 0
     (tmp_path / "run" / "metrics.json").unlink()
     done = runs.program("train", f"resume={tmp_path / 'run'}", cwd=tmp_path)
@@ -234,7 +275,7 @@ def test_a_fit_of_more_epochs_than_weight_decays_can_be_resumed(tmp_path, folder
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epoch/last"] == 1
 
 
-def test_views_take_turns(tmp_path, folder_data, weights, monkeypatch):
+def test_views_take_turns(tmp_path, pictures, weights, monkeypatch):
     from tlearn.features.datamodule import FeatureDataset
 
     seen = []
@@ -246,7 +287,7 @@ def test_views_take_turns(tmp_path, folder_data, weights, monkeypatch):
         return get(self, choice)
 
     monkeypatch.setattr(FeatureDataset, "__getitem__", noted)
-    runs.run(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2", "trainer.max_epochs=3")
+    runs.run(tmp_path / "run", pictures, weights, "transforms=light", "features.views=2", "trainer.max_epochs=3")
     # The head is made ready with the first view.
     assert seen == [0] * 3 + [0] * 3 + [1] * 3 + [0] * 3
 
@@ -257,17 +298,16 @@ def test_views_need_something_to_draw(tmp_path):
     assert "features.views=2 needs augmentation" in done.stderr
 
 
-def test_a_run_that_cannot_write_the_store_goes_on_or_stops(tmp_path, folder_data, weights, monkeypatch, capsys):
+def test_a_run_that_cannot_write_the_store_goes_on_or_stops(tmp_path, pictures, weights, cached, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
-    reference = runs.run(tmp_path / "reference", folder_data, weights)
     monkeypatch.setenv("TLEARN_CACHE", str(tmp_path / "file"))
-    same(runs.run(tmp_path / "on", folder_data, weights), reference)
+    same(runs.run(tmp_path / "on", pictures, weights), cached[1])
     assert "they stay in memory for this run" in capsys.readouterr().err
     with pytest.raises(Exception, match="cannot keep features"):
-        runs.run(tmp_path / "stop", folder_data, weights, "features.on_write_error=stop")
+        choose_data(tmp_path / "stop", pictures, weights, "features.on_write_error=stop")
 
 
-def test_an_interrupted_extraction_goes_on(tmp_path, folder_data, weights, monkeypatch, computed):
+def test_an_interrupted_extraction_goes_on(tmp_path, pictures, weights, monkeypatch, computed):
     forward = Extractor._forward
     batches = []
 
@@ -281,54 +321,56 @@ def test_an_interrupted_extraction_goes_on(tmp_path, folder_data, weights, monke
     with monkeypatch.context() as patch:
         patch.setattr(Extractor, "_forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            runs.run(tmp_path / "first", folder_data, weights)
-    runs.run(tmp_path / "second", folder_data, weights)
+            choose_data(tmp_path / "first", pictures, weights)
+    choose_data(tmp_path / "second", pictures, weights)
     assert computed == [48, 16]
 
 
-def test_the_models_of_both_ways_are_alike(tmp_path, folder_data, weights):
-    measured = runs.run(tmp_path / "cached", folder_data, weights)
-    again = runs.run(tmp_path / "plain", folder_data, weights, "features=off")
+def test_the_models_of_both_ways_are_alike(tmp_path, pictures, weights, cached):
+    folder, measured = cached
+    again = runs.run(tmp_path / "plain", pictures, weights, "features=off")
     for name in ("val/loss", "test/loss"):
         assert measured[name] == pytest.approx(again[name], abs=1e-5)
-    cached, pictures = load_model(tmp_path / "cached"), load_model(tmp_path / "plain")
-    one, other = cached.network.state_dict(), pictures.network.state_dict()
+    one, other = (load_model(place).network.state_dict() for place in (folder, tmp_path / "plain"))
     assert one.keys() == other.keys()
     for name, value in one.items():
         # Features of this body hardly vary, so that the last digits of the head's large weights mean nothing.
         assert value.shape == other[name].shape if name.startswith("head.") else torch.equal(value, other[name]), name
 
 
-def test_evaluation_from_pictures_gives_the_figures_of_the_run(tmp_path, folder_data, weights):
-    trained = runs.run(tmp_path / "run", folder_data, weights, "transforms.average=[crop,flip]")
-    config = compose([f"run={tmp_path / 'run'}", "trainer=cpu"], "evaluate", output_dir=tmp_path / "evaluated")
+def test_evaluation_from_pictures_gives_the_figures_of_the_run(tmp_path, pictures, weights):
+    trained = runs.run(tmp_path / "run", pictures, weights, "transforms.average=[crop,flip]")
+    config = compose(
+        [f"run={tmp_path / 'run'}", "trainer=cpu", "report=off"], "evaluate", output_dir=tmp_path / "evaluated"
+    )
     figures = evaluate(config)
     for name, value in figures.items():
         assert value == pytest.approx(trained[name], abs=1e-5)
 
 
-def test_a_stopped_run_goes_on_with_features(tmp_path, folder_data, weights, computed):
-    whole = runs.run(tmp_path / "whole", folder_data, weights, "trainer.max_epochs=4")
-    program = runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / 'part'}", "trainer.max_epochs=2")
+def test_a_stopped_run_goes_on_with_features(tmp_path, pictures, weights, computed):
+    whole = runs.run(tmp_path / "whole", pictures, weights, "trainer.max_epochs=2")
+    program = runs.overrides(pictures, weights, f"hydra.run.dir={tmp_path / 'part'}", "trainer.max_epochs=1")
     first = runs.program("train", *program, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     (tmp_path / "part" / "metrics.json").unlink()
-    more = runs.program("train", f"resume={tmp_path / 'part'}", "trainer.max_epochs=4", cwd=tmp_path)
+    more = runs.program("train", f"resume={tmp_path / 'part'}", "trainer.max_epochs=2", cwd=tmp_path)
     assert more.returncode == 0, more.stderr
     resumed = json.loads((tmp_path / "part" / "metrics.json").read_text())
     for name in FIGURES:
         assert resumed[name] == pytest.approx(whole[name], abs=1e-6), name
 
 
-def test_a_full_batch_fit_chooses_the_weight_decay_by_val(tmp_path, folder_data, weights):
-    figures = runs.run(tmp_path / "run", folder_data, weights, "module=full_batch", "trainer.max_epochs=10")
+def test_a_full_batch_fit_chooses_the_weight_decay_by_val(tmp_path, pictures, weights):
+    decays = ("module.weight_decays=[10,1,0.1,0.01]", "trainer.max_epochs=4")
+    figures = runs.run(tmp_path / "run", pictures, weights, "module=full_batch", *decays)
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     columns: dict[str, dict[str, float]] = {"weight_decay": {}, "val/loss": {}}
     for row in csv.DictReader(lines):
         for name, values in columns.items():
             if row[name]:
                 values[row["epoch"]] = float(row[name])
-    assert len(columns["weight_decay"]) == 10
+    assert len(columns["weight_decay"]) == 4
     best = min(columns["val/loss"], key=columns["val/loss"].__getitem__)
     assert int(best) == figures["epoch/best"]
     assert figures["weight_decay"] == pytest.approx(columns["weight_decay"][best], rel=1e-4)
@@ -347,38 +389,38 @@ def test_a_full_batch_fit_chooses_the_weight_decay_by_val(tmp_path, folder_data,
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_full_batch_fit_refuses_what_it_cannot_do(tmp_path, folder_data, weights, more, message):
+def test_a_full_batch_fit_refuses_what_it_cannot_do(tmp_path, pictures, weights, more, message):
     with pytest.raises(ConfigError, match=message):
-        runs.run(tmp_path / "run", folder_data, weights, "module=full_batch", *more)
+        choose_data(tmp_path / "run", pictures, weights, "module=full_batch", *more)
 
 
-def test_bfloat16_is_kept_only_where_features_stay_the_same(tmp_path, folder_data, weights, monkeypatch, capsys):
+def test_bfloat16_is_kept_only_where_features_stay_the_same(tmp_path, pictures, weights, monkeypatch, capsys):
     monkeypatch.setattr(choose, "has_bf16", lambda device: True)
-    runs.run(tmp_path / "good", folder_data, weights, "features.precision=auto")
+    runs.run(tmp_path / "good", pictures, weights, "features.precision=auto")
     assert "bf16)" in capsys.readouterr().out
     # What is there was found good before.
-    runs.run(tmp_path / "again", folder_data, weights, "features.precision=auto")
+    choose_data(tmp_path / "again", pictures, weights, "features.precision=auto")
     assert "bf16)" in capsys.readouterr().out
     monkeypatch.setenv("TLEARN_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(precision, "similarity", lambda exact, approximate: 0.9)
-    runs.run(tmp_path / "bad", folder_data, weights, "features.precision=auto")
+    choose_data(tmp_path / "bad", pictures, weights, "features.precision=auto")
     assert "fp32)" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"precision=bf16 changes this body's features too much"):
-        runs.run(tmp_path / "asked", folder_data, weights, "features.precision=bf16")
+        choose_data(tmp_path / "asked", pictures, weights, "features.precision=bf16")
     monkeypatch.setattr(choose, "has_bf16", lambda device: False)
-    runs.run(tmp_path / "slow", folder_data, weights, "features.precision=auto")
+    choose_data(tmp_path / "slow", pictures, weights, "features.precision=auto")
     assert "fp32)" in capsys.readouterr().out
 
 
-def test_other_runs_features_make_room(tmp_path, folder_data, weights):
+def test_other_runs_features_make_room(tmp_path, pictures, weights):
     store = Path(os.environ["TLEARN_CACHE"]) / "features"
-    runs.run(tmp_path / "first", folder_data, weights)
+    choose_data(tmp_path / "first", pictures, weights)
     [old] = store.iterdir()
     size = sum(file.stat().st_size for file in old.iterdir())
     # The run above is over, and what it has read with it.
     gc.collect()
-    runs.run(
-        tmp_path / "second", folder_data, weights, "transforms.fit=squash", f"features.limit_gb={1.5 * size / 1e9}"
+    choose_data(
+        tmp_path / "second", pictures, weights, "transforms.fit=squash", f"features.limit_gb={1.5 * size / 1e9}"
     )
     [new] = store.iterdir()
     assert new != old
@@ -388,18 +430,18 @@ def test_room_is_not_made_of_what_another_run_has_computed_of_the_same(
     tmp_path, folder_data, weights, computed, draw_split
 ):
     store = Path(os.environ["TLEARN_CACHE"]) / "features"
-    runs.run(tmp_path / "first", folder_data, weights)
+    choose_data(tmp_path / "first", folder_data, weights)
     size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     draw_split(folder_data / "val", 1, ("red",), first=300)
     gc.collect()
-    runs.run(tmp_path / "second", folder_data, weights, f"features.limit_gb={1.1 * size / 1e9}")
+    choose_data(tmp_path / "second", folder_data, weights, f"features.limit_gb={1.1 * size / 1e9}")
     assert computed == [48, 1]
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_compute_everything_once(tmp_path, folder_data, weights):
+def test_two_runs_at_once_compute_everything_once(tmp_path, pictures, weights):
     started = [
-        Running("train", *runs.overrides(folder_data, weights, f"hydra.run.dir={tmp_path / str(number)}"), cwd=tmp_path)
+        Running("train", *runs.overrides(pictures, weights, f"hydra.run.dir={tmp_path / str(number)}"), cwd=tmp_path)
         for number in range(2)
     ]
     assert [running.end() for running in started] == [0, 0]
@@ -410,11 +452,10 @@ def test_two_runs_at_once_compute_everything_once(tmp_path, folder_data, weights
     same(*figures)
 
 
-def test_segments_are_read_in_order_by_training(tmp_path, folder_data, weights, monkeypatch):
-    reference = runs.run(tmp_path / "one", folder_data, weights, "trainer.max_epochs=2")
+def test_segments_are_read_in_order_by_training(tmp_path, pictures, weights, cached, monkeypatch):
     monkeypatch.setattr(compute, "_SEGMENT_BYTES", 1)
     monkeypatch.setenv("TLEARN_CACHE", str(tmp_path / "cache"))
-    same(runs.run(tmp_path / "many", folder_data, weights, "trainer.max_epochs=2"), reference)
+    same(runs.run(tmp_path / "many", pictures, weights), cached[1])
     assert len(list((tmp_path / "cache").glob("features/*/*.safetensors"))) == 3
 
 
