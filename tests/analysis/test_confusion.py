@@ -1,17 +1,16 @@
 """Which classes are taken for which, as tables and as a figure."""
 
-import io
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tests.drawn_figures import drawn
 from tlearn.analysis.confusion import confused_pairs, confusion_figure, confusion_matrix, matrix_table
+from tlearn.analysis.drawing import rendered
 from tlearn.analysis.outputs import Outputs
 from tlearn.files import read_table, write_table
 
@@ -62,7 +61,7 @@ def test_the_table_has_each_class_once_whatever_its_name(tmp_path: Path):
     assert [[int(row[f"predicted {name}"]) for name in classes] for row in read] == matrix.tolist()
 
 
-@pytest.mark.parametrize("count", [2, 10, 20, 21, 102, 120])
+@pytest.mark.parametrize("count", [2, 10, 20, 21, 120])
 def test_every_name_can_be_read(count):
     matrix, classes = made(count)
     figure = drawn(confusion_figure(matrix, classes))
@@ -132,13 +131,10 @@ def test_one_mistake_of_many_is_seen_in_another_hue_than_what_is_right():
     matrix = 60 * torch.eye(102, dtype=torch.long)
     matrix[3, 3], matrix[3, 80] = 59, 1
     matrix[50, 50], matrix[50, 60] = 10, 50
-    figure = drawn(confusion_figure(matrix, [f"class {row}" for row in range(102)]))
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
+    figure = confusion_figure(matrix, [f"class {row}" for row in range(102)])
+    pixels = np.asarray(rendered(figure)).astype(int)
     axes = figure.axes[0]
     order = names(axes.yaxis)
-    with Image.open(buffer) as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)
 
     def colour(row: int, column: int) -> np.ndarray:
         place = order.index(f"class {column}"), order.index(f"class {row}")

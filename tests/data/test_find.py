@@ -142,13 +142,20 @@ def test_a_name_that_no_system_takes_is_not_there(name, folder, monkeypatch):
         found(name)
 
 
-@pytest.mark.parametrize("images", ["many", "many/*/*.jpg", ["many/a", "many/b", "many/c"]])
-def test_many_images_take_little_memory(tmp_path, monkeypatch, images):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 6000 images in three folders below `many`."""
+    root = tmp_path_factory.mktemp("many")
     for folder in ("many/a", "many/b", "many/c"):
-        Path(folder).mkdir(parents=True)
+        (root / folder).mkdir(parents=True)
         for number in range(2000):
-            Path(folder, f"{number:024}.jpg").touch()
+            (root / folder / f"{number:024}.jpg").touch()
+    return root
+
+
+@pytest.mark.parametrize("images", ["many", "many/*/*.jpg", ["many/a", "many/b", "many/c"]])
+def test_many_images_take_little_memory(many, monkeypatch, images):
+    monkeypatch.chdir(many)
     # What it imports is not measured.
     find_images(["many/a"])
     tracemalloc.start()

@@ -127,9 +127,9 @@ def test_a_training_in_a_container_with_little_shared_memory_says_so_and_ends_we
         "logger=csv",
         "data.batch_size=24",
         "backbone=tiny",
-        "transforms.size=448",
+        "transforms.size=224",
     ]
-    mount = f'mount -t tmpfs -o size=64m tmpfs /dev/shm && cd {tmp_path} && exec "$@"'
+    mount = f'mount -t tmpfs -o size=16m tmpfs /dev/shm && cd {tmp_path} && exec "$@"'
     command = ["unshare", "-m", "sh", "-c", mount, "sh", *train, *more]
     if subprocess.run([*command[:4], "mount -t tmpfs tmpfs /dev/shm"], capture_output=True).returncode:
         pytest.skip("this container may not mount")

@@ -60,10 +60,21 @@ def _narrow(name: str, replace: str) -> Body:
     return Body(apply_cut(classifier, cut), width)
 
 
+def _filled(name: str, replace: str) -> Body:
+    """Draw weights for what is left of a network alone: the classifier of VGG has a hundred million."""
+    body = TorchvisionBackbone(name, None).skeleton(replace)
+    for layer in body.module.to_empty(device="cpu").modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    return body
+
+
 @cache
 def _built(name: str, replace: str) -> Body:
     torch.manual_seed(0)
-    body = _narrow(name, replace) if name in NARROW else TorchvisionBackbone(name, None).build(replace)
+    body = _narrow(name, replace) if name in NARROW else _filled(name, replace)
     norms = [layer for layer in body.module.modules() if isinstance(layer, nn.BatchNorm2d)]
     for layer in norms:
         nn.init.uniform_(layer.weight, 0.5, 1.5)

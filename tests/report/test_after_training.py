@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.conftest import COLOURS, draw_classes
-from tests.forks import Running
+from tests.forks import run_ranks
 from tests.small_runs import program, run, write_weights
 from tlearn.analysis.calibration import calibrate
 from tlearn.config.compose import compose
@@ -142,13 +142,7 @@ def test_augmented_training_pictures_are_looked_at_again_where_asked_for(tmp_pat
     assert float(splits["train"]["loss"]) == pytest.approx(plain["train/loss"], abs=1e-5)
 
 
-def test_more_features_than_memory_should_hold_are_not_kept(tmp_path, folder_data, weights, monkeypatch):
-    monkeypatch.setattr(reporting, "_FEATURE_BYTES", 1000)
-    run(tmp_path / "run", folder_data, weights, "report=default")
-    assert "would take too much memory" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-
-
-def test_under_dp_the_training_pictures_are_not_looked_at():
+def test_under_dp_and_beyond_memory_the_training_pictures_are_not_looked_at(monkeypatch):
     network = SimpleNamespace(head=torch.nn.Linear(4, 2))
     data = FeatureDataModule.__new__(FeatureDataModule)
     data.datasets, data.image_set = {"train": range(8), "val": range(4)}, SimpleNamespace(classes=["a", "b"])
@@ -166,20 +160,21 @@ def test_under_dp_the_training_pictures_are_not_looked_at():
     large = reporting.plan_report({"write": True, "train_pictures": "auto"}, None, trainer, data, network)
     assert large.features
     assert not large.train_pictures
+    # 12 images x 4 features of 4 bytes
+    monkeypatch.setattr(reporting, "_FEATURE_BYTES", 191)
+    beyond = reporting.plan_report({"write": True, "train_pictures": "auto"}, None, trainer, data, network)
+    assert beyond.write
+    assert not beyond.features
+    assert "12 images x 4 features would take too much memory" in beyond.reason
 
 
-def test_what_cannot_be_found_costs_no_more_than_its_place(tmp_path, folder_data, weights, monkeypatch):
+def test_what_cannot_be_found_and_a_class_with_a_single_picture_cost_no_more_than_their_place(
+    tmp_path, draw_split, weights, monkeypatch
+):
     def fail(_):
         raise RuntimeError("no neighbours")
 
     monkeypatch.setattr(reporting, "near_duplicates", fail)
-    run(tmp_path / "run", folder_data, weights, "report=default")
-    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "not computed: RuntimeError: no neighbours" in page
-    assert (tmp_path / "run" / "report" / "suspects.csv").is_file()
-
-
-def test_a_class_with_a_single_picture_is_no_reason_to_have_no_report(tmp_path, draw_split, weights):
     data = tmp_path / "pictures"
     for split, count in (("train", 3), ("val", 2)):
         draw_split(data / split, count)
@@ -187,6 +182,7 @@ def test_a_class_with_a_single_picture_is_no_reason_to_have_no_report(tmp_path, 
     run(tmp_path / "run", data, weights, "report=default")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "could not be made" not in page
+    assert "not computed: RuntimeError: no neighbours" in page
     assert "10 most doubtful labels" in page
     last = read_table(tmp_path / "run" / "report" / "suspects.csv")[-1]
     assert (last["class"], last["suggested"]) == ("green", "")
@@ -246,10 +242,10 @@ def test_two_processes_give_the_outputs_of_one(tmp_path, folder_data, weights):
     next((folder_data / "test" / "red").iterdir()).unlink()
     run(tmp_path / "run", folder_data, weights, "report=off")
     found = {}
-    for name, start in (("cpu", program), ("ddp_cpu", Running)):
+    for name, start in (("cpu", program), ("ddp_cpu", run_ranks)):
         arguments = [f"run={tmp_path / 'run'}", f"trainer={name}", f"hydra.run.dir={tmp_path / name}", "tta=flip"]
         done = start("evaluate", *arguments, "metrics=full", "data.batch_size=4", "data.num_workers=0", cwd=tmp_path)
-        assert (done.end() if isinstance(done, Running) else done.returncode) == 0
+        assert done == [0, 0] if name == "ddp_cpu" else done.returncode == 0, done
         found[name] = json.loads((tmp_path / name / "metrics.json").read_text())
         rows = read_table(tmp_path / name / "report" / "splits.csv")
         assert [row["pictures"] for row in rows] == ["11"]
