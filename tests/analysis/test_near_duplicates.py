@@ -1,6 +1,7 @@
 """Nearest neighbours, and the same photo in two splits."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,14 +66,21 @@ def outputs(split: str, root: Path, names: list[str], features: Tensor | None, t
     return Outputs(split, ["a", "b"], root, names, labels, torch.zeros(len(names), 2), features)
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Give a folder with 60 pictures for train and 40 others for test."""
+@pytest.fixture(scope="module")
+def drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 60 images for train and 40 others for test."""
+    root = tmp_path_factory.mktemp("photos")
     for split, first, count in (("train", 0, 60), ("test", 1000, 40)):
-        (tmp_path / split).mkdir()
+        (root / split).mkdir()
         for number in range(count):
-            photo(first + number).save(tmp_path / split / f"{number:02d}.jpg", quality=92)
-    return tmp_path
+            photo(first + number).save(root / split / f"{number:02d}.jpg", quality=92)
+    return root
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, drawn_once: Path) -> Path:
+    """Return a copy of these images, to which a test adds its own."""
+    return Path(shutil.copytree(drawn_once, tmp_path / "photos"))
 
 
 def splits(root: Path, change: Callable[[Tensor], Tensor] = lambda features: features) -> list[Outputs]:

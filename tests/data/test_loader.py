@@ -56,6 +56,8 @@ def kill() -> None:
 )
 def test_a_batch_that_does_not_come_ends_with_its_files(monkeypatch, instead, told):
     monkeypatch.setenv("TLEARN_WORKER_TIMEOUT", "1")
+    # How long a worker that sleeps is waited for, once it is known to be late
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
     with pytest.raises(OutputError, match=told):
         list(loaded(instead))
 
@@ -94,6 +96,8 @@ def test_the_files_are_of_the_batches_that_a_resumed_epoch_still_has(monkeypatch
             yield from list(super().__iter__())[skipped:]
 
     monkeypatch.setenv("TLEARN_WORKER_TIMEOUT", "1")
+    # How long a worker that sleeps is waited for, once it is known to be late
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
     batches = Skipping(range(8), 2, drop_last=False)
     with pytest.raises(OutputError, match=r"at 4.jpg, 5.jpg"):
         list(EpochLoader(Stuck(lambda: time.sleep(60)), batch_sampler=batches, **worker_options(1, 8)))
