@@ -227,7 +227,7 @@ def test_views_leave_other_pictures_as_they_are(tmp_path, pictures, weights):
 
 
 def test_a_run_by_heart_takes_pictures(tmp_path, pictures, weights, capsys):
-    choose_data(tmp_path / "run", pictures, weights, "debug=overfit", "trainer.max_epochs=2")
+    runs.run(tmp_path / "run", pictures, weights, "debug=overfit", "trainer.max_epochs=2")
     assert "features: on the fly, because trainer.overfit_batches" in capsys.readouterr().out
 
 
@@ -262,7 +262,7 @@ def test_broken_weights_are_named_before_training(tmp_path, pictures, weights):
 def test_file_names_that_are_no_text_have_views(tmp_path, folder_data, weights):
     picture = folder_data / "train" / "red" / "red_0.jpg"
     os.rename(picture, os.fsencode(picture.parent) + b"/\xff.jpg")
-    choose_data(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2")
+    runs.run(tmp_path / "run", folder_data, weights, "transforms=light", "features.views=2")
 
 
 def test_a_fit_of_more_epochs_than_weight_decays_can_be_resumed(tmp_path, pictures, weights):
