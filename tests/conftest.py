@@ -4,19 +4,17 @@ import ctypes
 import gc
 import itertools
 import os
-import pickle
 import signal
 import socket
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
-from tests.merged_once import merged_once
+from tests.merged_once import merged_once, parsed_once
 from tlearn.machine import available_cpus
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -59,28 +57,9 @@ def short_goodbyes() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def options_parsed_once() -> Iterator[None]:
-    """Parse each text of options once in a process: a run composes its dozen files three times, at 3 ms a file."""
-    load = OmegaConf.load
-    parsed: dict[str, bytes] = {}
-
-    def known(file: str | Path | IO[Any]) -> Any:
-        if isinstance(file, str | Path):
-            return load(file)
-        if (text := file.read()) not in parsed:
-            file.seek(0)
-            parsed[text] = pickle.dumps(load(file))
-        return pickle.loads(parsed[text])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", staticmethod(known))
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
 def options_merged_once() -> Iterator[None]:
-    """Merge the same options once in a process: a run does it four times, at 90 ms."""
-    with merged_once():
+    """Parse and merge the same options once in a process: a run merges them four times, at 90 ms."""
+    with parsed_once(), merged_once():
         yield
 
 

@@ -9,22 +9,29 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
 
-# As the programs there have it; the server imports this file by itself.
+# As the programs there have it; the server imports this file, too.
 sys.path.append(str(REPOSITORY / "benchmarks"))
 from reliability_parts import forks
 from reliability_parts.forks import left as left
 from reliability_parts.moments import Moment as Moment
 
-# In the server, too, which imports this file
 for late in ("tlearn.train", "tlearn.predict", "tlearn.evaluate", *forks.LATE):
     importlib.import_module(late)
 
 # Whatever takes longer is stuck.
 _SECONDS = 120
+
+
+def server() -> ForkServerContext:
+    """Return what starts processes as forks of one that has done what every run does first."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["tests.preloaded"])
+    return found
 
 
 class Running:
@@ -33,10 +40,8 @@ class Running:
     def __init__(
         self, name: str, *arguments: str, cwd: Path, prepare: Callable[[], object] = bool, **environment: str
     ) -> None:
-        server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload(["tests.forks"])
         self.output = cwd.with_name(f"{cwd.name}_output_{time.monotonic_ns()}.txt")
-        self._process = server.Process(
+        self._process = server().Process(
             target=_run, args=(f"tlearn.{name}", arguments, self.output, {**os.environ, **environment}, cwd, prepare)
         )
         self._process.start()

@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 
 from tests.conftest import REPOSITORY
+from tests.forks import Running
 from tlearn.config.compose import compose
 from tlearn.config.tree import compose_unchecked
 
@@ -57,12 +58,10 @@ def test_the_list_of_errors_is_that_of_the_code():
 
 
 SCALE = re.findall(r"^```bash\n(.*?)^```", (REPOSITORY / "docs" / "scale.md").read_text(encoding="utf-8"), re.M | re.S)
-# What srun does, on one machine and with two tasks
-SRUN = """#!/bin/bash
-export SLURM_NTASKS=2 SLURM_STEP_ID=0 SLURM_STEP_NUM_NODES=1 SLURM_STEP_TASKS_PER_NODE=2
-for n in 0 1; do SLURM_PROCID=$n SLURM_LOCALID=$n "$@" & tasks+=($!); done
-for task in ${tasks[@]}; do wait $task || exit; done
-"""
+# Notes what it was to start, as the shell has put it.
+SRUN = '#!/bin/bash\nprintf "%s\\0" "$@" > typed\n'
+# What srun tells tasks on one machine
+TASKS = {"NTASKS": "2", "STEP_ID": "0", "STEP_NUM_NODES": "1", "STEP_TASKS_PER_NODE": "2"}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +99,13 @@ def test_lines_of_the_page_on_scale_run_on_one_machine(drawn, tmp_path, launcher
         ["bash", "-c", line], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stderr
+    if launcher == "srun":
+        python, flag, program, *typed = (tmp_path / "typed").read_text(encoding="utf-8").split("\0")[:-1]
+        assert (python, flag, program) == ("python", "-m", "tlearn.train")
+        told = {**own, **job, **{f"SLURM_{name}": value for name, value in TASKS.items()}}
+        ranks = [{f"SLURM_{name}": str(rank) for name in ("PROCID", "LOCALID")} for rank in range(2)]
+        both = [Running("train", *typed, cwd=tmp_path, **told, **rank) for rank in ranks]
+        assert [one.end() for one in both] == [0, 0], both[0].said()
     assert len(list(tmp_path.rglob("metrics.json"))) == 1
     if launcher == "srun":
         assert (tmp_path / "runs" / "4712" / "metrics.json").is_file()

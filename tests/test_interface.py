@@ -7,10 +7,12 @@ import itertools
 import json
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from torch import Tensor
 
 import tlearn
 from tests.conftest import COLOURS, draw
+from tests.forks import Running
 from tests.small_runs import overrides, program, write_weights
 from tlearn.analysis.outputs import compute_metrics
 from tlearn.config.interpreter import borrowed_interpreter
@@ -86,6 +89,23 @@ def model(trained) -> Classifier:
 @pytest.fixture
 def files(trained) -> list[Path]:
     return sorted((trained.data / "test").rglob("*.jpg"))
+
+
+def run_script(script: Path) -> None:
+    """Be a Python that runs a script from its folder, and end."""
+    sys.argv, sys.orig_argv = [str(script)], [sys.executable, str(script)]
+    sys.path.insert(0, str(script.parent))
+    runpy.run_path(str(script), run_name="__main__")
+    sys.exit()
+
+
+def run_cell(file: Path) -> None:
+    """Be an IPython that runs a file of cells, and end."""
+    from IPython import start_ipython
+
+    sys.argv = ["ipython"]
+    sys.orig_argv = [sys.executable, "-m", "IPython"]
+    sys.exit(start_ipython(["--no-banner", str(file)]))
 
 
 class TestModule:
@@ -266,12 +286,11 @@ class TestFit:
             f"print(tlearn.fit({told!r}, config_dir='conf'))\n",
             encoding="utf-8",
         )
-        done = subprocess.run(
-            [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("the script") == 1
-        assert done.stdout.count("test top-1") == 2, "once as it is measured, once by repr"
+        started = Running("train", cwd=tmp_path, prepare=partial(run_script, script))
+        assert started.end() == 0, started.said()
+        printed = started.said()
+        assert printed.count("the script") == 1
+        assert printed.count("test top-1") == 2, "once as it is measured, once by repr"
 
 
 class TestPredict:
@@ -484,10 +503,8 @@ def test_a_notebook_runs_the_program_by_its_magic(trained, tmp_path):
     pytest.importorskip("IPython")
     told = " ".join(overrides(trained.data, trained.weights))
     (tmp_path / "cell.ipy").write_text(f"%run -m tlearn.train {told}\n%run -m tlearn.train {told} seed=2\n")
-    command = [sys.executable, "-m", "IPython", "--no-banner", "cell.ipy"]
-    environment = {**os.environ, "IPYTHONDIR": str(tmp_path / "ipython")}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False
+    started = Running(
+        "train", cwd=tmp_path, prepare=partial(run_cell, tmp_path / "cell.ipy"), IPYTHONDIR=str(tmp_path / "ipython")
     )
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("outputs/train/*/*/metrics.json"))) == 2, done.stdout + done.stderr
+    assert started.end() == 0, started.said()
+    assert len(list(tmp_path.glob("outputs/train/*/*/metrics.json"))) == 2, started.said()

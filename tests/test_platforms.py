@@ -10,6 +10,7 @@ import torch
 
 from tests.conftest import REPOSITORY
 from tests.data.test_datamodule import datamodule, epoch_of
+from tests.forks import server
 from tlearn.data.decode import Decoder
 from tlearn.data.prepare import prepare
 from tlearn.data.sources.folder import FolderSource
@@ -43,6 +44,7 @@ def test_programs_run_without_posix_locks(tmp_path):
 def test_workers_that_start_anew_draw_the_same_batches(folder_data):
     pictures = prepare(FolderSource(folder_data), Decoder(), (0.5, 0.25, 0.25), 0.2, 0)
     alone, anew = (datamodule(pictures, num_workers=number, seed=3).train_dataloader() for number in (0, 1))
-    anew.multiprocessing_context = "spawn"
+    # As spawn, from a process that has imported torch
+    anew.multiprocessing_context = server()
     for one, other in zip(epoch_of(alone, 1), epoch_of(anew, 1), strict=True):
         assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))

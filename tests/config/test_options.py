@@ -1,5 +1,6 @@
 """Options without a file: backbones by name, switches, and where a user can choose them."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -145,9 +146,19 @@ def test_comments_of_a_file_belong_to_their_keys(tmp_path):
     assert found.keys == {"key": "first line", "node.inner": "below"}
 
 
-@pytest.mark.parametrize("place", ["typed", "an experiment", "an option of its own", "a default of one"])
-@pytest.mark.parametrize(("path", "package"), sorted(_PLUGINS.items()))
-def test_a_plugin_that_is_not_installed_is_named_with_its_package(start, monkeypatch, path, package, place):  # noqa: F811
+# Of each group the first, wherever it is chosen
+_CHOSEN = {path.rpartition("/")[0]: path for path in sorted(_PLUGINS, reverse=True)}.values()
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        *((path, "typed") for path in sorted(_PLUGINS)),
+        *product(_CHOSEN, ("an experiment", "an option of its own", "a default of one")),
+    ],
+)
+def test_a_plugin_that_is_not_installed_is_named_with_its_package(start, monkeypatch, path, place):  # noqa: F811
+    package = _PLUGINS[path]
     group, _, name = path.rpartition("/")
     Plugins.instance()
     monkeypatch.delitem(ConfigStore.instance().repo["hydra"][group.partition("/")[2]], f"{name}.yaml", raising=False)

@@ -7,14 +7,18 @@ import socket
 import subprocess
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import tlearn
 from tests.conftest import REPOSITORY
+from tests.forks import run_ranks
 from tests.small_runs import overrides, program, write_weights
+from tlearn import evaluate
 from tlearn.config.compose import compose
 from tlearn.config.messages import explain
 from tlearn.config.ranks import restarted_arguments, shared_place
@@ -235,29 +239,26 @@ def test_what_works_in_one_process_is_refused_in_several(ranks, tmp_path, name, 
     assert list(tmp_path.iterdir()) == []
 
 
+def fit_and_evaluate(command: list[str]) -> None:
+    """Run two programs one after another, as a script that torchrun starts, and leave a third to be run."""
+    folder = tlearn.fit(command).folder
+    assert evaluate.main([f"run={folder}", "trainer=ddp_cpu", "report.write=false"]) == 0
+    sys.argv += [f"resume={folder}", "trainer.devices=3"]
+
+
 @pytest.mark.slow
-def test_all_ranks_have_the_folder_of_the_first_and_two_agents_train_as_one(tmp_path, folder_data):
+def test_all_ranks_have_the_folder_of_the_first_and_two_agents_train_as_one(tmp_path, folder_data, capsys):
     command = overrides(folder_data, write_weights(tmp_path / "w.pth"), "trainer=ddp_cpu", "logger=csv")
-    script = tmp_path / "programs.py"
-    script.write_text(
-        "import tlearn, tlearn.evaluate, tlearn.train\n"
-        f"first = tlearn.fit({command}).folder\n"
-        "measured = tlearn.evaluate.main([f'run={first}', 'trainer=ddp_cpu', 'report.write=false'])\n"
-        "refused = tlearn.train.main([f'resume={first}', 'trainer.devices=3'])\n"
-        "assert (measured, refused) == (0, 2), (measured, refused)\n",
-        encoding="utf-8",
-    )
-    started = agent(["--standalone", "--nproc-per-node=2"], str(script), cwd=tmp_path)
-    _, err = started.communicate(timeout=240)
-    assert started.returncode == 0, err
-    assert "2 processes were started, and trainer.devices=3 trainer.num_nodes=1 are others" in err
-    [of_one] = tmp_path.glob("outputs/train/*/*/metrics.json")
-    assert len(list(tmp_path.glob("outputs/evaluate/*/*"))) == 1
+    (place := tmp_path / "processes").mkdir()
+    assert run_ranks("train", cwd=place, prepare=partial(fit_and_evaluate, command)) == [2, 2]
+    assert "2 processes were started, and trainer.devices=3 trainer.num_nodes=1 are others" in capsys.readouterr().out
+    [of_one] = place.glob("outputs/train/*/*/metrics.json")
+    assert len(list(place.glob("outputs/evaluate/*/*"))) == 1
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        place = f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"
-    options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", place]
+        meeting = f"--rdzv-endpoint=localhost:{free.getsockname()[1]}"
+    options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", meeting]
     (others := tmp_path / "agents").mkdir()
     agents = [agent(options, "-m", "tlearn.train", *command, cwd=others) for _ in range(2)]
     ended = [one.communicate(timeout=240) for one in agents]

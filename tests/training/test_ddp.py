@@ -3,10 +3,13 @@
 import copy
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +19,8 @@ from lightning import LightningModule
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import distributed, nn
 
-from tests.small_runs import overrides, process, program, run, write_weights
+from tests.forks import Running
+from tests.small_runs import overrides, program, run, write_weights
 from tlearn.errors import ConfigError
 from tlearn.models.network import TransferNetwork
 from tlearn.training import data_parallel, ddp
@@ -221,6 +225,11 @@ def test_a_group_of_torchrun_goes_on_with_the_next_run(group, monkeypatch):
     assert distributed.is_initialized()
 
 
+def divert_errors(file: Path) -> None:
+    """Write what this process says of errors, and what it starts, into a file."""
+    os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), 2)
+
+
 @pytest.mark.slow
 def test_ddp_trains_every_trial_of_a_sweep_and_leaves_exact_run_folders(tmp_path, folder_data):
     weights, sweep = write_weights(tmp_path / "w.pth"), tmp_path / "a sweep"
@@ -228,20 +237,22 @@ def test_ddp_trains_every_trial_of_a_sweep_and_leaves_exact_run_folders(tmp_path
     shown = ("report=default", "report.train_pictures=always")
     several = ["trainer=ddp_cpu", "data.batch_size=4", "optimizer=sgd", "seed=1", "finetune=frozen,full", *shown]
     command = [*overrides(folder_data, weights, *several), f"hydra.sweep.dir='{sweep}'"]
-    done = process("train", "-m", *command, cwd=tmp_path, TLEARN_CACHE=str(tmp_path / "cache"))
-    assert done.returncode == 0, done.stderr
+    (errors := tmp_path / "errors.txt").touch()
+    started = Running("train", "-m", *command, cwd=tmp_path, prepare=partial(divert_errors, errors))
+    assert started.end() == 0, errors.read_text(encoding="utf-8")
     # Neither process tells that it is one of two, or that Lightning calls what torch has since deprecated.
-    assert done.stderr == ""
-    assert done.stdout.strip().splitlines()[-1] == str(sweep / "results.csv")
-    assert done.stdout.count("2 processes x data.batch_size=4: 8 images a step; optimizer.lr stays ") == 2
+    assert errors.read_text(encoding="utf-8") == ""
+    printed = started.said()
+    assert printed.strip().splitlines()[-1] == str(sweep / "results.csv")
+    assert printed.count("2 processes x data.batch_size=4: 8 images a step; optimizer.lr stays ") == 2
     # shufflenet's, where all of it trains
-    assert done.stdout.count("BatchNorm in what trains ") == 1
+    assert printed.count("BatchNorm in what trains ") == 1
     # Features are computed by one of them.
-    assert done.stdout.count("images in") <= 1
+    assert printed.count("images in") <= 1
     with (sweep / "results.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == ["done", "done"]
     assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0", "1"]
-    assert {path.name for path in tmp_path.iterdir()} == {"a sweep", "alone", "cache", "pictures", "w.pth"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a sweep", "alone", "errors.txt", "pictures", "w.pth"}
     frozen, full = (json.loads((sweep / name / "metrics.json").read_text()) for name in ("0", "1"))
     for name in ("val/loss", "val/top1", "test/loss", "test/top1", "epoch/best", "params/trainable"):
         assert frozen[name] == pytest.approx(alone[name], abs=1e-4), name

@@ -1,6 +1,5 @@
 """Outputs of several processes: all in the first of them, in order, and exact for every number of images."""
 
-import multiprocessing
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,9 +87,8 @@ def _measured(environment: dict[str, str], rows_in_block: int | None, folder: Pa
 @pytest.mark.parametrize(("world", "rows_in_block"), [(1, None), (2, None), (3, 2)], ids=str)
 @pytest.mark.slow
 def test_outputs_of_all_processes_are_in_the_first_and_exact(tmp_path, world, rows_in_block):
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["tests.forks"])
-    processes = [server.Process(target=_measured, args=(one, rows_in_block, tmp_path)) for one in forks.ranks(world)]
+    told = [(one, rows_in_block, tmp_path) for one in forks.ranks(world)]
+    processes = [forks.server().Process(target=_measured, args=one) for one in told]
     for one in processes:
         one.start()
     for one in processes:
