@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from tests.config.test_command import SMALL, start  # noqa: F401 - a fixture
 from tests.conftest import COLOURS, draw_classes
+from tests.forks import server
 from tests.small_runs import overrides, program, write_weights
 from tlearn.errors import DataError
 
@@ -362,9 +363,12 @@ def _written(rows: list[dict[str, str]]) -> dict[str, list[int]]:
         ("ray", "hydra_ray_launcher"),
     ],
 )
-def test_a_sweep_under_any_launcher_ends_as_under_the_basic_one(basic, launcher, package):
+def test_a_sweep_under_any_launcher_ends_as_under_the_basic_one(basic, launcher, package, monkeypatch):
     if package:
         pytest.importorskip(f"hydra_plugins.{package}", reason=f"needs the package {package.replace('_', '-')}")
+    if launcher == "joblib":
+        # Its processes have imported torch; those of other tests are fresh ones.
+        monkeypatch.setattr("joblib.externals.loky.process_executor.get_context", lambda *_, **__: server())
     folder, expected = basic
     done = swept(folder, launcher)
     assert done.returncode == 7, done.stderr

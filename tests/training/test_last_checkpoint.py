@@ -61,6 +61,17 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def features(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(autouse=True)
+def computed_once(own_caches, monkeypatch, features):
+    """Let all runs of this file have the features of the first."""
+    monkeypatch.setenv("TLEARN_CACHE", str(features))
+
+
+@pytest.fixture(scope="module")
 def straight(tmp_path_factory, pictures, weights):
     """Return the folder of a run without interruption; each is trained once."""
     folders: dict[str, Path] = {}
