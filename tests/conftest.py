@@ -68,8 +68,8 @@ def imported_once() -> None:
     """Leave what the test modules have imported out of every later search for garbage."""
     gc.collect()
     gc.freeze()
-    # As programs do: a run leaves little garbage, and looking for it takes a twentieth of it.
-    gc.set_threshold(100_000, 20, 20)
+    # About as seldom as programs look: a run leaves little garbage, and the search takes a twentieth of its time.
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(wrapper=True)
