@@ -110,8 +110,9 @@ def main() -> None:
 
     fitted = figures(train("cat_dog", "module=full_batch", computes=False))
     assert fitted["test/top1"] >= 0.96, fitted
-    half = figures(train("cat_dog", "features.precision=bf16"))
-    assert half["test/top1"] >= trained["test/top1"] - 0.01, half
+    # Of the smaller set: many a CPU takes ten times as long.
+    half = figures(train("hymenoptera", "features.precision=bf16"))
+    assert half["val/top1"] >= first["val/top1"] - 0.02, half
     whole = figures(train("cat_dog", "transforms.average=[crop,flip,squash]", "backbone.pooling=avgmax"))
     assert whole["test/top1"] >= 0.96, whole
     tail = figures(train("cat_dog", "finetune=partial", "finetune.stages=[features.18]", *short))

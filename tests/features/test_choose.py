@@ -407,9 +407,15 @@ def test_bfloat16_is_kept_only_where_features_stay_the_same(tmp_path, pictures, 
     assert "fp32)" in capsys.readouterr().out
     with pytest.raises(ConfigError, match=r"precision=bf16 changes this body's features too much"):
         choose_data(tmp_path / "asked", pictures, weights, "features.precision=bf16")
+    assert "not known to compute" not in capsys.readouterr().out
     monkeypatch.setattr(choose, "has_bf16", lambda device: False)
     choose_data(tmp_path / "slow", pictures, weights, "features.precision=auto")
-    assert "fp32)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "fp32)" in out
+    assert "not known to compute" not in out
+    monkeypatch.setattr(precision, "similarity", lambda exact, approximate: 1.0)
+    choose_data(tmp_path / "slower", pictures, weights, "features.precision=bf16")
+    assert "features.precision=bf16: this cpu is not known to compute so" in capsys.readouterr().out
 
 
 def test_other_runs_features_make_room(tmp_path, pictures, weights):

@@ -219,6 +219,9 @@ class _Features:
             return "fp32" if asked == "auto" else asked
         if Space(self._options.folder, {**key, "precision": "bf16"}).find(keys)[0] is not None:
             return "bf16"
+        if not has_bf16(self._device):
+            known = f"this {self._device.type} is not known to compute so, and may take ten times as long as with fp32"
+            say(f"features.precision=bf16: {known} (auto decides)")
         some = [items[place] for place in range(0, len(items), max(1, len(items) // _TRIED))][:_TRIED]
         exact, close = (
             # They are read before a worker would have started.
