@@ -24,6 +24,9 @@ _LOG.propagate = False
 _LOG.addHandler(logging.NullHandler())
 # Loggers of libraries whose messages the log file keeps
 _LIBRARIES = ("lightning.pytorch", "lightning.fabric", "torch")
+# Records of a log file, and what begins each, with the name of the error that ended a run
+_FORMAT = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+_RECORDS = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:ERROR +ended by (\w+))?", re.MULTILINE)
 _quiet = False
 # What a terminal obeys instead of showing it, or by which it shows a text in another order; names can hold it.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -63,7 +66,7 @@ def _recorded(log: Path) -> Iterator[None]:
     """Append console output, warnings and the final error of the block to a log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     handler = _LogFile(log, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_FORMAT)
     loggers, show_warning = [_LOG, *map(logging.getLogger, _LIBRARIES)], warnings.showwarning
 
     def record_warning(message: Any, category: type[Warning], filename: str, lineno: int, *more: Any) -> None:
@@ -83,6 +86,15 @@ def _recorded(log: Path) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         handler.close()
+
+
+def ended_by(log: Path) -> str:
+    """Return the name of the error that a log ends with; nothing where it ends otherwise, or cannot be read."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return "".join(_RECORDS.findall(text)[-1:])
 
 
 class _LogFile(logging.FileHandler):

@@ -3,7 +3,6 @@
 import glob
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tlearn.console import say
+from tlearn.console import ended_by, say
 from tlearn.errors import ConfigError
 from tlearn.models.digests import check_json
 from tlearn.runs.dotted_keys import leaves
@@ -37,8 +36,6 @@ _NO_SETTINGS = (
 _MOST_SETTINGS = 5000
 _CONFIG, _HYDRA, _METRICS = Path(".hydra/config.yaml"), Path(".hydra/hydra.yaml"), Path("metrics.json")
 _MODEL, _LOG = Path("model/model.json"), "train.log"
-# Each record of a log, with the error that ended a run
-_RECORDS = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:ERROR +ended by (\w+))?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -155,11 +152,8 @@ def _failure(folder: Path) -> tuple[str, str]:
     failed = [trial for trial in read_trials(folder) if trial.status == "failed"]
     if failed:
         return failed[-1].outcome, failed[-1].error
-    try:
-        ended = _RECORDS.findall((folder / _LOG).read_text(encoding="utf-8", errors="replace"))[-1:]
-    except OSError:
-        ended = []
-    reason = f"ended by {ended[0]}, as {_LOG} tells" if any(ended) else "still running, or stopped"
+    error = ended_by(folder / _LOG)
+    reason = f"ended by {error}, as {_LOG} tells" if error else "still running, or stopped"
     return "unfinished", f"no metrics.json: {reason}"
 
 
