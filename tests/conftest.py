@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.merged_once import merged_once, parsed_once
+from tests.merged_once import merged_once
 from tlearn.machine import available_cpus
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -59,7 +59,7 @@ def short_goodbyes() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def options_merged_once() -> Iterator[None]:
     """Parse and merge the same options once in a process: a run merges them four times, at 90 ms."""
-    with parsed_once(), merged_once():
+    with merged_once():
         yield
 
 

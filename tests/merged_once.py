@@ -65,7 +65,7 @@ def _kept(known: dict[object, bytes], key: tuple[object, ...], make: Callable[[]
 
 
 @contextlib.contextmanager
-def parsed_once() -> Iterator[None]:
+def _parsed_once() -> Iterator[None]:
     """Keep what each text of options means: a run composes its dozen files three times, at 3 ms a file."""
     load = OmegaConf.load
     parsed: dict[str, bytes] = {}
@@ -84,7 +84,7 @@ def parsed_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def merged_once() -> Iterator[None]:
-    """Keep what Hydra makes of a choice of options; the values that are typed are set anew each time."""
+    """Keep what Hydra makes of files and a choice of options; the values that are typed are set anew each time."""
     choose, loader = hydra_loader.create_defaults_list, hydra_loader.ConfigLoaderImpl
     merge = loader._compose_config_from_defaults_list
     chosen: dict[object, bytes] = {}
@@ -108,6 +108,7 @@ def merged_once() -> Iterator[None]:
         return _kept(merged, key, lambda: merge(self, defaults, repo))
 
     with (
+        _parsed_once(),
         mock.patch.object(hydra_loader, "create_defaults_list", choose_once),
         mock.patch.object(loader, "_compose_config_from_defaults_list", merge_once),
     ):

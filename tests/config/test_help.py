@@ -153,9 +153,8 @@ ASKED = {
 def test_help_versions_and_mistakes_import_nothing_slow_and_leave_nothing(tmp_path):
     code = f"""
 import contextlib, importlib, io, json, sys
-from tests.merged_once import merged_once, parsed_once
+from tests.merged_once import merged_once
 once = contextlib.ExitStack()
-once.enter_context(parsed_once())
 once.enter_context(merged_once())
 answers = []
 for name in {PROGRAMS}:

@@ -60,10 +60,14 @@ def test_every_kind_of_torchvision_classifier_gives_a_body_that_trains_whole_or_
     ("name", "classifier", "last"),
     [
         ("alexnet", 9216, 4096),
+        ("convnext_tiny", 768, 768),
+        ("densenet121", 1024, 1024),
+        ("maxvit_t", 512, 512),
         ("mobilenet_v3_large", 960, 1280),
         ("resnet18", 512, 512),
         ("squeezenet1_1", 512, 512),
         ("vgg16", 25088, 4096),
+        ("vit_b_16", 768, 768),
     ],
 )
 def test_replace_decides_how_much_of_the_classifier_goes(name, classifier, last):

@@ -160,9 +160,10 @@ def test_layers_behind_the_pool_see_both_halves(name, num_features):
     assert body.num_features == num_features == count_features(body.module, backbone.preprocessing()["size"])
 
 
-def test_a_body_that_keeps_layers_of_its_classifier_and_has_no_global_pool_is_refused():
+@pytest.mark.parametrize("replace", ["classifier", "last"])
+def test_a_body_without_a_global_pool_is_refused(replace):
     with pytest.raises(ConfigError, match=r"backbone\.pooling=max: vgg11 has no global average pooling"):
-        TorchvisionBackbone("vgg11", None, pooling="max").skeleton("last")
+        TorchvisionBackbone("vgg11", None, pooling="max").build(replace)
 
 
 def test_pooling_as_the_backbone_does_changes_nothing():
